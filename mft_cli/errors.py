@@ -1,0 +1,14 @@
+"""The one exception that means "the user can mend this", and the exit codes of every command."""
+
+EXIT_DONE = 0
+EXIT_OURS = 1  # a defect of mft: a traceback is shown
+EXIT_USER = 2  # the user's mistake: one clear sentence, no traceback
+EXIT_STOPPED = 75  # stopped by a signal after saving; start the same command again to go on (sysexits' EX_TEMPFAIL)
+
+
+class UserError(Exception):
+    """Something that the user can mend. Its text is one clear sentence: what, where, what was expected, what to do."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal and has saved its state."""
