@@ -119,7 +119,6 @@ class DataConfig:
     sources: dict[str, SourceConfig] = key({}, "The mixture: name -> source.")
     sources_validation: dict[str, SourceConfig] = key({}, "Sources for validation only.")
     validation: ValidationConfig = key(ValidationConfig, "The validation split.")
-    prompt: PromptConfig | None = key(None, "The source's own prompt; null uses the top-level prompt.")
     max_length: AtLeastOne = key(1024, "Longest example, prompt and response, in tokens.")
     on_long: Literal["error", "drop", "truncate"] = key("error", "What to do with a longer example.")
     on_bad_row: Literal["error", "drop"] = key("error", "What to do with a row that cannot be read.")

@@ -1,0 +1,326 @@
+"""Compose `conf/` with Hydra, validate against the schema, give plain dataclasses, or one sentence that names the key.
+
+No DictConfig passes this module. It imports no torch, so that a mistake is told in well under two seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mft_cli import schema
+from mft_cli.errors import UserError
+
+CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
+
+
+# ---- validation -----------------------------------------------------------------------------------------------------
+
+
+def build(cls: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
+    """`values` (nested plain dicts) as an instance of the dataclass `cls`. Raises UserError that names every bad key."""
+    try:
+        return adapter(cls).validate_json(json.dumps(values))
+    except ValidationError as error:
+        # pydantic reports the keys of both branches of an optional dataclass; one sentence a key is enough
+        sentences = dict.fromkeys(describe(cls, item, prefix) for item in error.errors())
+        raise UserError("\n".join(sentences)) from None
+
+
+@functools.cache
+def adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration as nested plain dicts, every key present."""
+    return dict(adapter(type(config)).dump_python(config, mode="json"))
+
+
+def describe(cls: type[Any], item: Any, prefix: str) -> str:
+    """One of pydantic's findings as our sentence: the key, the value, what was expected, the nearest valid one."""
+    path, owner = real_path(cls, item["loc"])
+    name, value = prefix + ".".join(path), item["input"]
+    if item["type"] == "unexpected_keyword_argument":
+        return f"unknown key {name} (value {show(value)}){nearest_key(cls, owner, path)}"
+    if item["type"] == "union_tag_invalid":
+        tag, expected = item["ctx"]["tag"], re.findall(r"'([^']+)'", item["ctx"]["expected_tags"])
+        return f"{name}.name={tag}: expected one of {', '.join(expected)}{did_you_mean(tag, expected)}"
+    if item["type"] == "union_tag_not_found":
+        return f"{name}: 'name' is missing; choose one with {name}=<option>"
+    if item["type"] == "literal_error":
+        expected = re.findall(r"'([^']+)'", item["ctx"]["expected"])
+        return f"{name}={show(value)}: expected one of {', '.join(expected)}{did_you_mean(str(value), expected)}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{name}={show(value)}: {message.replace('input should be', 'expected').replace('a valid ', 'a ')}"
+
+
+def show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def real_path(cls: type[Any], loc: Iterable[Any]) -> tuple[list[str], type[Any] | None]:
+    """The key path of a finding without pydantic's union tags, and the dataclass that owns its last key."""
+    path: list[str] = []
+    owner: type[Any] | None = None
+    node: Any = cls
+    for part in loc:
+        variants = dataclasses_in(node)
+        tagged = [v for v in variants if getattr(v, "name", None) == part or v.__name__ == part]
+        if tagged and not any(part in names(v) for v in variants):
+            node = tagged[0]
+            continue
+        if part in ("constrained-int", "constrained-float", "int", "float", "str", "none"):
+            continue
+        path.append(str(part))
+        owner = variants[0] if variants else None
+        node = field_type(owner, str(part)) if owner else element_type(node)
+    return path, owner
+
+
+def dataclasses_in(annotation: Any) -> list[type[Any]]:
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return [annotation]
+    if typing.get_origin(annotation) in (dict, list):
+        return []
+    return [found for part in typing.get_args(annotation) for found in dataclasses_in(part)]
+
+
+def element_type(annotation: Any) -> Any:
+    """What a dict's or list's values are."""
+    arguments = typing.get_args(annotation)
+    return arguments[-1] if arguments else Any
+
+
+@functools.cache
+def hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def field_type(cls: type[Any], name: str) -> Any:
+    return hints(cls).get(name, Any)
+
+
+def names(cls: type[Any]) -> list[str]:
+    return [f.name for f in fields(cls)]
+
+
+def nearest_key(root: type[Any], owner: type[Any] | None, path: list[str]) -> str:
+    """The nearest valid key among the siblings, else anywhere: `learning_rate=` lives under train."""
+    siblings = names(owner) if owner else []
+    near = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {'.'.join([*path[:-1], near[0]])}?"
+    everywhere = [k for k, *_ in walk(root)]
+    ends = [k for k in everywhere if k.rsplit(".", 1)[-1] == path[-1]]
+    near = ends or difflib.get_close_matches(".".join(path), everywhere, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; valid keys here: {', '.join(siblings)}" if siblings else ""
+
+
+def did_you_mean(value: str, options: Iterable[str]) -> str:
+    near = difflib.get_close_matches(value, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def walk(cls: type[Any], prefix: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """(key, annotation, field) of every key below a dataclass; dict values appear as <name>."""
+    for f in fields(cls):
+        annotation, name = field_type(cls, f.name), f"{prefix}{f.name}"
+        yield name, annotation, f
+        inner = dataclasses_in(annotation)
+        if typing.get_origin(annotation) is dict:
+            inner, name = dataclasses_in(element_type(annotation)), f"{name}.<name>"
+        for one in inner:
+            yield from walk(one, f"{name}.")
+
+
+# ---- combinations ---------------------------------------------------------------------------------------------------
+
+
+def check_train(config: schema.TrainConfig) -> None:
+    """Settings that are each valid but cannot go together. Raises UserError."""
+    t, d, m = config.train, config.data, config.method
+    if not config.model.path:
+        raise UserError("model.path is empty: choose a preset with model=<name>, or give a folder or hub id")
+    if not d.sources:
+        raise UserError("data.sources is empty: choose a preset with data=<name>, or data=local data.path=FILE")
+    for name, source in {**d.sources, **d.sources_validation}.items():
+        check_source(f"data.sources.{name}", source)
+    if t.row_length is not None and t.packing and t.row_length < d.max_length:
+        raise UserError(f"train.row_length={t.row_length}: an example of data.max_length={d.max_length} does not fit in")
+    if len(t.betas) != 2:
+        raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
+    if d.validation.source is not None and d.validation.source not in d.sources_validation:
+        raise UserError(f"data.validation.source={d.validation.source}: no such source under data.sources_validation")
+    validated = d.validation.source is not None or d.validation.rows > 0
+    if not validated and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
+        raise UserError("checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows")
+    if config.eval.checkpoints == "best" and not config.checkpoint.keep_best:
+        raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
+    if isinstance(m, schema.MaskedThoughtConfig):
+        if m.drop_attention and config.model.attention == "flash_attention_2":
+            raise UserError("method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask")
+        if m.granularity == "step" and m.target != "response":
+            raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+    check_paths(config)
+
+
+def check_source(where: str, source: schema.SourceConfig) -> None:
+    if not source.path:
+        raise UserError(f"{where}.path is empty: give a file, a hub id or generated:<name>")
+    if source.remove is not None:
+        check_regex(f"{where}.remove", source.remove)
+    for name, span in source.spans.items():
+        if span.startswith("/"):
+            check_regex(f"{where}.spans.{name}", span.strip("/"))
+
+
+def check_regex(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}={pattern}: not a regular expression ({error})") from None
+
+
+def looks_local(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~")) or path.endswith((".gguf", ".jsonl", ".json", ".csv", ".parquet"))
+
+
+def check_paths(config: schema.RunConfig) -> None:
+    """Files that are named must exist: told now, not after the model has been loaded."""
+    path = config.model.path
+    if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
+        raise UserError(f"model.path={path}: no such file or folder")
+    template = config.model.chat_template
+    if template and not Path(template).exists():
+        raise UserError(f"model.chat_template={template}: no such file")
+    for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
+        if looks_local(source.path) and not Path(source.path).expanduser().exists():
+            raise UserError(f"data.sources.{name}.path={source.path}: no such file or folder")
+
+
+def check_eval(config: schema.EvalRunConfig) -> None:
+    if not config.model.path:
+        raise UserError("model.path is empty: name the model to evaluate, model.path=outputs/<run>/export or a hub id")
+    if not config.eval.benchmarks:
+        raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")
+    check_paths(config)
+
+
+# ---- Hydra ----------------------------------------------------------------------------------------------------------
+
+
+def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
+    """Config group -> its options, in our `conf/` and the user's own --config-dir."""
+    found: dict[str, list[str]] = {}
+    for root in (CONF, *extra):
+        for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("_")):
+            found.setdefault(folder.name, []).extend(sorted(p.stem for p in folder.glob("*.yaml")))
+    return found
+
+
+def own_overrides(arguments: list[str]) -> list[str]:
+    """Hydra's arguments with every value override written as ++key=value.
+
+    Our YAML files hold only what differs from the schema, so Hydra would refuse to override a key that it does not see.
+    With ++ it sets any key, and a misspelt one is refused by the schema, which knows the nearest valid key.
+    """
+    extra = [Path(value) for value in option_values(arguments, "--config-dir", "-cd")]
+    known = groups([p for p in extra if p.is_dir()])
+    result = []
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        bare = name.lstrip("+~")
+        is_group = bare.split("@")[0] in known or bare.split(".")[0].split("/")[0] == "hydra"
+        if not separator or argument.startswith(("-", "~")) or is_group or not re.match(r"^[\w.\[\]-]+$", bare):
+            result.append(argument)
+        else:
+            result.append(f"++{bare}={value}")
+    return result
+
+
+def option_values(arguments: list[str], *options: str) -> list[str]:
+    """Values of a command-line option, given as `--option value` or `--option=value`."""
+    values = [a.split("=", 1)[1] for a in arguments if a.split("=", 1)[0] in options and "=" in a]
+    return values + [b for a, b in zip(arguments, arguments[1:], strict=False) if a in options]
+
+
+def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, Any]], Any]) -> None:
+    """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
+
+    Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion. Raises UserError for
+    whatever Hydra or OmegaConf has to say about the configuration.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, instead of being printed with exit code 1
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def plain(config: DictConfig) -> Any:
+        try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            raise UserError(hydra_sentence(error)) from None
+        return task(typing.cast("dict[str, Any]", values))
+
+    before = sys.argv
+    sys.argv = [f"mft {name}", *own_overrides(arguments)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(hydra_sentence(error)) from None
+    finally:
+        sys.argv = before
+
+
+def hydra_sentence(error: Exception) -> str:
+    """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
+    text = str(error)
+    found = re.search(r"Could not find '([\w/.-]+)/([^']+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)/([^']+)'", text)
+    if found and found[1] in groups():
+        options = [o for o in groups()[found[1]]]
+        return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line and "object_type" not in line]
+    return " ".join(lines)
+
+
+# ---- entry points ---------------------------------------------------------------------------------------------------
+
+
+def train_config(values: dict[str, Any]) -> schema.TrainConfig:
+    config: schema.TrainConfig = build(schema.TrainConfig, values)
+    check_train(config)
+    return config
+
+
+def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, values)
+    check_eval(config)
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=120))
+
+
+def read_yaml(cls: type[Any], path: Path) -> Any:
+    import yaml
+
+    return build(cls, yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""Rows from sources, prompts, tokenized examples, and packed batches."""

@@ -1,0 +1,65 @@
+"""Generated sources: `path: generated:<name>`. One function a source, from (split, options) to plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from mft_cli.errors import UserError
+from mft_cli.rng import digest64
+
+HELD_OUT_SHARE = 0.2
+
+
+def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, Any]]:
+    """GSM8K-like problems with a chain of thought, from reasoning-gym's templates (after GSM-Symbolic, arXiv 2410.05229).
+
+    Splits: `train`; `test`, the same templates with new numbers; `heldout`, templates that `train` never shows.
+    train and test are disjoint by a digest of the question's text, whatever the seeds. The templates come from GSM8K
+    *test* problems, so scores on GSM8K test after training here are contaminated; configurations say derived_from.
+    """
+    try:
+        from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import (
+            GSMSymbolicDataset,
+            GSMSymbolicDatasetConfig,
+            tasks_ok,
+        )
+    except ImportError:
+        raise UserError("generated:gsm_symbolic needs the package reasoning-gym: pip install reasoning-gym") from None
+    if split not in ("train", "test", "heldout"):
+        raise UserError(f"generated:gsm_symbolic has the splits train, test and heldout, not {split}")
+    templates = sorted(set(tasks_ok), key=lambda t: digest64("gsm_symbolic", t))
+    held_out = round(HELD_OUT_SHARE * len(templates))
+    chosen = templates[:held_out] if split == "heldout" else templates[held_out:]
+    generators = GSMSymbolicDataset(GSMSymbolicDatasetConfig(seed=0, size=1)).generators
+    wanted, seen, attempt = 2000 if rows is None else rows, set[str](), 0
+    while len(seen) < wanted:
+        if attempt > 50 * wanted + 1000:
+            raise UserError(f"generated:gsm_symbolic cannot make {wanted} different {split} problems; set rows lower")
+        rng = Random(digest64("gsm_symbolic", seed, attempt))
+        attempt += 1
+        template = chosen[rng.randrange(len(chosen))]
+        item = generators[template](rng, 1.0)
+        question, solution = item["question"], item["metadata"]["answer_cot"]
+        in_test = digest64("split", question) % 5 == 0
+        wrong_split = split != "heldout" and in_test != (split == "test")
+        ends_right = solution.rsplit("####", 1)[-1].strip() == str(item["answer"]).strip()
+        if wrong_split or question in seen or not ends_right:
+            continue
+        seen.add(question)
+        yield {"question": question, "answer": str(item["answer"]), "metadata": item["metadata"], "template": template}
+
+
+GENERATORS: dict[str, Callable[[str, int | None, int], Iterator[dict[str, Any]]]] = {"gsm_symbolic": gsm_symbolic}
+
+
+def generate(path: str, split: str, rows: int | None, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of `generated:<name>`. Raises UserError for an unknown name or option."""
+    name = path.removeprefix("generated:")
+    if name not in GENERATORS:
+        raise UserError(f"path={path}: no such generated source; valid: {', '.join(GENERATORS)}")
+    unknown = set(options) - {"seed"}
+    if unknown:
+        raise UserError(f"path={path}: unknown options {', '.join(sorted(unknown))}; valid: seed")
+    return GENERATORS[name](split, rows, int(options.get("seed", 0)))

@@ -1,0 +1,70 @@
+"""A data configuration to examples: every source read, tokenized, mixed, split and thinned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mft_cli.data.encode import Examples, concatenate, encode_source
+from mft_cli.data.prompts import Renderer
+from mft_cli.data.sources import all_derived_from, load_rows
+from mft_cli.errors import UserError
+from mft_cli.rng import digest64
+from mft_cli.schema import DataConfig, SourceConfig
+
+
+@dataclass
+class Loaded:
+    """Training and validation examples, what to print, and what to record."""
+
+    train: Examples
+    validation: Examples | None
+    lines: list[str] = field(default_factory=list)
+    digests: dict[str, Any] = field(default_factory=dict)
+    derived_from: list[str] = field(default_factory=list)
+
+
+def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
+    """Read and tokenize everything that `data` names. Raises UserError."""
+    result = Loaded(None, None, derived_from=all_derived_from(data.sources.values()))  # type: ignore[arg-type]
+    train = mixture(data.sources, data, renderer, seed, result)
+    if data.validation.source is not None:
+        name = data.validation.source
+        result.validation = mixture({name: data.sources_validation[name]}, data, renderer, seed, result)
+    elif data.validation.rows:
+        train, result.validation = split(train, data.validation.rows, seed)
+        result.lines.append(f"validation: {len(result.validation):,} rows taken from the training rows")
+    if data.fraction < 1:
+        wanted = max(1, round(data.fraction * len(train)))
+        train = train.take(draw(train, wanted, "fraction", seed))
+        result.lines.append(f"data.fraction={data.fraction}: {len(train):,} training examples kept")
+    result.train = train
+    return result
+
+
+def mixture(
+    sources: dict[str, SourceConfig], data: DataConfig, renderer: Renderer, seed: int, result: Loaded
+) -> Examples:
+    parts = []
+    for name, source in sources.items():
+        rows = load_rows(source, name=name, seed=seed, on_bad_row=data.on_bad_row)
+        examples, lines = encode_source(name, source, rows, renderer, data)
+        result.lines.extend(lines)
+        result.digests[name] = {"where": rows.where, "digest": rows.digest, "rows": len(examples)}
+        parts.append(examples)
+    return concatenate(parts)
+
+
+def draw(examples: Examples, wanted: int, stream: str, seed: int) -> np.ndarray:
+    """Positions of `wanted` examples by a seeded draw, in their order; a smaller draw is a subset of a larger."""
+    ranked = sorted(range(len(examples)), key=lambda i: digest64(stream, seed, int(examples.ids[i])))
+    return np.array(sorted(ranked[:wanted]), dtype=np.int64)
+
+
+def split(train: Examples, rows: int, seed: int) -> tuple[Examples, Examples]:
+    if rows >= len(train):
+        raise UserError(f"data.validation.rows={rows}, but there are only {len(train)} training rows; set it lower")
+    chosen = draw(train, rows, "validation", seed)
+    return train.take(np.setdiff1d(np.arange(len(train)), chosen)), train.take(chosen)

@@ -1,0 +1,127 @@
+"""The examples of an optimizer step laid into rows, and rows into tensors.
+
+Which examples make up step k depends on (seed, k) alone. Rows are a matter of speed: every sum over label positions is
+the same however the examples are laid out, and ranks share the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mft_cli.data.encode import Examples
+from mft_cli.rng import Draw, permutation
+
+IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """R rows of T positions. Position j predicts token j + 1 of its own example: labels are shifted already."""
+
+    input_ids: Tensor  # int64 [R, T]
+    labels: Tensor  # int64 [R, T], the token that position j has to predict, or IGNORE
+    learnt: Tensor  # bool [R, T], the token at j is a response token
+    positions: Tensor  # int64 [R, T], restarted at 0 for every example
+    example: Tensor  # int64 [R, T], 64-bit id of the example at j; 0 in padding
+    real: Tensor  # bool [R, T], not padding
+    line: Tensor  # int64 [R, T], line of the response; -1 outside
+    spans: Tensor  # uint8 [R, T], bits of named spans
+    ratio: Tensor  # float32 [R, T], the source's own mask_ratio or NaN
+    lengths: list[list[int]]  # of each row: its examples' lengths, and the padding's
+    epoch: int = 0
+    span_names: tuple[str, ...] = ()
+    hidden_keys: Tensor | None = None  # bool [R, T], positions that no other position may attend to
+    extra: dict[str, Tensor] = field(default_factory=dict)  # what a method hands from corrupt to loss
+
+
+@dataclass
+class Order:
+    """The order of examples: an argsort of draws, anew each epoch. The last partial step of an epoch is kept."""
+
+    examples: Examples
+    seed: int
+    global_batch_size: int
+    _epoch: int = -1
+    _permutation: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.examples) / self.global_batch_size)
+
+    def step(self, k: int) -> tuple[int, np.ndarray]:
+        """(epoch, example positions) of optimizer step k, counted from 0."""
+        epoch, within = divmod(k, self.steps_per_epoch)
+        if epoch != self._epoch:
+            ids = torch.from_numpy(np.array(self.examples.ids))
+            self._permutation = permutation(Draw(self.seed), "order", epoch, ids).numpy()
+            self._epoch = epoch
+        start = within * self.global_batch_size
+        return epoch, self._permutation[start : start + self.global_batch_size]
+
+
+def lay_rows(lengths: np.ndarray, row_length: int, packing: bool) -> list[list[int]]:
+    """Rows as lists of indices into `lengths`: first-fit decreasing (ties by index), or one example a row."""
+    if not packing:
+        return [[i] for i in range(len(lengths))]
+    rows: list[list[int]] = []
+    space: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i)):
+        need = int(lengths[i])
+        at = next((r for r, free in enumerate(space) if free >= need), -1)
+        if at < 0:
+            rows.append([])
+            space.append(max(row_length, need))
+        rows[at].append(i)
+        space[at] -= need
+    return rows
+
+
+def share(rows: list[list[int]], micro_batch_size: int, rank: int, world: int) -> list[list[list[int]]]:
+    """This rank's micro-batches. Every rank has the same number; one with nothing left gets an empty micro-batch."""
+    blocks = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
+    rounds = math.ceil(len(blocks) / world)
+    blocks += [[] for _ in range(rounds * world - len(blocks))]
+    return [blocks[r * world + rank] for r in range(rounds)]
+
+
+def make_batch(examples: Examples, rows: list[list[int]], epoch: int, pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Tensors of rows of example positions. No row at all gives one padding position: a forward pass without labels."""
+    widths = [sum(int(examples.lengths[i]) for i in row) for row in rows]
+    shape = (max(len(rows), 1), max([*widths, 1]))
+    flat = {
+        "input_ids": np.full(shape, pad_id, dtype=np.int64),
+        "labels": np.full(shape, IGNORE, dtype=np.int64),
+        "learnt": np.zeros(shape, dtype=bool),
+        "positions": np.zeros(shape, dtype=np.int64),
+        "example": np.zeros(shape, dtype=np.int64),
+        "real": np.zeros(shape, dtype=bool),
+        "line": np.full(shape, -1, dtype=np.int64),
+        "spans": np.zeros(shape, dtype=np.uint8),
+        "ratio": np.full(shape, math.nan, dtype=np.float32),
+    }
+    for r, row in enumerate(rows):
+        at = 0
+        for i in row:
+            start, end = int(examples.offsets[i]), int(examples.offsets[i + 1])
+            n = end - start
+            here = slice(at, at + n)
+            tokens, learnt = examples.tokens[start:end], examples.learnt[start:end]
+            flat["input_ids"][r, here] = tokens
+            flat["labels"][r, at : at + n - 1] = np.where(learnt[1:], tokens[1:], IGNORE)
+            flat["learnt"][r, here] = learnt
+            flat["positions"][r, here] = np.arange(n)
+            flat["example"][r, here] = examples.ids[i]
+            flat["real"][r, here] = True
+            flat["line"][r, here] = examples.lines[start:end]
+            flat["spans"][r, here] = examples.spans[start:end]
+            flat["ratio"][r, here] = examples.ratio[i]
+            at += n
+    lengths = [[int(examples.lengths[i]) for i in row] for row in rows] or [[]]
+    lengths = [own + [shape[1] - sum(own)] * (shape[1] > sum(own)) for own in lengths]
+    tensors = {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in flat.items()}
+    return Batch(**tensors, lengths=lengths, epoch=epoch, span_names=examples.span_names)
