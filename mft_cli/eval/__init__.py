@@ -1,0 +1,1 @@
+"""Evaluation: prompts to completions (generations.jsonl), completions to scores, scores to numbers with intervals."""
