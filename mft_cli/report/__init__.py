@@ -1,0 +1,50 @@
+"""Compares run folders: `build` writes report.html, report.md and report.json; `terminal_table` prints the scores.
+
+Layers: runs (read) -> compare, groups, flips, notices -> summary -> tables -> page, markdown, terminal. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mft_cli.errors import UserError
+from mft_cli.report import markdown, page, plots
+from mft_cli.report.runs import Run, read_runs
+from mft_cli.report.summary import as_json, summarise
+from mft_cli.report.terminal import terminal_table
+from mft_cli.run_dir import write_atomically
+
+__all__ = ["ReportPaths", "Run", "build", "read_runs", "terminal_table"]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files that were written."""
+
+    html: Path
+    markdown: Path
+    json: Path
+    plots: list[Path] = field(default_factory=list)
+
+
+def build(folders: list[Path], out: Path) -> ReportPaths:
+    """The report on the given run folders (or parents of run folders), written into `out`."""
+    summary = summarise(read_runs([Path(folder) for folder in folders]))
+    drawn = plots.draw(summary.runs)
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = [out / f"{plot.curve.name}.png" for plot in drawn]
+        for plot, path in zip(drawn, files, strict=True):
+            path.write_bytes(plot.light)
+        paths = ReportPaths(out / "report.html", out / "report.md", out / "report.json", files)
+        named = [(plot, path.name) for plot, path in zip(drawn, files, strict=True)]
+        write_atomically(paths.html, page.render(summary, drawn))
+        write_atomically(paths.markdown, markdown.render(summary, named))
+        # ASCII: a lone surrogate from a model's text is legal in JSON as an escape, not as UTF-8.
+        write_atomically(paths.json, json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {out}: {error.strerror or error}.") from error
+    return paths

@@ -1,0 +1,257 @@
+"""Paired comparisons: the same problems under two models. The formulas are those of `mft_cli.eval.stats`.
+
+A comparison that would be wrong (other problems, other gold answers, unfinished scores) is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from mft_cli.eval import stats
+from mft_cli.report.runs import Evaluation
+from mft_cli.report.wording import count, is_number, one_line, probability
+
+LEVEL = 0.05
+UNDECIDED = "not decided"
+
+
+@dataclass
+class Subject:
+    """What is compared: one evaluation, or several seeds averaged problem by problem."""
+
+    label: str
+    run: str  # the run's label; `label` has the checkpoint too
+    benchmark: str
+    values: dict[str, float]  # problem -> share of its completions that are correct
+    answers: dict[str, str]  # problem -> gold answer
+    logprobs: dict[str, float]  # problem -> mean log-probability of a token of the gold solution
+    tokens: dict[str, int]  # problem -> tokens of the gold solution
+    binary: bool  # one completion a problem: the exact test on flips applies
+    setup: dict[str, Any] = field(default_factory=dict)  # prompt and engine, to warn where they differ
+    accuracy: float | None = None  # what metrics.json says
+    contaminated: bool = False
+    problem: str = ""  # why it cannot be compared at all
+
+
+@dataclass
+class GoldPair:
+    """The paired difference of the gold solutions' log-probabilities."""
+
+    n: int
+    difference: float
+    interval: tuple[float, float]
+    detectable: float | None
+    verdict: str
+
+
+@dataclass
+class Pair:
+    """`second` minus `first` on one benchmark."""
+
+    benchmark: str
+    first: str
+    second: str
+    refused: str = ""
+    n: int = 0
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float | None = None  # exact McNemar; None where a problem has several completions
+    p_holm: float | None = None
+    gained: list[str] = field(default_factory=list)  # problems that only `second` solves (or solves more often)
+    lost: list[str] = field(default_factory=list)
+    detectable: float | None = None
+    verdict: str = ""
+    gold: GoldPair | None = None
+    gold_refused: str = ""
+    cautions: list[str] = field(default_factory=list)
+    contaminated: list[str] = field(default_factory=list)  # whose training data holds the benchmark
+    same_text: tuple[int, int] | None = None  # completions that are the same text, of how many
+
+
+def subject(evaluation: Evaluation) -> Subject:
+    """One evaluation, problem by problem."""
+    marks: dict[str, list[float]] = {}
+    answers: dict[str, str] = {}
+    rows = {(str(row.get("id")), row.get("sample") or 0): row for row in evaluation.scores}
+    for (problem, _), row in rows.items():
+        marks.setdefault(problem, []).append(float(row.get("correct") is True))
+        answers[problem] = str(row.get("gold"))
+    gold = [row for row in evaluation.gold if is_number(row.get("logprob_sum")) and row.get("tokens")]
+    metrics = evaluation.metrics or {}
+    return Subject(
+        label=evaluation.label,
+        run=evaluation.run,
+        benchmark=evaluation.benchmark,
+        values={problem: sum(values) / len(values) for problem, values in marks.items()},
+        answers=answers,
+        logprobs={str(row["id"]): row["logprob_sum"] / row["tokens"] for row in gold},
+        tokens={str(row["id"]): row["tokens"] for row in gold},
+        binary=all(len(values) == 1 for values in marks.values()),
+        setup={key: metrics.get(key) for key in ("prompt", "engine", "samples")},
+        accuracy=metrics.get("accuracy"),
+        contaminated=bool(metrics.get("contaminated")),
+        problem=obstacle(evaluation),
+    )
+
+
+def obstacle(evaluation: Evaluation) -> str:
+    """Why an evaluation cannot be compared; empty if it can."""
+    if evaluation.metrics is None:
+        return f"the evaluation of {evaluation.label} is not finished (no metrics.json)"
+    if not evaluation.scores:
+        return f"{evaluation.label} has no scores.jsonl"
+    return ""
+
+
+def average(subjects: list[Subject], label: str) -> Subject:
+    """Several seeds as one subject. Raises ValueError with the reason where they do not share problems."""
+    first = subjects[0]
+    for other in subjects[1:]:
+        reason = refusal(first, other)
+        if reason:
+            raise ValueError(reason)
+    # The log-probability needs every seed to have measured every problem with equally many tokens.
+    gold = all(other.logprobs and other.tokens == first.tokens for other in subjects)
+    return Subject(
+        label=label,
+        run=label,
+        benchmark=first.benchmark,
+        values=_mean_of([s.values for s in subjects]),
+        answers=first.answers,
+        logprobs=_mean_of([s.logprobs for s in subjects]) if gold else {},
+        tokens=first.tokens if gold else {},
+        binary=False,
+        setup=first.setup,
+        contaminated=any(s.contaminated for s in subjects),
+    )
+
+
+def _mean_of(tables: list[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(table[key] for table in tables) / len(tables) for key in tables[0]}
+
+
+def refusal(first: Subject, second: Subject) -> str:
+    """Why two subjects may not be paired; empty if they may."""
+    if first.problem or second.problem:
+        return first.problem or second.problem
+    only_first = first.values.keys() - second.values.keys()
+    only_second = second.values.keys() - first.values.keys()
+    if only_first or only_second:
+        return (
+            f"the problem sets differ: {count(len(only_first), 'problem')} only in {first.label}, "
+            f"{len(only_second)} only in {second.label}"
+        )
+    other = sorted((key for key in first.answers if first.answers[key] != second.answers[key]), key=natural)
+    if other:
+        return f"the gold answers of {count(len(other), 'problem')} differ, the first is {one_line(other[0])}"
+    return ""
+
+
+def gold_refusal(first: Subject, second: Subject) -> str:
+    """Why two subjects' gold log-probabilities may not be paired."""
+    for one in (first, second):
+        if not one.logprobs:
+            return f"{one.label} has no gold log-probabilities"
+    if first.tokens.keys() != second.tokens.keys():
+        return "gold solutions of different problems were measured"
+    # A mean over tokens compares only under one tokenization: other tokens, other unit.
+    other = sum(first.tokens[key] != second.tokens[key] for key in first.tokens)
+    return f"{count(other, 'gold solution')} split into different numbers of tokens" if other else ""
+
+
+def compare(first: Subject, second: Subject) -> Pair:
+    """The comparison, or its refusal; verdicts come later, when the number of comparisons is known."""
+    pair = Pair(first.benchmark, first.label, second.label, refused=refusal(first, second))
+    if pair.refused:
+        return pair
+    problems = sorted(first.values, key=natural)
+    a, b = [first.values[key] for key in problems], [second.values[key] for key in problems]
+    pair.n = len(problems)
+    pair.difference, pair.interval = paired(a, b)
+    pair.gained = [key for key in problems if second.values[key] > first.values[key]]
+    pair.lost = [key for key in problems if second.values[key] < first.values[key]]
+    if first.binary and second.binary:
+        pair.p = stats.mcnemar(len(pair.gained), len(pair.lost))
+    pair.detectable = stats.smallest_detectable(a, b)
+    pair.cautions = [
+        f"the runs were evaluated with different {name} settings"
+        for name in ("prompt", "engine", "samples")
+        if _text(first.setup.get(name)) != _text(second.setup.get(name))
+    ]
+    pair.contaminated = [one.label for one in (first, second) if one.contaminated]
+    pair.gold_refused = gold_refusal(first, second)
+    if not pair.gold_refused:
+        pair.gold = compare_gold(first, second)
+    return pair
+
+
+def compare_gold(first: Subject, second: Subject) -> GoldPair:
+    """Paired difference of the log-probability a token."""
+    problems = sorted(first.logprobs, key=natural)
+    a, b = [first.logprobs[key] for key in problems], [second.logprobs[key] for key in problems]
+    difference, interval = paired(a, b)
+    verdict = UNDECIDED if includes_zero(interval) else ("higher" if difference > 0 else "lower")
+    return GoldPair(len(problems), difference, interval, stats.smallest_detectable(a, b), verdict)
+
+
+def paired(a: list[float], b: list[float]) -> tuple[float, tuple[float, float]]:
+    """Mean of b - a with its 95 % interval."""
+    result = stats.paired_difference(a, b)
+    return result.difference, (result.low, result.high)
+
+
+def includes_zero(interval: tuple[float, float]) -> bool:
+    """Whether zero is inside or on the edge."""
+    return interval[0] <= 0 <= interval[1]
+
+
+def all_pairs(subjects: list[Subject]) -> list[Pair]:
+    """Every pair on every benchmark; the one listed earlier is the baseline. Corrected for their number."""
+    pairs = [compare(a, b) for a, b in combinations(subjects, 2) if a.benchmark == b.benchmark]
+    correct_for_number(pairs)
+    for pair in pairs:
+        pair.verdict = verdict(pair)
+    return pairs
+
+
+def correct_for_number(pairs: list[Pair]) -> None:
+    """Holm's correction over every exact test of the report."""
+    tested = sorted((pair for pair in pairs if pair.p is not None), key=lambda pair: pair.p or 0.0)
+    highest = 0.0
+    for rank, pair in enumerate(tested):
+        highest = max(highest, min(1.0, (pair.p or 0.0) * (len(tested) - rank)))
+        pair.p_holm = highest
+
+
+def verdict(pair: Pair) -> str:
+    """In words. Where the interval and the exact test disagree, nothing is called decided."""
+    if pair.refused or pair.interval is None or pair.difference is None:
+        return "not compared"
+    if includes_zero(pair.interval):
+        return UNDECIDED
+    direction = "higher" if pair.difference > 0 else "lower"
+    if pair.p is None:
+        return direction
+    if pair.p > LEVEL:
+        return f"{UNDECIDED} (exact test p = {probability(pair.p)})"
+    if (pair.p_holm or 0.0) > LEVEL:
+        return f"{UNDECIDED} after correction for the number of comparisons"
+    return direction
+
+
+def decided(words: str) -> bool:
+    """Whether a verdict says higher or lower."""
+    return words in ("higher", "lower")
+
+
+def natural(key: str) -> tuple[int, int, str]:
+    """Sort key: problem 9 before problem 10, numbers before other names."""
+    # isdecimal, not isdigit: int("²") raises, and isdigit takes it.
+    return (0, int(key), key) if key.isdecimal() and len(key) < 19 else (1, 0, key)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,129 @@
+"""What a reader must know before reading a number: it stands at the top of every report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from mft_cli.report.compare import Pair, Subject
+from mft_cli.report.runs import Evaluation, Run
+from mft_cli.report.wording import count, is_number, one_line, percent
+
+TRUNCATED_SHARE = 0.05  # more completions than this cut off at the token limit are worth a warning
+UNPARSED_SHARE = 0.2
+ALARM, WARNING, NOTE = "alarm", "warning", "note"  # how loud
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence about one run."""
+
+    level: str
+    where: str
+    text: str
+
+
+def notices(runs: list[Run], pairs: list[Pair], subjects: list[Subject]) -> list[Notice]:
+    """All of them, the loudest first."""
+    found: list[Notice] = []
+    for run in runs:
+        found += about_run(run)
+        for evaluation in run.evaluations:
+            found += about_evaluation(evaluation)
+    found += [notice for one in subjects for notice in about_scores(one)]
+    found += about_same_text(pairs)
+    found += about_refusals(pairs)
+    found = list(dict.fromkeys(found))
+    return sorted(found, key=lambda notice: (ALARM, WARNING, NOTE).index(notice.level))
+
+
+def about_run(run: Run) -> list[Notice]:
+    """Its state, and what could not be read."""
+    found = []
+    where = run.label
+    progress = f" at step {run.step} of {run.total_steps}" if run.step is not None and run.total_steps else ""
+    reason = f": {one_line(run.message)}" if run.message else ""
+    if run.state == "failed":
+        found.append(Notice(ALARM, where, f"The run failed{progress}{reason}"))
+    elif run.unfinished:
+        found.append(Notice(WARNING, where, f"The run is not finished: {one_line(run.state)}{progress}{reason}"))
+    if not run.evaluations:
+        found.append(Notice(NOTE, where, "No evaluation in this run folder yet."))
+    return found + [Notice(WARNING, where, note) for note in run.notes]
+
+
+def about_evaluation(evaluation: Evaluation) -> list[Notice]:
+    """Contamination, warnings of the evaluation itself, unfinished work, broken files."""
+    where = f"{evaluation.label}, {evaluation.benchmark}"
+    found = [Notice(WARNING, where, note) for note in evaluation.notes]
+    metrics = evaluation.metrics
+    if metrics is None:
+        have = count(len(evaluation.completions()), "completion")
+        scored = f" and {count(len(evaluation.scores), 'score')}" if evaluation.scores else ", no scores"
+        found.append(Notice(WARNING, where, f"The evaluation is not finished: {have}{scored}, no metrics.json."))
+        return found
+    if metrics.get("contaminated"):
+        reason = one_line(str(metrics["contaminated"]))
+        text = f"CONTAMINATED: {reason} The score says nothing about unseen problems."
+        found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
+    warnings = metrics.get("warnings")
+    found += [Notice(WARNING, where, one_line(str(text))) for text in (warnings if isinstance(warnings, list) else [])]
+    return found + about_completions(metrics, where)
+
+
+def about_completions(metrics: dict[str, Any], where: str) -> list[Notice]:
+    """Many completions that were cut off or hold no answer make a score a statement about the limits."""
+    found = []
+    total = (metrics.get("n") or 0) * (metrics.get("samples") or 1)
+    for key, limit, words in (
+        ("truncated", TRUNCATED_SHARE, "were cut off at the token limit"),
+        ("unparsed", UNPARSED_SHARE, "hold no readable answer"),
+        ("timed_out", 0.0, "took too long to compare and count as wrong"),
+    ):
+        number = metrics.get(key)
+        if is_number(number) and total and number > limit * total:
+            text = f"{number} of {count(total, 'completion')} ({percent(number / total)}) {words}."
+            found.append(Notice(WARNING, where, text))
+    return found
+
+
+def about_scores(one: Subject) -> list[Notice]:
+    """metrics.json must follow from scores.jsonl; if it does not, one of the two was changed."""
+    where = f"{one.label}, {one.benchmark}"
+    accuracy = one.accuracy
+    if one.problem:
+        return [] if accuracy is None else [Notice(WARNING, where, f"{one.problem}: no paired comparison is possible.")]
+    own = sum(one.values.values()) / len(one.values)
+    if is_number(accuracy) and abs(own - float(accuracy or 0)) > 1e-6:
+        text = f"metrics.json says {percent(accuracy)}, scores.jsonl gives {percent(own)}: one of them was changed."
+        return [Notice(ALARM, where, text)]
+    return []
+
+
+def about_same_text(pairs: list[Pair]) -> list[Notice]:
+    """Two runs whose texts are equal to the last character."""
+    return [
+        Notice(
+            ALARM,
+            f"{pair.first} and {pair.second}, {pair.benchmark}",
+            f"These two runs produced the same text for all {pair.same_text[1]} completions: "
+            "the swept setting had no effect or the same weights were evaluated.",
+        )
+        for pair in pairs
+        if pair.same_text and pair.same_text[0] == pair.same_text[1]
+    ]
+
+
+def about_refusals(pairs: list[Pair]) -> list[Notice]:
+    """Comparisons that were not made, and those made under different conditions, once for each reason."""
+    found = []
+    for pair in pairs:
+        where = f"{pair.first} and {pair.second}, {pair.benchmark}"
+        if pair.refused and "not finished" not in pair.refused:
+            found.append(Notice(WARNING, where, f"Not compared: {pair.refused}."))
+        found += [Notice(WARNING, where, f"Compared with care: {text}.") for text in pair.cautions]
+    if len(found) > 6:  # many pairs, few reasons: the table of pairs says it for each
+        reasons = Counter(notice.text for notice in found)
+        found = [Notice(WARNING, count(number, "pair"), text) for text, number in reasons.items()]
+    return found

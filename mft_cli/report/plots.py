@@ -1,0 +1,154 @@
+"""Training curves as PNG. The only module that imports matplotlib, and only when something is drawn."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from mft_cli.report.runs import Run
+from mft_cli.report.wording import is_number, one_line
+
+# Okabe and Ito's colours, which people with any colour vision tell apart, without yellow (pale on white) and black; the
+# dark variants are lighter. Beyond seven runs the line's dashes tell them apart.
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b5579a", "#c98600", "#3d9bd1", "#6b6b6b")
+DARK = ("#56b4e9", "#f08c4a", "#2fc49a", "#e29ac8", "#e8b04a", "#9ecbf0", "#b5b5b5")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+SMOOTH_FROM = 80  # with more points than this, the points are drawn faintly and a running mean boldly
+NAME_LENGTH = 44
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure: which field of metrics.jsonl it shows."""
+
+    name: str
+    title: str
+    unit: str
+    kind: str
+    field: str
+    remark: str = ""
+
+
+CURVES = (
+    Curve(
+        "training-loss",
+        "Training loss",
+        "loss (nats/token)",
+        "training",
+        "loss",
+        "A method that corrupts its input trains on a harder task: compare methods by validation loss and scores.",
+    ),
+    Curve("validation-loss", "Validation loss", "loss (nats/token)", "validation", "loss"),
+    Curve("masked-share", "Masked share", "share of target tokens", "training", "masked_share"),
+    Curve("learning-rate", "Learning rate", "learning rate", "training", "learning_rate"),
+    Curve("gradient-norm", "Gradient norm", "norm before clipping", "training", "grad_norm"),
+    Curve("tokens-per-second", "Throughput", "tokens/s", "training", "tokens_per_s"),
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure, for a light and for a dark page."""
+
+    curve: Curve
+    light: bytes
+    dark: bytes
+    caption: str
+
+
+def colour(index: int, dark: bool = False) -> str:
+    """The colour of the run at this place, the same in every figure and in the page."""
+    palette = DARK if dark else LIGHT
+    return palette[index % len(palette)]
+
+
+def draw(runs: list[Run]) -> list[Plot]:
+    """Every figure for which there is something to show."""
+    plots = []
+    for curve in CURVES:
+        series = [(index, run.label, *points(getattr(run, curve.kind), curve.field)) for index, run in enumerate(runs)]
+        series = [line for line in series if line[2]]
+        if curve.field == "masked_share" and not any(value > 0 for line in series for value in line[3]):
+            continue
+        if series:
+            plots.append(
+                Plot(curve, _figure(curve, series, False), _figure(curve, series, True), caption(curve, series))
+            )
+    return plots
+
+
+def points(rows: list[dict[str, Any]], field: str) -> tuple[list[int], list[float]]:
+    """Steps and values; a skipped step's NaN leaves a gap instead of a point at nowhere."""
+    kept = [(row["step"], float(row[field])) for row in rows if is_number(row.get(field))]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def caption(curve: Curve, series: list[Any]) -> str:
+    """The last value of every run, for those who cannot see the figure, and what to beware of."""
+    ends = "; ".join(f"{one_line(label)} {values[-1]:.4g} at step {steps[-1]}" for _, label, steps, values in series)
+    smooth = " Faint: every step; bold: running mean." if any(smoothed(curve, line[3]) for line in series) else ""
+    return f"Last values: {ends}.{smooth} {curve.remark}".strip()
+
+
+def smoothed(curve: Curve, values: list[float]) -> bool:
+    """Whether a running mean helps: noisy quantities with many points."""
+    return curve.field in ("loss", "grad_norm", "tokens_per_s") and len(values) > SMOOTH_FROM
+
+
+def running_mean(values: list[float], width: int) -> list[float]:
+    """Centred mean; at the ends over what there is, so that the line is as long as the data."""
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    edges = [(max(0, i - width // 2), min(len(values), i + width // 2 + 1)) for i in range(len(values))]
+    return [(sums[high] - sums[low]) / (high - low) for low, high in edges]
+
+
+def _figure(curve: Curve, series: list[Any], dark: bool) -> bytes:
+    """One PNG. Uses the object interface: pyplot would keep every figure in memory and look for a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ink, paper, grid = ("#e6e6e6", "#1b1e23", "#3a3f47") if dark else ("#222222", "#ffffff", "#e3e3e3")
+    height = 3.3 + 0.19 * len(series)
+    figure = Figure(figsize=(6.4, height), dpi=144, facecolor=paper, layout="constrained")
+    axes = figure.add_subplot(facecolor=paper)
+    for index, label, steps, values in series:
+        _line(axes, curve, index, label, steps, values, dark)
+    axes.set_title(curve.title, color=ink, fontsize=11, loc="left", fontweight="bold")
+    axes.set_xlabel("optimizer step", color=ink, fontsize=9)
+    axes.set_ylabel(curve.unit, color=ink, fontsize=9)
+    everything = [value for line in series for value in line[3]]
+    if min(everything) > 0 and max(everything) > 50 * min(everything) and curve.field in ("loss", "grad_norm"):
+        axes.set_yscale("log")
+    elif curve.field != "loss":
+        axes.set_ylim(bottom=0)
+    axes.grid(True, color=grid, linewidth=0.7)
+    axes.tick_params(colors=ink, labelsize=8.5)
+    axes.locator_params(axis="x", integer=True)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(ink)
+    if len(series) <= 16:
+        figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    buffer = io.BytesIO()
+    # Without a software entry the same data gives the same bytes under any matplotlib.
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _line(axes: Any, curve: Curve, index: int, label: str, steps: list[int], values: list[float], dark: bool) -> None:
+    """One run's curve."""
+    # matplotlib hides labels that start with an underscore and reads $...$ as mathematics.
+    name = one_line(label).replace("$", r"\$")
+    name = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}…{name[-NAME_LENGTH // 2 + 1 :]}"
+    name = f" {name}" if name.startswith("_") else name
+    style = {"color": colour(index, dark), "linestyle": DASHES[(index // len(LIGHT)) % len(DASHES)]}
+    # Runs that lie on top of each other (the same schedule) stay visible: earlier lines are wider.
+    width = max(1.6, 3.2 - 0.6 * index)
+    if smoothed(curve, values):
+        axes.plot(steps, values, linewidth=0.6, alpha=0.3, color=style["color"])
+        values = running_mean(values, max(5, len(values) // 30))
+    marker = "o" if len(values) <= 12 else ""
+    axes.plot(steps, values, linewidth=width, label=name, marker=marker, markersize=3.5, **style)

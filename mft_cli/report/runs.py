@@ -1,0 +1,235 @@
+"""Reads run folders in whatever state they were left. Imports no torch and computes no statistic.
+
+A run that was killed leaves a torn last line; a resumed run leaves steps that are logged twice; an evaluation that was
+cut short leaves completions without scores. All of that is read, and said in `notes`, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mft_cli.errors import UserError
+
+MARKS = ("config.yaml", "run.json", "state.json")  # a folder with one of these is a run folder
+DEPTH = 3  # how deep a parent folder is searched: outputs/, outputs/<sweep>/, outputs/<sweep>/<number>/
+STALE_S = 900  # a run that says "running" but wrote nothing for this long was probably killed
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """One model on one benchmark: the files of eval/<benchmark>/."""
+
+    run: str  # the run's label
+    label: str  # the same, with the checkpoint where it is not the last
+    benchmark: str
+    checkpoint: str  # "" for the last step, else "best" or "step-00000100"
+    folder: Path
+    metrics: Record | None
+    generations: list[Record]
+    scores: list[Record]
+    gold: list[Record]
+    notes: list[str] = field(default_factory=list)
+
+    def completions(self) -> dict[tuple[str, int], Record]:
+        """Completions by problem and sample. A line written twice counts once: the later one."""
+        return {(str(row.get("id")), int(row.get("sample") or 0)): row for row in self.generations}
+
+
+@dataclass
+class Run:
+    """One run folder."""
+
+    folder: Path
+    label: str
+    config: Record  # flattened: {"train.learning_rate": 2e-5}
+    state: str  # done, running, stopped, failed; "" where there is no state.json
+    step: int | None
+    total_steps: int | None
+    state_time: str  # when state.json was last written
+    message: str
+    provenance: Record
+    training: list[Record]
+    validation: list[Record]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seconds_in_steps(self) -> float | None:
+        """Time spent in optimizer steps, from the log: loading, saving and evaluation are not in it."""
+        times = [row["step_s"] for row in self.training if isinstance(row.get("step_s"), (int, float))]
+        return float(sum(times)) if times else None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the run says of itself that it has not reached its end."""
+        return self.state not in ("", "done")
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path, notes: list[str]) -> list[Record]:
+    """The objects of a .jsonl file; unreadable lines are counted in `notes`."""
+    if not path.is_file():
+        return []
+    # Split on \n alone: str.splitlines would also cut at U+2028 and the like, which may stand unescaped in JSON.
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    rows, bad = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad == [len(lines)]:
+        notes.append(f"{path.name}: the last line is torn (the writer was cut off) and is left out")
+    elif bad:
+        notes.append(f"{path.name}: {len(bad)} unreadable lines are left out, the first is line {bad[0]}")
+    return rows
+
+
+def read_object(path: Path, notes: list[str]) -> Record | None:
+    """A JSON object, or None where the file is missing or broken (the latter is noted)."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} cannot be read")
+        return None
+    return value
+
+
+def read_config(path: Path, notes: list[str]) -> Record:
+    """config.yaml, flattened. OmegaConf reads it as it was written: plain YAML 1.1 takes 1e-5 for a text."""
+    if not path.is_file():
+        return {}
+    try:
+        return flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError):
+        notes.append(f"{path.name} cannot be read")
+        return {}
+
+
+def flatten(value: Any, prefix: str = "") -> Record:
+    """Nested dictionaries to dotted keys; lists stay whole, empty dictionaries stay visible."""
+    if isinstance(value, dict) and value:
+        flat: Record = {}
+        for name, inner in value.items():
+            flat.update(flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
+        return flat
+    return {prefix: value} if prefix else {}
+
+
+# ---- run folders ----------------------------------------------------------------------------------------------------
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
+    """The runs of the given folders, in the order given; a parent's runs by name, a run named twice once."""
+    paths: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give run folders, or a folder that holds run folders.")
+        found = run_folders(folder)
+        if not found:
+            raise UserError(
+                f"{folder} is no run folder and holds none: a run folder has a {', '.join(MARKS[:-1])} or {MARKS[-1]}."
+            )
+        paths += [path for path in found if path.resolve() not in {known.resolve() for known in paths}]
+    labels = short_labels(paths)
+    return [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+def run_folders(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """The folder itself if it is a run, else the runs below it."""
+    if any((folder / mark).is_file() for mark in MARKS):
+        return [folder]
+    if depth == 0:
+        return []
+    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return [path for child in children for path in run_folders(child, depth - 1)]
+
+
+def short_labels(paths: list[Path]) -> list[str]:
+    """The folders' names, with as many parents as tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max((len(part) for part in parts), default=1) + 1):
+        labels = ["/".join(part[-length:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(path) for path in paths]
+
+
+def read_run(folder: Path, label: str) -> Run:
+    """One run folder."""
+    notes: list[str] = []
+    state = read_object(folder / "state.json", notes) or {}
+    rows = read_lines(folder / "metrics.jsonl", notes)
+    run = Run(
+        folder=folder,
+        label=label,
+        config=read_config(folder / "config.yaml", notes),
+        state=str(state.get("state") or ""),
+        step=state.get("step"),
+        total_steps=state.get("total_steps"),
+        state_time=str(state.get("time") or ""),
+        message=str(state.get("message") or ""),
+        provenance=read_object(folder / "run.json", notes) or {},
+        training=by_step(rows, "train"),
+        validation=by_step(rows, "validation"),
+        notes=notes,
+    )
+    if run.state == "running":
+        age = time.time() - (folder / "state.json").stat().st_mtime
+        if age > STALE_S:
+            notes.append(f"says it is running, but state.json is {age / 60:.0f} minutes old: it may have been killed")
+    for place in sorted(path for path in folder.glob("eval*") if path.is_dir()):
+        run.evaluations += read_evaluations(run, place)
+    return run
+
+
+def by_step(rows: list[Record], kind: str) -> list[Record]:
+    """Rows of one kind by step. A resumed run logs some steps twice; the later row is the one that counted."""
+    kept = {row["step"]: row for row in rows if row.get("kind") == kind and isinstance(row.get("step"), int)}
+    return [kept[step] for step in sorted(kept)]
+
+
+def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
+    """The benchmarks under eval/, eval-best/ or eval-step-.../."""
+    checkpoint = place.name.removeprefix("eval").removeprefix("-")
+    label = f"{run.label} @ {checkpoint}" if checkpoint else run.label
+    found = []
+    for folder in sorted(path for path in place.iterdir() if path.is_dir()):
+        notes: list[str] = []
+        evaluation = Evaluation(
+            run=run.label,
+            label=label,
+            benchmark=folder.name,
+            checkpoint=checkpoint,
+            folder=folder,
+            metrics=read_object(folder / "metrics.json", notes),
+            generations=read_lines(folder / "generations.jsonl", notes),
+            scores=read_lines(folder / "scores.jsonl", notes),
+            gold=read_lines(folder / "gold.jsonl", notes),
+            notes=notes,
+        )
+        if evaluation.metrics or evaluation.generations or evaluation.scores or evaluation.gold or notes:
+            found.append(evaluation)
+    return found

@@ -1,0 +1,141 @@
+"""Everything the report says, before it is laid out: the page, Markdown and JSON are three ways to write this."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from mft_cli.report import flips, groups
+from mft_cli.report.compare import Pair, all_pairs, subject
+from mft_cli.report.notices import Notice, notices
+from mft_cli.report.runs import Evaluation, Run
+from mft_cli.report.wording import is_number
+
+
+@dataclass
+class Summary:
+    """The content of a report."""
+
+    runs: list[Run]
+    evaluations: list[Evaluation]
+    notices: list[Notice]
+    settings: list[groups.Difference]
+    same_settings: int
+    surroundings: list[groups.Difference]
+    pairs: list[Pair]
+    groups: list[groups.Group]
+    group_pairs: list[Pair]
+    flips: list[flips.PairFlips]
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks in the order in which they appear."""
+        return list(dict.fromkeys(evaluation.benchmark for evaluation in self.evaluations))
+
+    @property
+    def tests(self) -> int:
+        """How many exact tests Holm's correction is over."""
+        return sum(pair.p is not None for pair in self.pairs)
+
+
+def summarise(runs: list[Run]) -> Summary:
+    """Compare, group and check."""
+    evaluations = [evaluation for run in runs for evaluation in run.evaluations]
+    table = {(one.benchmark, one.label): one for one in evaluations}
+    subjects = [subject(one) for one in evaluations]
+    pairs = all_pairs(subjects)
+    for pair in pairs:
+        pair.same_text = flips.same_text(table[pair.benchmark, pair.first], table[pair.benchmark, pair.second])
+    seed_groups = groups.seed_groups(runs)
+    settings, same = groups.differing_settings(runs)
+    return Summary(
+        runs=runs,
+        evaluations=evaluations,
+        notices=notices(runs, pairs, subjects),
+        settings=settings,
+        same_settings=same,
+        surroundings=groups.differing_surroundings(runs),
+        pairs=pairs,
+        groups=seed_groups,
+        group_pairs=groups.group_pairs(seed_groups, subjects),
+        flips=flips.collect(pairs, table),
+    )
+
+
+def wall_seconds(run: Run) -> float | None:
+    """From the start that run.json records to the last word of state.json; waiting before a resume is in it."""
+    record = run.provenance.get("started"), run.state_time
+    if run.state == "running" or not all(record):
+        return None
+    try:
+        start, end = (datetime.fromisoformat(str(text)) for text in record)
+        seconds = (end - start).total_seconds()
+    except (ValueError, TypeError):  # TypeError: one has a time zone, the other has none
+        return None
+    return seconds if seconds >= 0 else None
+
+
+# ---- report.json ----------------------------------------------------------------------------------------------------
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """All numbers. Completions are not repeated: they lie in the run folders."""
+    return _strict(
+        {
+            "runs": [_run(run) for run in summary.runs],
+            "notices": [asdict(notice) for notice in summary.notices],
+            "settings_that_differ": [_row(row, summary) for row in summary.settings],
+            "settings_the_same": summary.same_settings,
+            "surroundings_that_differ": [_row(row, summary) for row in summary.surroundings],
+            "exact_tests": summary.tests,
+            "pairs": [asdict(pair) for pair in summary.pairs],
+            "seed_groups": [_group(group) for group in summary.groups],
+            "seed_group_pairs": [asdict(pair) for pair in summary.group_pairs],
+        }
+    )
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "label": run.label,
+        "folder": str(run.folder),
+        "state": run.state,
+        "message": run.message,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "wall_seconds": wall_seconds(run),
+        "seconds_in_steps": run.seconds_in_steps,
+        "last_train_row": run.training[-1] if run.training else None,
+        "last_validation_row": run.validation[-1] if run.validation else None,
+        "notes": run.notes,
+        "evaluations": [
+            {
+                "label": one.label,
+                "benchmark": one.benchmark,
+                "checkpoint": one.checkpoint,
+                "metrics": one.metrics,
+                "completions": len(one.completions()),
+                "notes": one.notes,
+            }
+            for one in run.evaluations
+        ],
+    }
+
+
+def _row(row: groups.Difference, summary: Summary) -> dict[str, Any]:
+    return {"key": row.key, "values": dict(zip([run.label for run in summary.runs], row.values, strict=True))}
+
+
+def _group(group: groups.Group) -> dict[str, Any]:
+    scores = [asdict(score) for score in group.scores]
+    return {"label": group.label, "runs": [run.label for run in group.runs], "seeds": group.seeds, "scores": scores}
+
+
+def _strict(value: Any) -> Any:
+    """NaN and infinity become null: they are no JSON, and other readers stumble over them."""
+    if isinstance(value, dict):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    return value if not isinstance(value, float) or is_number(value) else None

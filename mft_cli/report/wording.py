@@ -1,0 +1,126 @@
+"""How numbers and untrusted text are written, the same in the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, TypeGuard
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "–"
+
+# Control characters and lone surrogates: a lone surrogate (a legal "\ud800" in JSON) makes utf-8 encoding fail, ESC
+# drives terminals, and NUL is dropped or replaced by browsers. Tab and newline stay.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Direction overrides would show text in another order than the one it was generated in.
+DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Untrusted text with every character that would act instead of being seen replaced by a visible sign."""
+    text = CONTROL.sub(_picture, text.replace("\r\n", "\n"))
+    return DIRECTION.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else "\ufffd"
+
+
+def one_line(text: str) -> str:
+    """`visible`, on one line: for terminal cells, table cells and headings."""
+    return " ".join(visible(text).split())
+
+
+def shortened(text: str, limit: int) -> str:
+    """The start of a long text, with the number of characters left out."""
+    return text if len(text) <= limit else f"{text[:limit]}\n… ({len(text) - limit} more characters)"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """A finite number that is no boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def percent(value: Any) -> str:
+    """0.415 -> 41.5 %."""
+    return f"{100 * value:.1f} %" if is_number(value) else NONE
+
+
+def percent_interval(interval: Any) -> str:
+    """[0.35, 0.48] -> [35.0, 48.0]."""
+    return _interval(interval, lambda value: f"{100 * value:.1f}")
+
+
+def points(value: Any) -> str:
+    """A difference of two shares in percentage points, signed."""
+    return signed(100 * value, 1) if is_number(value) else NONE
+
+
+def points_interval(interval: Any) -> str:
+    """An interval of a difference, in percentage points."""
+    return _interval(interval, lambda value: signed(100 * value, 1))
+
+
+def signed(value: Any, digits: int) -> str:
+    """With its sign, and a true minus; what rounds to zero has no sign."""
+    if not is_number(value):
+        return NONE
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def decimal(value: Any, digits: int = 3) -> str:
+    """A plain number."""
+    return f"{value:.{digits}f}".replace("-", MINUS) if is_number(value) else NONE
+
+
+def decimal_interval(interval: Any, digits: int = 3) -> str:
+    """An interval of plain numbers."""
+    return _interval(interval, lambda value: decimal(value, digits))
+
+
+def signed_interval(interval: Any, digits: int = 3) -> str:
+    """An interval of differences."""
+    return _interval(interval, lambda value: signed(value, digits))
+
+
+def _interval(interval: Any, write: Any) -> str:
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2 or not all(map(is_number, interval)):
+        return NONE
+    return f"[{write(interval[0])}, {write(interval[1])}]"
+
+
+def probability(value: Any) -> str:
+    """A p value: never a bare 0."""
+    if not is_number(value):
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def duration(seconds: Any) -> str:
+    """3725 -> 1 h 02 min."""
+    if not is_number(seconds):
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def setting(value: Any) -> str:
+    """A configuration value as one would type it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
+
+
+def count(number: int, noun: str) -> str:
+    """1 problem, 2 problems."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
