@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mft_cli import schema
-from mft_cli.errors import UserError
+from mft_cli.errors import Stopped, UserError
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
 
@@ -271,12 +271,18 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    def plain(config: DictConfig) -> Any:
+    failures: list[Exception] = []  # kept from Hydra, which would print them its own way and end a sweep at the first
+
+    def plain(config: DictConfig) -> None:
+        if any(isinstance(f, Stopped) for f in failures):
+            return
         try:
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            task(typing.cast("dict[str, Any]", values))
         except OmegaConfBaseException as error:
-            raise UserError(hydra_sentence(error)) from None
-        return task(typing.cast("dict[str, Any]", values))
+            failures.append(UserError(hydra_sentence(error)))
+        except (UserError, Stopped) as error:
+            failures.append(error)
 
     before = sys.argv
     sys.argv = [f"mft {name}", *own_overrides(arguments)]
@@ -286,6 +292,10 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
         raise UserError(hydra_sentence(error)) from None
     finally:
         sys.argv = before
+    if len(failures) > 1:
+        raise UserError(f"{len(failures)} jobs failed:\n" + "\n".join(str(f) for f in failures))
+    if failures:
+        raise failures[0]
 
 
 def hydra_sentence(error: Exception) -> str:

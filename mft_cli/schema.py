@@ -83,14 +83,14 @@ class SourceConfig:
     revision: str | None = key(None, "Hub revision.")
     local: list[str] = key([], "Files under MFT_DATA_DIR that are used before the hub, the first that exists.")
     format: Literal["auto", "jsonl", "json", "csv", "parquet"] = key("auto", "File format; auto goes by the name.")
-    layout: Literal["question_response", "messages", "sharegpt"] = key(
-        "question_response", "Fields with a question and a response, a list of messages, or ShareGPT conversations."
+    layout: Literal["question_response", "messages", "sharegpt", "text_turns"] = key(
+        "question_response", "Question and response fields, messages, ShareGPT turns, or one ### Human/Assistant text."
     )
     question: str = key("question", "Field with the question; several fields may be joined: instruction+input.")
     response: str = key("response", "Field with the response (dots reach into objects: metadata.answer_cot).")
     answer: str | None = key(None, "Field with the short final answer, for prompts that ask for {answer}.")
     system: str | None = key(None, "Field with a system turn.")
-    messages: str = key("messages", "Field with the conversation (messages and sharegpt layouts).")
+    messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
     loss_on: Literal["all", "last"] = key("all", "Assistant turns that are learnt: all, or the last.")
     spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
     keep_if: dict[str, Any] = key({}, "Keep only rows whose field has this value (answer_match: true); others counted.")

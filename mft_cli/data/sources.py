@@ -208,9 +208,12 @@ def first_line(error: Exception) -> str:
 
 
 def get(values: dict[str, Any], path: str, where: str) -> Any:
-    """A field; dots reach into objects. Raises BadRow with the fields that exist."""
+    """A field; dots reach into objects and lists. Raises BadRow with the fields that exist."""
     found: Any = values
     for part in [path] if path in values else path.split("."):
+        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+            found = found[int(part)]
+            continue
         if not isinstance(found, dict) or part not in found:
             raise BadRow(f"{where}: no field {path!r}; fields: {', '.join(map(str, values))}")
         found = found[part]
@@ -258,6 +261,8 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, where: str) 
 def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> list[dict[str, str]]:
     """`messages` ({"role", "content"}) or ShareGPT ({"from", "value"}) turns, checked: it must end with an answer."""
     turns = get(values, source.messages, where)
+    if source.layout == "text_turns" and isinstance(turns, str):
+        turns = split_turns(turns)
     if not isinstance(turns, list):
         raise BadRow(f"{where}: field {source.messages!r} is {type(turns).__name__}, expected a list of turns")
     role, content = ("from", "value") if source.layout == "sharegpt" else ("role", "content")
@@ -271,6 +276,13 @@ def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> li
     if not any(t["role"] == "assistant" and t["content"].strip() for t in result):
         raise BadRow(f"{where}: no assistant turn with text")
     return result
+
+
+def split_turns(text: str) -> list[dict[str, str]]:
+    """One text of "### Human: ..." and "### Assistant: ..." turns (Guanaco's form) as messages."""
+    parts = re.split(r"^### (Human|Assistant):", text, flags=re.MULTILINE)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def all_derived_from(sources: Iterable[SourceConfig]) -> list[str]:

@@ -1,0 +1,72 @@
+"""`mft data show`: training examples as the model sees them, in colour, before anything is paid for."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+import torch
+
+from mft_cli.data.encode import Examples
+from mft_cli.data.load import load
+from mft_cli.data.pack import IGNORE, make_batch
+from mft_cli.data.prompts import Renderer
+from mft_cli.methods import make
+from mft_cli.models import load_tokenizer, locate
+from mft_cli.rng import Draw
+from mft_cli.schema import TrainConfig
+
+STYLES = {"prompt": "dim", "learnt": "green", "masked": "bold white on red", "unlearnt": "yellow"}
+
+
+def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> None:
+    """Print `rows` training examples of epoch `epoch`, corrupted as at `progress` of training."""
+    console = Console(highlight=False, soft_wrap=True)
+    tokenizer = load_tokenizer(locate(config.model, console.print), config.model)
+    method = make(config.method, config.train.logits_chunk)
+    added = method.prepare(tokenizer)
+    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    loaded = load(config.data, renderer, config.seed)
+    if added:
+        tokenizer.add_tokens(added, special_tokens=True)
+    method.adapt(torch.nn.Identity(), tokenizer)
+    for line in [*loaded.lines, *method.facts()]:
+        console.print(line, style="dim", markup=False)
+    legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
+    legend += Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
+    console.print(legend)
+    for i in range(min(int(rows), len(loaded.train))):
+        console.rule(f"[dim]{loaded.train.keys[i]}")
+        text, counts = render(loaded.train, i, config, method, tokenizer, progress, int(epoch))
+        console.print(text)
+        console.print(counts, style="dim", markup=False)
+
+
+def render(examples: Examples, i: int, config: TrainConfig, method, tokenizer, progress: float, epoch: int) -> tuple[Text, str]:  # type: ignore[no-untyped-def]
+    """One example as coloured text, and a line of counts."""
+    clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))
+    done = method.corrupt(clean, progress, Draw(config.seed))
+    changed = (done.batch.input_ids != clean.input_ids)[0].tolist()
+    dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
+    learnt, text = clean.learnt[0].tolist(), Text()
+    for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):
+        shown = "".join(f"[{t}]" for t in tokenizer.convert_ids_to_tokens(ids)) if kind == "masked" else tokenizer.decode(ids)
+        text.append(tokenizer.decode(ids) if kind == "masked" else shown, STYLES[kind])
+    share = done.shares.get("masked_share")
+    masked = f", {share[0]} of {share[1]} candidates masked" if share else ""
+    spans = ", ".join(
+        f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
+    )
+    counts = f"{len(learnt)} tokens, {sum(done.counts.values())} labels{masked}" + (f", {spans}" if spans else "")
+    return text, counts
+
+
+def runs(ids: list[int], learnt: list[bool], masked: list[bool], dropped: list[bool]) -> list[tuple[str, list[int]]]:
+    """Consecutive tokens of one kind together, so that characters of several tokens are decoded whole."""
+    result: list[tuple[str, list[int]]] = []
+    for token, is_learnt, is_masked, is_dropped in zip(ids, learnt, masked, dropped, strict=True):
+        kind = "masked" if is_masked else "unlearnt" if is_dropped else "learnt" if is_learnt else "prompt"
+        if not result or result[-1][0] != kind:
+            result.append((kind, []))
+        result[-1][1].append(token)
+    return result

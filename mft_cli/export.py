@@ -1,0 +1,140 @@
+"""The trained model as an ordinary Hugging Face folder, verified by loading it again."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli import __version__
+from mft_cli.checkpoint import discard, flush_folder
+from mft_cli.models import quiet_transformers
+from mft_cli.run_dir import read_json, versions, write_atomically, write_json
+from mft_cli.schema import TrainConfig
+
+
+def export(
+    folder: Path, model: nn.Module, weights: dict[str, Tensor], *, vocabulary: int, tokenizer: Any,
+    dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
+) -> None:  # fmt: skip
+    """Write `weights` (by name; what is missing comes from `model`) as a folder that from_pretrained loads.
+
+    `vocabulary` rows of the embeddings are kept. The folder appears whole or not at all, and its logits are compared
+    with the trained weights' before it does. Raises RuntimeError if they differ.
+    """
+    plain = plain_model(model, weights, dtype)
+    probe = torch.arange(8).remainder(vocabulary)[None]
+    with torch.no_grad():
+        expected = plain(probe).logits[..., :vocabulary].clone()
+    if plain.get_input_embeddings().weight.shape[0] != vocabulary:
+        plain.resize_token_embeddings(vocabulary, mean_resizing=False)
+    plain.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    if plain.generation_config.pad_token_id is None:
+        plain.generation_config.pad_token_id = tokenizer.pad_token_id
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with quiet_transformers():
+            plain.save_pretrained(str(temporary))
+            tokenizer.save_pretrained(str(temporary))
+        write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
+        write_atomically(temporary / "README.md", model_card(facts, {}))
+        verify(temporary, probe, expected, dtype)
+        flush_folder(temporary)
+        if folder.exists():
+            discard(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
+    """A fresh model of the same architecture with these weights, on the CPU."""
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+    config.dtype = dtype  # type: ignore[union-attr]
+    with torch.no_grad():
+        plain = type(model)(config).to(dtype)
+        state = {n: t.detach().to("cpu", dtype) for n, t in model.state_dict().items()}
+        known = set(state)
+        state.update({n: t.detach().to("cpu", dtype) for n, t in weights.items() if n in known})
+        if config.tie_word_embeddings:  # type: ignore[union-attr]
+            # the head's name is in the state dict too, with the weight of before: the trained one is the embedding's
+            head = next((n for n, m in plain.named_modules() if m is plain.get_output_embeddings()), None)
+            state.pop(f"{head}.weight", None)
+        plain.load_state_dict(state, strict=False)
+        plain.tie_weights()
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    return plain.eval()
+
+
+def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """The reloaded folder's logits are the trained weights', and tied embeddings are still tied."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        found = again(probe).logits
+    if not torch.equal(found, expected):
+        worst = float((found.float() - expected.float()).abs().max())
+        raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst}")
+    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    if again.config.tie_word_embeddings and not tied:
+        raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
+
+
+def export_facts(config: TrainConfig, digest: str, step: int, data: dict[str, Any], derived_from: list[str]) -> dict[str, Any]:
+    """What the export says of itself; `mft eval` reads the prompt and derived_from."""
+    return {
+        "base_model": config.model.path,
+        "method": asdict(config.method),
+        "prompt": asdict(config.prompt),
+        "data": data,
+        "derived_from": derived_from,
+        "settings_digest": digest,
+        "step": step,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def model_card(facts: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
+    """README.md of the export, in the hub's form."""
+    method = facts["method"]
+    settings = "\n".join(f"| {k} | {v} |" for k, v in method.items() if k != "name")
+    data = "\n".join(f"| {n} | {d['where']} | {d['rows']:,} | `{d['digest'][:16]}` |" for n, d in facts["data"].items())
+    packages = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
+    lines = [
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [mft, {method['name']}]\n---",
+        f"# {facts['base_model']} fine-tuned with {method['name']}",
+        f"Made by mft {__version__}: step {facts['step']}, seed {facts['seed']}, settings digest "
+        f"`{facts['settings_digest']}`. The prompt is `{facts['prompt']['name']}` (in full in `mft.json`).",
+        f"## Method\n\n| {method['name']} | value |\n|---|---|\n{settings}" if settings else f"## Method\n\n{method['name']}",
+        f"## Data\n\n| source | where | examples | digest |\n|---|---|---|---|\n{data}",
+    ]
+    if facts["derived_from"]:
+        lines.append(
+            f"**Contamination.** The training data contains or was made from: {', '.join(facts['derived_from'])}. "
+            "Scores on these benchmarks do not measure generalisation."
+        )
+    if scores:
+        rows = "\n".join(
+            f"| {n} | {s['n']} | {100 * s['accuracy']:.1f} % | {100 * s['interval'][0]:.1f} to {100 * s['interval'][1]:.1f} % "
+            f"| {s.get('contaminated') or 'no'} |"
+            for n, s in scores.items()
+        )
+        lines.append(f"## Scores\n\n| benchmark | problems | accuracy | 95 % interval | contaminated |\n|---|---|---|---|---|\n{rows}")
+    lines.append(f"## Versions\n\n{packages}")
+    return "\n\n".join(lines) + "\n"
+
+
+def add_scores_to_card(folder: Path, scores: dict[str, dict[str, Any]]) -> None:
+    """Rewrite an export's model card with its scores."""
+    write_atomically(folder / "README.md", model_card(read_json(folder / "mft.json"), scores))

@@ -1,0 +1,15 @@
+"""The methods. A method is one file here, its configuration class in `schema`, and one YAML in `conf/method/`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from mft_cli.methods.base import Method
+from mft_cli.schema import MethodConfig
+
+
+def make(config: MethodConfig, logits_chunk: int) -> Method:
+    """The method that a configuration names."""
+    module, name = config.implementation.split(":")
+    method: Method = getattr(import_module(module), name)(config, logits_chunk)
+    return method

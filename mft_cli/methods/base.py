@@ -1,0 +1,95 @@
+"""The seam between a method and the loop. The defaults are plain fine-tuning; a method overrides two or three of them.
+
+A method knows no rank, no engine and no optimizer. It returns sums and says beforehand what each is divided by; the loop
+divides by the counts of the whole optimizer step, so batch split, ranks and packing change the speed, never the number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from mft_cli.attention import packed_kwargs
+from mft_cli.cross_entropy import head_losses, hidden_states
+from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.rng import Draw
+from mft_cli.schema import MethodConfig
+
+
+@dataclass
+class Corrupted:
+    """What `corrupt` returns: the batch to train on, the count that each loss term is divided by, and shares to log."""
+
+    batch: Batch
+    counts: dict[str, int]  # term -> number of things it is a mean over, in this batch
+    shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
+
+
+@dataclass
+class Losses:
+    """What `loss` returns: the sum of every term (differentiable scalars), and sums to log beside them."""
+
+    sums: dict[str, Tensor]
+    metrics: dict[str, tuple[Tensor | float, str]] = field(default_factory=dict)  # name -> (sum, term whose count divides)
+
+
+class Method:
+    """Plain fine-tuning: mean cross entropy over the response tokens of an optimizer step."""
+
+    new_tokens: tuple[str, ...] = ()  # added to tokenizer and model before training
+    keep_new_tokens = True  # whether new tokens stay in the export
+    weights: dict[str, float] = {"ce": 1.0}  # noqa: RUF012  term -> its weight in the loss
+
+    def __init__(self, config: Any, logits_chunk: int = 1024):
+        self.config: MethodConfig = config
+        self.logits_chunk = logits_chunk
+        self.vocab_size: int | None = None  # set where trailing rows of the head are no words (an input-only mask token)
+
+    def prepare(self, tokenizer: Any) -> list[str]:
+        """Before the model is loaded: choose or name new tokens. Returns the tokens to add to the tokenizer."""
+        return list(self.new_tokens)
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        """Once, after new tokens and peft, before the optimizer."""
+        return model
+
+    def facts(self) -> list[str]:
+        """Choices that the method made, to print and to record."""
+        return []
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """What trains: {"params": [(name, parameter)], "decay": bool, "scale": learning-rate factor}."""
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [(n, p) for n, p in named if p.ndim >= 2]
+        others = [(n, p) for n, p in named if p.ndim < 2]
+        return [{"params": matrices, "decay": True, "scale": 1.0}, {"params": others, "decay": False, "scale": 1.0}]
+
+    def begin_step(self, model: nn.Module, progress: float, masters: Callable[[str], Tensor]) -> None:
+        """Once per optimizer step, before its first forward pass. `masters(name)` is a parameter in fp32."""
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        """The batch to train on. `progress` = finished steps / total steps, 0 in the first step."""
+        return Corrupted(batch, {"ce": label_count(batch)})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        """Sums of the loss terms over this batch. Logits are made only where there are labels."""
+        hidden = hidden_states(model, **model_inputs(batch))
+        wanted = batch.labels != IGNORE
+        labels = batch.labels[wanted]
+        total, _, right = head_losses(
+            model, hidden[wanted], labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+        )
+        return Losses({"ce": total}, {"token_accuracy": (right.sum(), "ce")})
+
+
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """Keyword arguments of the model's forward pass: no attention mask, the rows' examples are told by their lengths."""
+    packed = packed_kwargs(batch.lengths, batch.hidden_keys)
+    return {"input_ids": batch.input_ids, "position_ids": batch.positions, "use_cache": False, **packed}
+
+
+def label_count(batch: Batch) -> int:
+    return int((batch.labels != IGNORE).sum())

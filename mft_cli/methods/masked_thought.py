@@ -1,0 +1,162 @@
+"""Masked thought (arXiv 2403.02178): corrupt response tokens in the *input*, keep the labels.
+
+A masked position is still learnt; only what later tokens can read of it is gone. Labels, positions and (unless
+drop_attention) attention do not change.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli.data.pack import Batch
+from mft_cli.errors import UserError
+from mft_cli.methods.base import Corrupted, Method, label_count
+from mft_cli.rng import Draw, below
+from mft_cli.schema import MaskedThoughtConfig
+
+ADDED_TOKEN = "<mask>"
+RESERVED = (r"^(\[MASK\]|<mask>|<\|mask\|>|<\|MASK\|>)$", r"reserved", r"unused", r"extra_id_\d+")
+
+
+class MaskedThought(Method):
+    """Each target token is corrupted with probability p = mask_ratio * min(1, progress / warmup_fraction)."""
+
+    config: MaskedThoughtConfig
+
+    def prepare(self, tokenizer: Any) -> list[str]:
+        """Choose the mask token; returns it if it has to be added."""
+        self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
+        self.known_ids = len(tokenizer)
+        return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
+        self.added = self.mask_id >= self.known_ids
+        self.keep_new_tokens = self.config.keep_mask_token
+        if self.added:
+            # The mask token is only ever read, never predicted: it takes no part in the softmax. So the loss in
+            # training is the loss of the export, which does not have the token.
+            self.vocab_size = self.mask_id
+        return model
+
+    def facts(self) -> list[str]:
+        where = "added" if self.added else "the tokenizer's own"
+        return [f"mask token: {self.mask_token} (id {self.mask_id}, {where})"]
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        chosen, candidates = self.choose(batch, progress, draw)
+        noise = torch.full_like(batch.input_ids, self.mask_id)
+        if self.config.random_fraction > 0:
+            where = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
+            ids = draw("masked_thought.id", batch.epoch, batch.example, batch.positions) % self.known_ids
+            noise = torch.where(below(where, self.config.random_fraction), ids, noise)
+        corrupted = replace(
+            batch,
+            input_ids=torch.where(chosen, noise, batch.input_ids),
+            hidden_keys=chosen if self.config.drop_attention else None,
+        )
+        share = (int(chosen.sum()), int(candidates.sum()))
+        return Corrupted(corrupted, {"ce": label_count(batch)}, {"masked_share": share})
+
+    def choose(self, batch: Batch, progress: float, draw: Draw) -> tuple[Tensor, Tensor]:
+        """(chosen, candidates), both bool [R, T]. The first token of an example (BOS) is never a candidate."""
+        c = self.config
+        candidates = batch.real & (batch.positions > 0)
+        if c.target == "response":
+            candidates &= batch.learnt
+        elif c.target == "prompt":
+            candidates &= ~batch.learnt
+        p = self.probability(batch, progress, draw)
+        if c.granularity == "token":
+            chosen = below(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)
+        elif c.granularity == "step":
+            chosen = below(draw("masked_thought.line", batch.epoch, batch.example, batch.line), p)
+        else:
+            chosen = spans(batch, p, c.span_mean, draw)
+        return chosen & candidates, candidates
+
+    def probability(self, batch: Batch, progress: float, draw: Draw) -> Tensor:
+        """p at every position, float64 [R, T]: a source's own mask_ratio goes before the method's."""
+        c = self.config
+        ratio = batch.ratio.to(torch.float64)
+        ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
+        if c.schedule == "uniform":
+            return ratio * draw.unit("masked_thought.ratio", batch.epoch, batch.example)
+        if c.schedule == "constant" or c.warmup_fraction == 0:
+            return ratio
+        return ratio * min(1.0, progress / c.warmup_fraction)
+
+
+def choose_mask_token(tokenizer: Any, wanted: str) -> str:
+    """`auto`: a token that the tokenizer has for this or in reserve, else <mask>. Raises UserError for an unfit one."""
+    if wanted != "auto":
+        known = tokenizer.get_vocab().get(wanted)
+        if known is None and not re.match(r"^\S+$", wanted):
+            raise UserError(f"method.mask_token={wanted!r}: expected one token without blanks, or auto")
+        if known is not None and known in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+            raise UserError(f"method.mask_token={wanted!r} is the tokenizer's end or begin token; choose another, or auto")
+        return wanted
+    if tokenizer.mask_token:
+        return str(tokenizer.mask_token)
+    special = sorted((i, t.content) for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+    for pattern in RESERVED:
+        for _, token in special:
+            if re.search(pattern, token):
+                return str(token)
+    return ADDED_TOKEN
+
+
+# ---- runs of tokens -------------------------------------------------------------------------------------------------
+
+
+def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
+    """Positions covered by runs, bool [R, T]: position j starts one with probability q, its length is geometric.
+
+    Starts are drawn at every position of the example, in front of the targets too, so that the first target token is
+    covered as often as any other. Lengths do not depend on p, so the masked sets nest while p grows.
+    """
+    start = below(draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean))
+    length = geometric(draw.unit("masked_thought.length", batch.epoch, batch.example, batch.positions), mean)
+    column = torch.arange(batch.input_ids.shape[1], device=p.device).expand_as(batch.positions)
+    first = column - batch.positions
+    reach = torch.where(start & batch.real, column + length, torch.zeros_like(column))
+    reach = torch.minimum(reach, example_end(first, batch))
+    return torch.cummax(reach, dim=1).values > column
+
+
+def example_end(first: Tensor, batch: Batch) -> Tensor:
+    """Column behind the last one of the example at each position [R, T]: a run never goes on into the next example."""
+    ends = torch.zeros_like(first)
+    for r, row in enumerate(batch.lengths):
+        own = torch.tensor(row, device=first.device)
+        ends[r] = torch.repeat_interleave(torch.cumsum(own, 0), own)
+    return ends
+
+
+def geometric(unit: Tensor, mean: float) -> Tensor:
+    """Lengths 1, 2, ... with P(length > k) = (1 - 1/mean)^k, by inversion of `unit` in [0, 1)."""
+    if mean == 1:
+        return torch.ones_like(unit, dtype=torch.int64)
+    return 1 + torch.floor(torch.log1p(-unit) / math.log(1 - 1 / mean)).to(torch.int64)
+
+
+def start_probability(p: Tensor, mean: float) -> Tensor:
+    """q with 1 - prod over k >= 0 of (1 - q (1 - 1/mean)^k) = p, by bisection; of p's shape.
+
+    A position is not covered if, for every k, no run of more than k tokens started k positions before it.
+    """
+    values, back = torch.unique(p, return_inverse=True)
+    terms = 1 if mean == 1 else min(2000, math.ceil(math.log(1e-15) / math.log(1 - 1 / mean)))
+    longer = (1 - 1 / mean) ** torch.arange(terms, dtype=torch.float64, device=p.device)
+    low, high = torch.zeros_like(values), values.clone()  # k = 0 alone gives coverage q, so q <= p
+    for _ in range(60):
+        middle = (low + high) / 2
+        covered = 1 - torch.prod(1 - middle[:, None] * longer, dim=1)
+        low, high = torch.where(covered < values, middle, low), torch.where(covered < values, high, middle)
+    return high[back]

@@ -1,0 +1,333 @@
+"""`mft train`: the file to read first. From a validated configuration to an exported model, as a list of named steps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mft_cli import checkpoint as checkpoints
+from mft_cli.attention import resolve
+from mft_cli.config import read_yaml, to_plain, to_yaml
+from mft_cli.data.load import Loaded, load
+from mft_cli.data.prompts import Renderer
+from mft_cli.engine import TorchEngine, pick_precision
+from mft_cli.errors import EXIT_USER, Stopped, UserError
+from mft_cli.export import add_scores_to_card, export, export_facts
+from mft_cli.loop import Fit, Position, StopSignal, total_steps
+from mft_cli.methods import Method, make
+from mft_cli.metrics import Metrics, Say, peak_flops
+from mft_cli.models import add_tokens, flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.run_dir import RunDir, digest_of, hardware, provenance, read_json, write_atomically, write_json
+from mft_cli.schema import EvalRunConfig, TrainConfig
+
+# Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
+FREE = ("run_dir", "note", "log", "checkpoint", "launch", "eval")
+
+
+def settings_digest(config: TrainConfig) -> str:
+    """Digest of the settings that decide the trained weights."""
+    return digest_of({k: v for k, v in to_plain(config).items() if k not in FREE})
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """run_dir, else a name that the settings decide: the same command finds its own run again and goes on."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    name = f"{config.method.name}-{config.data.name or 'data'}-s{config.seed}-{settings_digest(config)[:8]}"
+    return Path("outputs") / name
+
+
+@dataclass
+class Assembly:
+    """A run ready to start, and what its export needs."""
+
+    fit: Fit
+    loaded: Loaded
+    method: Method
+    base_tokenizer: Any  # as it came; the export's, unless the method's new tokens stay
+    tokenizer: Any
+    base_vocabulary: int
+    end_ids: list[int]
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
+    run = RunDir(run_folder(config))
+    with run.lock():
+        say = Say(run.log)
+        if is_done(run, config):
+            say(f"{run.root} is done; checkpoint.resume=false would train it anew")
+        else:
+            train_in(run, config, say)
+        evaluate_exports(run, config, say)
+    return run.root
+
+
+def is_done(run: RunDir, config: TrainConfig) -> bool:
+    if run.get_state().get("state") != "done" or not config.checkpoint.resume:
+        return False
+    check_same_settings(run, config)
+    return (run.export / "config.json").exists()
+
+
+def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
+    """Everything up to the export, with the run's state kept true whatever happens."""
+    stop = StopSignal()
+    say(f"run folder {run.root}")
+    try:
+        prepare_folder(run, config)
+        run.set_state("running")
+        ready = assemble(run, config, stop, say)
+        fit = ready.fit
+        say(f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}")
+        fit.run_to_end()
+        write_exports(ready, say)
+        fit.metrics.close()
+        run.set_state("done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds)
+    except Stopped as stopped:
+        run.set_state("stopped", message=str(stopped))
+        raise
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        run.set_state("failed", message=message)
+        with open(run.log, "a", encoding="utf-8") as log:
+            log.write(message if isinstance(error, UserError) else traceback.format_exc())
+        raise
+
+
+def prepare_folder(run: RunDir, config: TrainConfig) -> None:
+    """Keep the resolved configuration; refuse a folder that holds another run."""
+    if config.checkpoint.resume:
+        check_same_settings(run, config)
+    else:
+        for step in checkpoints.steps_in(run.checkpoints):
+            checkpoints.discard(checkpoints.step_folder(run.checkpoints, step))
+        run.metrics.unlink(missing_ok=True)
+        run.samples.unlink(missing_ok=True)
+    write_atomically(run.config, to_yaml(config))
+
+
+def check_same_settings(run: RunDir, config: TrainConfig) -> None:
+    if not run.config.exists() or not checkpoints.steps_in(run.checkpoints):
+        return
+    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
+    timing = ("train.epochs", "train.max_steps") if config.checkpoint.retime else ()
+    changed = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k.split(".")[0] not in FREE and k not in timing]
+    if changed:
+        shown = "; ".join(f"{k} was {old.get(k)}, is {new.get(k)}" for k in changed[:5])
+        raise UserError(
+            f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
+            f"to throw its checkpoints away"
+        )
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+# ---- assembly -------------------------------------------------------------------------------------------------------
+
+
+def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> Assembly:
+    """Tokenizer, rows, model, method, engine, and the position to go on from."""
+    device = pick_device(config)
+    precision = pick_precision(config.train.precision, device)
+    path = locate(config.model, say)
+    base_tokenizer, tokenizer = load_tokenizer(path, config.model), load_tokenizer(path, config.model)
+    method = make(config.method, config.train.logits_chunk)
+    wanted = method.prepare(tokenizer)
+    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    loaded = load(config.data, renderer, config.seed)
+    for line in loaded.lines:
+        say(line)
+    if stop.name:
+        raise Stopped(f"stopped by {stop.name} before the first step; nothing to save yet")
+    torch.manual_seed(config.seed)
+    attention = resolve(config.model.attention, device.type)
+    model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
+    base_vocabulary = model.get_input_embeddings().weight.shape[0]
+    for token in wanted:
+        say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+    add_tokens(model, tokenizer, wanted)
+    model = method.adapt(model, tokenizer)
+    for line in method.facts():
+        say(line)
+    fast = install_fast_modules(model, config, say)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    engine = TorchEngine(model, method.param_groups(model), config.train, precision, device)
+    if config.launch.compile:
+        model.compile(dynamic=True)
+    digest = settings_digest(config)
+    seeds = {"seed": config.seed}
+    facts = provenance(seeds, loaded.digests, digest) | {"precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts()}
+    write_json(run.provenance, facts)
+    position = Position(total_steps=total_steps(config, len(loaded.train)))
+    machine = {"hardware": hardware()}
+    position = resume(run, config, engine, position, machine, say)
+    metrics = Metrics(run, config.log, position.step, to_plain(config), say)
+    length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
+    fit = Fit(
+        engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
+        metrics=metrics, say=say, stop=stop, pad_id=int(tokenizer.pad_token_id), position=position,
+        flops_per_token=flops_per_token(model, length), peak_flops=peak_flops(device, config.log),
+        sample=sampler(run, config, model, renderer, loaded), saved_extra=machine,
+    )  # fmt: skip
+    return Assembly(fit, loaded, method, base_tokenizer, tokenizer, base_vocabulary, renderer.end_ids)
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    wanted = config.launch.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
+    torch.set_num_threads(config.launch.threads or len(os.sched_getaffinity(0)))
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def install_fast_modules(model: Any, config: TrainConfig, say: Say) -> int:
+    if not config.train.fast_modules:
+        return 0
+    from mft_cli import fast_modules
+
+    return fast_modules.install(model)
+
+
+def describe(fit: Fit) -> str:
+    trained = sum(p.numel() for p in fit.engine.named.values())
+    of = f"{len(fit.train):,} examples in steps of {fit.config.train.global_batch_size}"
+    return f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}"
+
+
+def resume(
+    run: RunDir, config: TrainConfig, engine: TorchEngine, fresh: Position, machine: dict[str, Any], say: Say
+) -> Position:
+    """The stored position, with weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
+    if not config.checkpoint.resume:
+        return fresh
+    folder = checkpoints.newest_verified(run.checkpoints, say)
+    if folder is None:
+        if checkpoints.steps_in(run.checkpoints):
+            say("no checkpoint can be used: starting from the first step")
+        return fresh
+    stored = checkpoints.load(folder)
+    position = Position(**stored.trainer["position"])
+    if position.total_steps != fresh.total_steps:
+        if not config.checkpoint.retime:
+            raise UserError(
+                f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; masks "
+                f"and learning rate depend on it. checkpoint.retime=true goes on all the same"
+            )
+        position.total_steps = fresh.total_steps
+    for name in ("threads", "instruction_set", "machine"):
+        before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
+        if before != now:
+            say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical to an unbroken one")
+    engine.load(stored.weights, stored.moments, stored.trainer["engine"])
+    say(f"going on from {folder}")
+    return position
+
+
+def sampler(run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, loaded: Loaded) -> Callable[[int], None] | None:
+    """Greedy completions of a few validation (else training) prompts, into samples.jsonl."""
+    if not config.log.samples_every_steps:
+        return None
+    import json
+
+    examples = loaded.validation if loaded.validation is not None else loaded.train
+
+    def sample(step: int) -> None:
+        training, before = model.training, model.config._attn_implementation
+        model.eval()
+        model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
+        with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
+            for i in range(min(config.log.samples, len(examples))):
+                start = int(examples.offsets[i])
+                first = start + int(examples.learnt[start : int(examples.offsets[i + 1])].argmax())
+                prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
+                made = model.generate(
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,
+                    do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
+                )  # fmt: skip
+                text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+                file.write(json.dumps({"step": step, "row": examples.keys[i], "completion": text}, ensure_ascii=False) + "\n")
+        model.config._attn_implementation = before
+        model.train(training)
+
+    return sample
+
+
+# ---- export and evaluation ------------------------------------------------------------------------------------------
+
+
+def write_exports(ready: Assembly, say: Say) -> None:
+    """export/ of the last step, and export-best/ or export-step-*/ where they are to be evaluated."""
+    fit = ready.fit
+    config, run, position = fit.config, fit.run, fit.position
+    weights, _, _ = fit.engine.state()
+    todo: list[tuple[Path, int, dict[str, Any]]] = [(run.export, position.step, weights)]
+    if config.checkpoint.keep_best and position.best_step is not None:
+        folder = checkpoints.step_folder(run.checkpoints, position.best_step)
+        todo.append((run.root / "export-best", position.best_step, checkpoints.load(folder).weights))
+    if config.eval.checkpoints == "all":
+        for step in checkpoints.steps_in(run.checkpoints):
+            if step != position.step:
+                folder = checkpoints.step_folder(run.checkpoints, step)
+                todo.append((run.root / f"export-{folder.name}", step, checkpoints.load(folder).weights))
+    rows = fit.engine.model.get_input_embeddings().weight.shape[0]
+    keep = ready.method.keep_new_tokens
+    for folder, step, tensors in todo:
+        facts = export_facts(config, settings_digest(config), step, ready.loaded.digests, ready.loaded.derived_from)
+        export(
+            folder, fit.engine.model, tensors, vocabulary=rows if keep else ready.base_vocabulary,
+            tokenizer=ready.tokenizer if keep else ready.base_tokenizer, dtype=fit.engine.dtype, facts=facts,
+            end_ids=ready.end_ids,
+        )  # fmt: skip
+        say(f"exported step {step} to {folder}")
+
+
+def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
+    """(export, evaluation folder) pairs that eval.checkpoints asks for."""
+    pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
+    if config.eval.checkpoints != "all":
+        return pairs[config.eval.checkpoints]
+    steps = sorted(run.root.glob("export-step-*"))
+    return [(p, run.root / p.name.replace("export", "eval")) for p in steps] + pairs["last"]
+
+
+def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
+    """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
+    if not config.eval.benchmarks:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    for folder, out in exports_to_evaluate(run, config):
+        asked = EvalRunConfig(model=config.model, prompt=config.prompt, eval=config.eval, launch=config.launch)
+        plain = to_plain(asked)
+        plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
+        frozen = run.root / f"{out.name}.json"
+        write_json(frozen, plain)
+        say(f"evaluating {folder}")
+        start = time.monotonic()
+        command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            kind = UserError if code == EXIT_USER else RuntimeError
+            raise kind(f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. Again: {' '.join(command)}")
+        scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
+        add_scores_to_card(folder, scores)
+        say(f"evaluated in {time.monotonic() - start:.0f} s")
