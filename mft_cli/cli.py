@@ -47,7 +47,8 @@ A killed evaluation goes on where it was. Results: outputs/eval-.../eval/<benchm
 
 SCORE_HELP = """mft score: score a file of completions again, without a model
 
-  mft score generations=generations.jsonl eval=gsm8k out=scores/
+  mft score generations=outputs/<run>/eval/gsm8k/generations.jsonl eval=gsm8k out=scores
+  mft score generations=mine.jsonl eval=gsm_symbolic out=scores
 
 A line needs "id", "sample" and "completion"; with "gold" on every line the benchmark's own data is not needed.
 Writes scores.jsonl and metrics.json into out.
@@ -193,9 +194,9 @@ def score_verb(arguments: list[str]) -> None:
 
     def task(values: dict) -> None:
         from mft_cli import schema
-        from mft_cli.config import build
+        from mft_cli.config import build, with_prompt
 
-        config = build(schema.EvalRunConfig, values)
+        config = build(schema.EvalRunConfig, with_prompt(values))
         if len(config.eval.benchmarks) != 1:
             raise UserError("mft score takes one benchmark: eval=<name>")
         name, benchmark = next(iter(config.eval.benchmarks.items()))

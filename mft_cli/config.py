@@ -319,9 +319,17 @@ def train_config(values: dict[str, Any]) -> schema.TrainConfig:
 
 
 def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
-    config: schema.EvalRunConfig = build(schema.EvalRunConfig, values)
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
     check_eval(config)
     return config
+
+
+def with_prompt(values: dict[str, Any]) -> dict[str, Any]:
+    """`prompt=<name>` composes at the top; an evaluation keeps it under eval.prompt."""
+    if "prompt" not in values:
+        return values
+    rest = {k: v for k, v in values.items() if k != "prompt"}
+    return {**rest, "eval": {**rest.get("eval", {}), "prompt": values["prompt"]}}
 
 
 def to_yaml(config: Any) -> str:

@@ -303,7 +303,6 @@ class RunConfig:
 
     run_dir: str | None = key(None, "The run's folder; null: outputs/<method>-<data>-s<seed>-<digest of the settings>.")
     model: ModelConfig = key(ModelConfig, "The model.")
-    prompt: PromptConfig = key(PromptConfig, "The prompt.")
     eval: EvalConfig = key(EvalConfig, "Evaluation.")
     launch: LaunchConfig = key(LaunchConfig, "Launching.")
 
@@ -314,6 +313,7 @@ class TrainConfig(RunConfig):
 
     seed: Count = key(1, "Seed of order, masks, dropout and new weights.")
     note: str = key("", "Free text, kept with the run.")
+    prompt: PromptConfig = key(PromptConfig, "The prompt.")
     method: AnyMethod = key(SftConfig, "The method.")
     data: DataConfig = key(DataConfig, "The data.")
     train: TrainingConfig = key(TrainingConfig, "Optimizer, schedule and steps.")
@@ -325,4 +325,4 @@ class TrainConfig(RunConfig):
 
 @dataclass(config=STRICT)
 class EvalRunConfig(RunConfig):
-    """`mft eval`: the model named by model.path on the benchmarks of eval=."""
+    """`mft eval`: the model of model.path on the benchmarks of eval=; prompt=<name> sets eval.prompt."""

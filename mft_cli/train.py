@@ -316,7 +316,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     for folder, out in exports_to_evaluate(run, config):
-        asked = EvalRunConfig(model=config.model, prompt=config.prompt, eval=config.eval, launch=config.launch)
+        asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
         plain = to_plain(asked)
         plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
         frozen = run.root / f"{out.name}.json"

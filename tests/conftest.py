@@ -1,0 +1,116 @@
+"""A tokenizer and a two-layer model made on the spot, and helpers to run the command line as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = [
+    "Tom has 3 apples and buys 4 more. How many apples does he have?",
+    "He has 3 + 4 = 7 apples.\nSo the answer is 7.\n#### 7",
+    "system user assistant question answer total number each more left in all Below is an instruction",
+    "First we add the numbers.\nThen we take 5 away.\nThat leaves 12 - 5 = 7.\n#### 7",
+]
+
+
+def data_dir() -> Path | None:
+    """Folder with real benchmark files: MFT_DATA_DIR."""
+    named = os.environ.get("MFT_DATA_DIR")
+    return Path(named) if named and Path(named).is_dir() else None
+
+
+needs_data = pytest.mark.skipif(data_dir() is None, reason="MFT_DATA_DIR names no folder with the real data files")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama and a small byte-level tokenizer with a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )  # fmt: skip
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(str(folder))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path):
+    from mft_cli.models import load_tokenizer
+    from mft_cli.schema import ModelConfig
+
+    return load_tokenizer(str(tiny_model), ModelConfig(path=str(tiny_model)))
+
+
+def problems(n: int, first: int = 0) -> list[dict[str, str]]:
+    """Small addition problems with worked answers of differing length."""
+    rows = []
+    for i in range(first, first + n):
+        a, b = 3 + i % 17, 2 + (7 * i) % 23
+        steps = "\n".join(f"Step {k + 1}: we look at {a} and {b}." for k in range(i % 3))
+        answer = f"{steps}\nThat makes {a} + {b} = {a + b}.\n#### {a + b}".strip()
+        rows.append({"question": f"Problem {i}: what is {a} plus {b}?", "answer": answer})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def problem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in problems(40)))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither read nor fill the user's cache, and never ask the hub."""
+    if "MFT_TEST_CACHE" not in os.environ:
+        os.environ["MFT_TEST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    monkeypatch.setenv("MFT_CACHE_DIR", os.environ["MFT_TEST_CACHE"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+
+
+def mft(*arguments: str, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mft_cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+    )  # fmt: skip
+
+
+def tiny_overrides(model: Path, data: Path, **more: object) -> list[str]:
+    """Overrides of a training run that takes a second or two."""
+    settings = {
+        "model.path": model, "data": "local", "data.sources.local.path": data, "data.sources.local.response": "answer",
+        "train.global_batch_size": 8, "train.epochs": 1, "train.learning_rate": 0.01, "train.precision": "fp32",
+        "launch.threads": 1, "data.max_length": 256, **more,
+    }  # fmt: skip
+    return [f"{k}={v}" for k, v in settings.items()]

@@ -1,0 +1,153 @@
+"""Configuration errors are told before torch is imported, name the key, and offer the nearest valid one."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, mft
+
+from mft_cli import config, schema
+from mft_cli.errors import UserError
+
+OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.learnin_rate=1e-4"], ["train.learnin_rate", "train.learning_rate"]),
+        (["+train.learnin_rate=1e-4"], ["train.learnin_rate", "train.learning_rate"]),
+        (["learning_rate=1e-4"], ["learning_rate", "train.learning_rate"]),
+        (["method=masked_thuoght"], ["method=masked_thuoght", "masked_thought"]),
+        (["method=masked_thought", "method.mask_ratio=1.5"], ["method.mask_ratio=1.5", "less than or equal to 1"]),
+        (["method=sft", "method.mask_ratio=0.5"], ["method.mask_ratio"]),
+        (["train.precision=bf61"], ["train.precision", "bf61", "bf16"]),
+        (["train.epochs=many"], ["train.epochs", "many", "number"]),
+        (["train.global_batch_size=0"], ["train.global_batch_size=0", "1"]),
+        (["train.packing=maybe"], ["train.packing", "maybe", "boolean"]),
+        (["data.sources.gsm_symbolic.pth=x"], ["data.sources.gsm_symbolic.pth", "path"]),
+        (["data=gsm9k"], ["data=gsm9k", "gsm8k"]),
+        (["data=local"], ["data.sources.local.path"]),
+        (["data=local", "data.sources.local.path=/nowhere/x.jsonl"], ["/nowhere/x.jsonl", "no such file"]),
+        (["model=local", "model.path=/nowhere"], ["/nowhere", "no such file"]),
+        (["checkpoint.keep_best=true", "data.validation.rows=0"], ["keep_best", "data.validation.rows"]),
+        (["train.row_length=100"], ["train.row_length=100", "data.max_length"]),
+        (["train.betas=[0.9]"], ["train.betas", "two numbers"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["eval=gsm9k"], ["eval=gsm9k", "gsm8k"]),
+        (["train.epochs=1", "train.epochs=${nowhere}"], ["nowhere"]),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(overrides, words, tmp_path: Path):
+    done = mft("train", *overrides, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_no_torch_before_the_configuration_is_right(tmp_path: Path):
+    code = (
+        "import sys; sys.argv = ['mft', 'train', 'train.epochs=-1']\n"
+        "from mft_cli.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert e.code == 2\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+
+
+def test_help_imports_neither_torch_nor_hydra():
+    code = (
+        "import sys; sys.argv = ['mft', '--help']\n"
+        "from mft_cli.cli import main\n"
+        "try: main()\nexcept SystemExit as e: assert e.code == 0\n"
+        "assert not {'torch', 'hydra', 'omegaconf', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT)})
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "mft_cli", "--help"], check=True, capture_output=True, cwd=ROOT)
+    assert time.monotonic() - start < 2  # 0.05 s on an idle machine; the bound is for a loaded one
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", [f"{group}={option}"]), resolve=True)
+    built = config.build(schema.TrainConfig, values)
+    if (group, option) not in (("data", "local"), ("model", "local")):
+        config.check_train(built)
+
+
+def test_plain_form_round_trips():
+    built = config.build(schema.TrainConfig, {"method": {"name": "masked_thought"}, "train": {"epochs": 2}})
+    assert config.build(schema.TrainConfig, config.to_plain(built)) == built
+    assert isinstance(built.method, schema.MaskedThoughtConfig)
+    assert built.train.epochs == 2.0
+
+
+def test_cfg_job_prints_every_key(tmp_path: Path):
+    import yaml
+
+    done = mft("train", "method=masked_thought", "train.epochs=2", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values = yaml.safe_load(done.stdout)
+    assert values["train"]["epochs"] == 2
+    assert values["method"]["span_mean"] == 3.0  # a default that no YAML file names
+
+
+def test_user_configs_with_config_dir(tmp_path: Path):
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "own.yaml").write_text("name: own\nsources: {own: {path: 'generated:gsm_symbolic'}}\n")
+    done = mft("train", "--config-dir", "mine", "data=own", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "name: own" in done.stdout
+
+
+def test_info_and_multirun_flags_are_hydras_own(tmp_path: Path):
+    done = mft("train", "--info", "searchpath", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "main" in done.stdout
+    done = mft("train", "-m", "seed=-1,-2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "seed=-1" in done.stderr
+    assert "seed=-2" in done.stderr
+
+
+def test_tab_completion(tmp_path: Path):
+    def completions(line: str) -> list[str]:
+        return mft("-sc", "query=bash", cwd=tmp_path, env={"COMP_LINE": line, "COMP_POINT": str(len(line))}).stdout.split()
+
+    assert completions("mft tr") == ["train"]
+    assert "method=masked_thought" in completions("mft train method=ma")
+    assert "eval=gsm8k" in completions("mft eval eval=gs")
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "score", "report", "data"])
+def test_help_has_examples(verb: str, tmp_path: Path):
+    done = mft(verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.count(f"mft {verb} ") >= 2
+
+
+def test_unknown_verb(tmp_path: Path):
+    done = mft("tarin", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "train" in done.stderr
+
+
+def test_combination_errors_without_a_process():
+    plain = {"model": {"path": "x"}, "data": {"sources": {"a": {"path": "hub/id"}}}}
+    with pytest.raises(UserError, match="flash-attention takes no mask"):
+        config.train_config(
+            {**plain, "method": {"name": "masked_thought", "drop_attention": True}, "model": {"path": "x", "attention": "flash_attention_2"}}
+        )
+    with pytest.raises(UserError, match="masks reasoning lines"):
+        config.train_config({**plain, "method": {"name": "masked_thought", "granularity": "step", "target": "both"}})
+    with pytest.raises(UserError, match="not a regular expression"):
+        config.train_config({**plain, "data": {"sources": {"a": {"path": "hub/id", "remove": "("}}}})
