@@ -6,8 +6,11 @@ A comparison that would be wrong (other problems, other gold answers, unfinished
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import isfinite
+from statistics import NormalDist
 from typing import Any
 
 from mft_cli.eval import stats
@@ -15,6 +18,7 @@ from mft_cli.report.runs import Evaluation
 from mft_cli.report.wording import count, is_number, one_line, probability
 
 LEVEL = 0.05
+POWER = 0.8
 UNDECIDED = "not decided"
 
 
@@ -170,12 +174,14 @@ def compare(first: Subject, second: Subject) -> Pair:
     problems = sorted(first.values, key=natural)
     a, b = [first.values[key] for key in problems], [second.values[key] for key in problems]
     pair.n = len(problems)
-    pair.difference, pair.interval = paired(a, b)
+    pair.difference, normal, pair.interval = stats.paired_difference(a, b)
     pair.gained = [key for key in problems if second.values[key] > first.values[key]]
     pair.lost = [key for key in problems if second.values[key] < first.values[key]]
     if first.binary and second.binary:
-        pair.p = stats.mcnemar(len(pair.gained), len(pair.lost))
-    pair.detectable = stats.smallest_detectable(a, b)
+        pair.p = stats.mcnemar_exact(len(pair.gained), len(pair.lost))
+        pair.detectable = detectable_flips(pair.n, len(pair.gained) + len(pair.lost))
+    else:
+        pair.detectable = detectable_mean(normal)
     pair.cautions = [
         f"the runs were evaluated with different {name} settings"
         for name in ("prompt", "engine", "samples")
@@ -192,15 +198,26 @@ def compare_gold(first: Subject, second: Subject) -> GoldPair:
     """Paired difference of the log-probability a token."""
     problems = sorted(first.logprobs, key=natural)
     a, b = [first.logprobs[key] for key in problems], [second.logprobs[key] for key in problems]
-    difference, interval = paired(a, b)
+    changes = [y - x for x, y in zip(a, b, strict=True)]
+    difference, interval = sum(changes) / len(changes), stats.mean_interval(changes)
     verdict = UNDECIDED if includes_zero(interval) else ("higher" if difference > 0 else "lower")
-    return GoldPair(len(problems), difference, interval, stats.smallest_detectable(a, b), verdict)
+    return GoldPair(len(problems), difference, interval, detectable_mean(interval), verdict)
 
 
-def paired(a: list[float], b: list[float]) -> tuple[float, tuple[float, float]]:
-    """Mean of b - a with its 95 % interval."""
-    result = stats.paired_difference(a, b)
-    return result.difference, (result.low, result.high)
+def detectable_flips(n: int, flips: int) -> float | None:
+    """The smallest difference of two accuracies that this many problems would show; None where none would.
+
+    It depends on how many problems flip at all. Where so few flipped that no difference among them could be found, the
+    smallest number of flips is taken with which one could.
+    """
+    effects = (stats.minimum_detectable_effect(n, k / n) for k in range(max(1, flips), n + 1))
+    return next((effect for effect in effects if isfinite(effect)), None)
+
+
+def detectable_mean(normal: tuple[float, float]) -> float | None:
+    """The same for a mean: its normal interval reaches z(5 %) standard errors, detection needs z(5 %) + z(power)."""
+    reach = (normal[1] - normal[0]) / 2
+    return reach * (1 + NormalDist().inv_cdf(POWER) / stats.Z95) if isfinite(reach) else None
 
 
 def includes_zero(interval: tuple[float, float]) -> bool:
@@ -238,7 +255,7 @@ def verdict(pair: Pair) -> str:
     if pair.p > LEVEL:
         return f"{UNDECIDED} (exact test p = {probability(pair.p)})"
     if (pair.p_holm or 0.0) > LEVEL:
-        return f"{UNDECIDED} after correction for the number of comparisons"
+        return f"{UNDECIDED} after correction"
     return direction
 
 
@@ -247,10 +264,11 @@ def decided(words: str) -> bool:
     return words in ("higher", "lower")
 
 
-def natural(key: str) -> tuple[int, int, str]:
-    """Sort key: problem 9 before problem 10, numbers before other names."""
-    # isdecimal, not isdigit: int("²") raises, and isdigit takes it.
-    return (0, int(key), key) if key.isdecimal() and len(key) < 19 else (1, 0, key)
+def natural(key: str) -> list[tuple[int, int, str]]:
+    """Sort key: test-9 before test-10."""
+    # [0-9], not \d or isdigit: those take digits of which int() knows nothing. 18 digits: int() refuses thousands.
+    parts = re.split("([0-9]{1,18})", key)
+    return [(0, int(part), "") if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
 
 
 def _text(value: Any) -> str:

@@ -126,8 +126,9 @@ def group_labels(several: list[list[Run]]) -> list[str]:
         labels.append(start or str(members[0].config.get("method.name") or "runs"))
     first = [members[0] for members in several]
     rows = [row for row in differing_settings(first)[0] if not INCIDENTAL.match(row.key)]
-    for index, label in enumerate(list(labels)):
-        if labels.count(label) > 1:
+    names = list(labels)
+    for index, label in enumerate(names):
+        if names.count(label) > 1:
             words = [f"{row.key.rsplit('.', 1)[-1]}={row.values[index]}" for row in rows[:3]]
             labels[index] = f"{label} {' '.join(words)}"
     return [f"{label} ({len(members)} seeds)" for label, members in zip(labels, several, strict=True)]

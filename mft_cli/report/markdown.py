@@ -103,9 +103,7 @@ def pairs(summary: Summary) -> list[str]:
     """Every pair on every benchmark."""
     if not summary.pairs:
         return []
-    number, tests = wording.count(len(summary.pairs), "comparison"), wording.count(summary.tests, "exact test")
-    text = f"{number} on the same problems, {tests} (Holm-corrected); the intervals are not corrected."
-    return ["## Paired differences", "", text, "", *pair_tables(summary.pairs)]
+    return ["## Paired differences", "", tables.how_many(summary), "", *pair_tables(summary.pairs)]
 
 
 def pair_tables(some: list[Pair], remark: str = "") -> list[str]:
@@ -154,7 +152,7 @@ def curves(plots: Sequence[tuple[Plot, str]]) -> list[str]:
     """The figures."""
     lines = ["## Curves", ""] if plots else []
     for plot, name in plots:
-        lines += [f"![{plot.curve.title}]({name})", "", cell(plot.caption), ""]
+        lines += [f"![{plot.curve.title}]({name})", "", cell(f"{plot.caption} {plot.curve.remark}"), ""]
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mft_cli.report.compare import Pair, Subject
 from mft_cli.report.runs import Evaluation, Run
 from mft_cli.report.wording import count, is_number, one_line, percent
+from mft_cli.run_dir import file_digest
 
 TRUNCATED_SHARE = 0.05  # more completions than this cut off at the token limit are worth a warning
 UNPARSED_SHARE = 0.2
@@ -69,7 +70,20 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
         found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
     warnings = metrics.get("warnings")
     found += [Notice(WARNING, where, one_line(str(text))) for text in (warnings if isinstance(warnings, list) else [])]
-    return found + about_completions(metrics, where)
+    return found + about_file(evaluation, where) + about_completions(metrics, where)
+
+
+def about_file(evaluation: Evaluation, where: str) -> list[Notice]:
+    """metrics.json records the digest of the completions that were scored."""
+    path = evaluation.folder / "generations.jsonl"
+    recorded = (evaluation.metrics or {}).get("generations_digest")
+    if not recorded:
+        return []
+    if not path.is_file():
+        return [Notice(WARNING, where, "generations.jsonl is missing: the completions behind the scores are gone.")]
+    if file_digest(path) != recorded:
+        return [Notice(ALARM, where, "generations.jsonl is not the file that was scored: its digest has changed.")]
+    return []
 
 
 def about_completions(metrics: dict[str, Any], where: str) -> list[Notice]:

@@ -235,6 +235,15 @@ def in_short(summary: Summary) -> list[str]:
     return [sentence(pair) for pair in pairs[:12]]
 
 
+def how_many(summary: Summary) -> str:
+    """How many comparisons were made: the more, the likelier one of them looks decided by chance."""
+    refused = sum(bool(pair.refused) for pair in summary.pairs)
+    words = wording.count(len(summary.pairs), "pair") + (f", {refused} of them not comparable" if refused else "")
+    if summary.tests:
+        words += f"; {wording.count(summary.tests, 'exact test')}, p corrected for their number by Holm's method"
+    return f"{words}. The intervals are not corrected."
+
+
 def sentence(pair: Pair) -> str:
     """One comparison as a sentence."""
     row = pair_row(pair)
@@ -272,7 +281,8 @@ METHOD = (
     (
         "Gold log-prob",
         "Mean log-probability that the model gives a token of the gold solution: it moves smoothly where accuracy "
-        "jumps. It says how likely the reference text is, not whether the model solves the problem.",
+        "jumps. Differences are paired, with a normal 95 % interval. "
+        "It says how likely the reference text is, not whether the model solves the problem.",
     ),
     (
         "Seeds",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
 from pathlib import Path
 from typing import Any
+
+from mft_cli.eval import stats
 
 PROBLEMS = 40
 
@@ -115,7 +118,13 @@ def fake_evaluation(
             counts = {"finish_reason": "stop", "prompt_tokens": 20, "completion_tokens": 30}
             generations.append({**common, "prompt": f"What is 7 times {number}?", "completion": text, **counts})
             scores.append({**common, "gold": gold_answer, "answer": answer, "correct": right, "status": "ok"})
-        gold.append({"id": key, "logprob_sum": -20.0 * (0.6 + (number % 7) / 10 - shift), "tokens": 20})
+        gold.append(
+            {
+                "id": key,
+                "logprob_sum": -20.0 * (0.6 + (number % 7) / 10 - shift * (0.5 + number / (n - 1))),
+                "tokens": 20,
+            }
+        )
     write_lines(folder / "generations.jsonl", generations, torn=not finished)
     if not finished:
         return folder
@@ -129,7 +138,7 @@ def fake_evaluation(
         "n": n,
         "samples": samples,
         "accuracy": accuracy,
-        "interval": [max(0.0, accuracy - 0.15), min(1.0, accuracy + 0.15)],
+        "interval": stats.wilson(round(accuracy * n), n),
         "interval_method": "wilson",
         "correct": int(accuracy * n),
         "unparsed": 1,
@@ -140,6 +149,7 @@ def fake_evaluation(
         "warnings": [],
         "prompt": {"name": "chat"},
         "engine": {"name": "hf", "version": "5.17", "dtype": "bfloat16"},
+        "generations_digest": hashlib.sha256((folder / "generations.jsonl").read_bytes()).hexdigest(),
         "seconds": {"load": 3.0, "generate": 60.0, "score": 1.0, "gold": 5.0},
     }
     write_json(folder / "metrics.json", content | (metrics or {}))
