@@ -37,7 +37,8 @@ def compare(pairs: Sequence[tuple[str, str]], *, workers: int, timeout_s: float)
         while waiting or any(w.job is not None for w in pool):
             for worker in pool:
                 if worker.job is None and waiting:
-                    worker.give(job := waiting.popleft(), *pairs[job])
+                    job = waiting.popleft()
+                    worker.give(job, *pairs[job])
             _collect(pool, results)
     finally:
         for worker in pool:

@@ -1,0 +1,67 @@
+"""Mean log-probability of the gold solutions: a finer measure than right or wrong, and no generation is needed.
+
+The solution is rendered as in training, end token included, and its tokens are summed: sum of log p(token | before) in
+nats. Examples are padded on the right, where causal attention never looks; batches are of like length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from mft_cli.eval.journal import dump
+from mft_cli.eval.stats import bootstrap_mean
+from mft_cli.run_dir import write_atomically
+
+LOGITS_BYTES = 512 << 20  # fp32 logits held at once
+
+
+def gold_logprobs(
+    model: Any, examples: Sequence[tuple[list[int], list[int]]], report: Callable[[int], None] = lambda count: None
+) -> list[float]:
+    """Sum of log-probabilities of each response, for (prompt ids, response ids) pairs. `report` gets counts of done."""
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    budget = max(256, LOGITS_BYTES // (4 * vocabulary))  # padded tokens in a batch
+    order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i])))
+    sums, start = [0.0] * len(examples), 0
+    while start < len(order):
+        length = sum(map(len, examples[order[start]]))
+        batch = order[start : start + max(1, budget // length)]
+        with torch.inference_mode():
+            for i, value in zip(batch, _batch(model, [examples[i] for i in batch]), strict=True):
+                sums[i] = value
+        start += len(batch)
+        report(len(batch))
+    return sums
+
+
+def _batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    device = next(model.parameters()).device
+    length = max(len(p) + len(r) for p, r in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.long, device=device)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, response) in enumerate(examples):
+        both = prompt + response
+        ids[row, : len(both)] = torch.tensor(both, device=device)
+        mask[row, : len(both)] = 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    sums = []
+    for row, (prompt, response) in enumerate(examples):
+        predicted = logits[row, len(prompt) - 1 : len(prompt) + len(response) - 1].float()
+        target = torch.tensor(response, device=device)
+        sums.append(-float(F.cross_entropy(predicted, target, reduction="none").double().sum()))
+    return sums
+
+
+def write_gold(path: Path, ids: Sequence[str], sums: Sequence[float], tokens: Sequence[int]) -> dict[str, Any]:
+    """Write gold.jsonl and return the metrics: mean over problems of the log-probability per token, in nats."""
+    lines = zip(ids, sums, tokens, strict=True)
+    write_atomically(path, "".join(dump({"id": i, "logprob_sum": s, "tokens": n}) for i, s, n in lines))
+    means = [s / n for s, n in zip(sums, tokens, strict=True)]
+    interval = list(bootstrap_mean(means))
+    return {"mean": math.fsum(means) / len(means), "interval": interval, "n": len(means), "tokens": sum(tokens)}

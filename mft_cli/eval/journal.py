@@ -1,0 +1,111 @@
+"""generations.jsonl as a journal: appended while completions arrive, rewritten in canonical order at the end.
+
+Every line carries `key`, a digest of the prompt's ids, every sampling field, the engine, the weights and the sample's
+index. A line whose key is not asked for belongs to other settings and is never reused. Whatever the order in which
+completions arrived, and however often the run was killed, the finished file is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from mft_cli.errors import UserError
+from mft_cli.run_dir import digest_of, file_digest, write_atomically
+
+Record = dict[str, Any]
+
+
+def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int]) -> str:
+    """Key of one completion (16 hex digits). `settings_digest` covers sampling, engine, weights and tokenizer."""
+    return digest_of([settings_digest, problem, sample, list(prompt)])
+
+
+def read_lines(path: Path) -> tuple[list[Record], int]:
+    """The file's records and the number of bytes that they take. A torn last line (a killed writer's) is left out.
+
+    Raises UserError for a line in the middle that is no JSON object.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    *whole, tail = data.split(b"\n")
+    records = []
+    for number, line in enumerate(whole, 1):
+        if (record := _parse(line)) is not None:
+            records.append(record)
+        elif line.strip():
+            raise UserError(f"{path}: line {number} is not a JSON object; remove the line or the file and start again")
+    if (record := _parse(tail)) is None:
+        return records, len(data) - len(tail)
+    return [*records, record], len(data)  # a last line that only lacks its newline is whole
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Journal:
+    """The completions of one benchmark on their way to the file. `done` maps keys to records."""
+
+    def __init__(self, path: Path, keys: Sequence[str]):
+        self.path, self.keys = path, list(keys)
+        if len(set(self.keys)) != len(self.keys):
+            raise ValueError("two completions have the same key")
+        records, good = read_lines(path)
+        wanted = set(self.keys)
+        self.done = {r["key"]: r for r in records if r.get("key") in wanted}
+        self.foreign = len(records) - len(self.done)
+        self._good_bytes = good
+        self._file: IO[bytes] | None = None
+
+    def missing(self) -> list[int]:
+        """Indices into `keys` that still have to be generated."""
+        return [i for i, key in enumerate(self.keys) if key not in self.done]
+
+    def add(self, key: str, record: Record) -> None:
+        """Append one completion; it survives a kill -9 from here on. A key that is there already is left as it is."""
+        if key in self.done:
+            return
+        self.done[key] = {**record, "key": key}
+        self._open().write(dump(self.done[key]).encode())
+        self._open().flush()
+
+    def _open(self) -> IO[bytes]:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab")  # noqa: SIM115
+            self._file.truncate(self._good_bytes)  # cuts a torn line off
+            if self._good_bytes and not self._ends_with_newline():
+                self._file.write(b"\n")
+        return self._file
+
+    def _ends_with_newline(self) -> bool:
+        with open(self.path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    def finish(self) -> str:
+        """Rewrite the file whole, in the order of `keys`; returns its sha256. Raises ValueError if one is missing."""
+        if self.missing():
+            raise ValueError(f"{len(self.missing())} completions are missing")
+        self.close()
+        text = "".join(dump(self.done[key]) for key in self.keys)
+        if not self.path.is_file() or self.path.read_bytes() != text.encode():
+            write_atomically(self.path, text)
+        return file_digest(self.path)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def dump(record: Record) -> str:
+    """One line. ASCII only, so that no completion can hold a line separator or a surrogate that breaks the file."""
+    return json.dumps(record, ensure_ascii=True) + "\n"

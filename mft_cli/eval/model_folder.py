@@ -1,0 +1,132 @@
+"""The folder that is evaluated: checked to be whole, and its digests, which say which model a score belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mft_cli.errors import UserError
+from mft_cli.eval.contamination import export_facts
+from mft_cli.models import locate
+from mft_cli.run_dir import digest_of, file_digest, read_json, write_json
+from mft_cli.schema import ModelConfig
+
+DIGESTS = ".mft-digests.json"  # sha256 by file, size and time of change: hashing tens of gigabytes takes minutes
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """`context`: positions that the model has, None if it does not say. `facts`: what an mft export says of itself."""
+
+    path: Path
+    weights_digest: str
+    tokenizer_digest: str
+    end_ids: tuple[int, ...]
+    context: int | None
+    facts: dict[str, Any]
+
+
+def open_model(config: ModelConfig) -> ModelFolder:
+    """Find, check and digest a model. Raises UserError for what is no whole model, in one sentence."""
+    located = locate(config)
+    folder = Path(located)
+    if not folder.is_dir():
+        folder = download(located, config)
+    settings = _read(folder / "config.json", config)
+    text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
+    context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
+    return ModelFolder(
+        path=folder,
+        weights_digest=digest_of([(f.name, digest(f)) for f in weight_files(folder, config)] + [settings]),
+        tokenizer_digest=digest_of([(n, digest(folder / n)) for n in TOKENIZER_FILES if (folder / n).is_file()]),
+        end_ids=_end_ids(folder, config),
+        context=context if isinstance(context, int) else None,
+        facts=export_facts(folder),
+    )
+
+
+def download(name: str, config: ModelConfig) -> Path:
+    """A hub model's folder in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(WEIGHT_FILES)))
+    except Exception as error:  # many kinds: offline, gated, no such repository, malformed name
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"model.path={config.path} is no folder and cannot be had from the hub ({reason}); check the path"
+        ) from None
+
+
+def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
+    """The safetensors files, each whole, and all that an index names. Raises UserError."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(_read(index, config).get("weight_map", {}).values())
+        if missing := sorted(n for n in names if not (folder / n).is_file()):
+            raise UserError(f"model.path={config.path}: {missing[0]} is missing ({len(missing)} of {len(names)} files)")
+        files = sorted(folder / n for n in names)
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"model.path={config.path}: no .safetensors file in it; give the folder of an exported model")
+    for file in files:
+        if not is_whole(file):
+            raise UserError(f"model.path={config.path}: {file.name} is cut off or damaged; copy or export it again")
+    return files
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a safetensors file has the size that its header says (8 bytes of length, JSON, tensors)."""
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as data:
+            length = struct.unpack("<Q", data.read(8))[0]
+            header = json.loads(data.read(length)) if length <= size - 8 else None
+    except (struct.error, ValueError):
+        return False
+    if header is None:
+        return False
+    ends = [t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"]
+    return size == 8 + length + max(ends, default=0)
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file, remembered beside it as long as size and time of change stay the same."""
+    store, facts = file.parent / DIGESTS, file.stat()
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = read_json(store)
+    entry = known.get(file.name)
+    if isinstance(entry, list) and entry[:2] == [facts.st_size, facts.st_mtime_ns]:
+        return str(entry[2])
+    found = file_digest(file)
+    with contextlib.suppress(OSError):  # a read-only folder only costs the hashing
+        write_json(store, {**known, file.name: [facts.st_size, facts.st_mtime_ns, found]})
+    return found
+
+
+def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+    """End tokens that generation_config.json names (some models list several)."""
+    path = folder / "generation_config.json"
+    ids = _read(path, config).get("eos_token_id") if path.is_file() else None
+    return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
+
+
+def _read(path: Path, config: ModelConfig) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        raise UserError(
+            f"model.path={config.path}: {path.name} is missing or not valid JSON; export it again"
+        ) from None
+    return value if isinstance(value, dict) else {}

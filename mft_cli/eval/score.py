@@ -1,0 +1,184 @@
+"""Completions to scores: generations.jsonl to scores.jsonl and metrics.json. Needs no model and no torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mft_cli.answers import equal_fast, extract
+from mft_cli.errors import UserError
+from mft_cli.eval import stats, workers
+from mft_cli.eval.journal import Record, dump, read_lines
+from mft_cli.exact_numbers import parse_number
+from mft_cli.run_dir import file_digest, write_atomically, write_json
+from mft_cli.schema import BenchmarkConfig, EvalConfig
+
+LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
+OK, UNPARSED = "ok", "unparsed"
+
+
+def score_file(
+    generations: Path,
+    name: str,
+    benchmark: BenchmarkConfig,
+    out: Path,
+    gold_by_id: dict[str, str] | None = None,
+    *,
+    eval_config: EvalConfig | None = None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
+
+    A line needs `id` (the problem's digest, or its place in the data from 0), `sample` and `completion`; it may carry
+    its own `gold`. `gold_by_id` null loads the benchmark's data unless every line has a gold. `extra` is added to the
+    metrics; `eval_config` gives workers, time limit and seed. Raises UserError for missing or duplicate completions and for ids that the benchmark does not have.
+    """
+    config = eval_config or EvalConfig()
+    started = time.perf_counter()
+    records, _ = read_lines(generations)
+    if not records:
+        raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
+    ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
+    scores = compare_all(ordered, benchmark, config.score_workers, config.answer_timeout_s)
+    metrics = summarise(name, ordered, scores, len(golds))
+    metrics["generations_digest"] = file_digest(generations)
+    metrics.update(extra or {})
+    metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
+    write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+# ---- the lines, complete and in order -------------------------------------------------------------------------------
+
+
+def arrange(
+    path: Path,
+    name: str,
+    benchmark: BenchmarkConfig,
+    records: list[Record],
+    gold_by_id: dict[str, str] | None,
+    seed: int,
+) -> tuple[list[Record], dict[str, str]]:
+    """The records by problem and sample, each checked and with its gold; and the gold answers by problem."""
+    by_place = {_place(path, number, record): record for number, record in enumerate(records, 1)}
+    if len(by_place) < len(records):
+        place, count = Counter(_place(path, n, r) for n, r in enumerate(records, 1)).most_common(1)[0]
+        raise UserError(f"{path}: problem {place[0]}, sample {place[1]} is there {count} times; keep one line of each")
+    own = {id: str(r["gold"]) for (id, _), r in by_place.items() if r.get("gold") is not None}
+    golds = own if gold_by_id is None and all("gold" in r for r in records) else gold_by_id
+    if golds is None:
+        golds, by_place = _from_benchmark(name, benchmark, by_place, seed)
+    if unknown := sorted({id for id, _ in by_place} - set(golds)):
+        raise UserError(f"{path}: benchmark {name} has no problem {unknown[0]} ({len(unknown)} such ids); check eval=")
+    samples = max(benchmark.samples, 1 + max(sample for _, sample in by_place))
+    wanted = [(id, sample) for id in golds for sample in range(samples)]
+    if missing := [place for place in wanted if place not in by_place]:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(wanted)} completions of {name} are missing (first: problem "
+            f"{missing[0][0]}, sample {missing[0][1]}); generate them, or set limit and samples to what was generated"
+        )
+    return [{**by_place[place], "id": place[0], "gold": own.get(place[0], golds[place[0]])} for place in wanted], golds
+
+
+def _place(path: Path, number: int, record: Record) -> tuple[str, int]:
+    sample = record.get("sample", 0)
+    if "id" not in record or not isinstance(record.get("completion"), str) or not isinstance(sample, int) or sample < 0:
+        raise UserError(f"{path}: line {number} needs id, sample (from 0) and completion (text)")
+    return str(record["id"]), sample
+
+
+def _from_benchmark(
+    name: str, benchmark: BenchmarkConfig, by_place: dict[tuple[str, int], Record], seed: int
+) -> tuple[dict[str, str], dict[tuple[str, int], Record]]:
+    from mft_cli.eval.problems import load_problems
+
+    problems, _ = load_problems(name, benchmark, seed)
+    by_number = {str(p.number): p.id for p in problems}
+    golds = {p.id: p.gold for p in problems}
+    return golds, {(id if id in golds else by_number.get(id, id), s): r for (id, s), r in by_place.items()}
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------------
+
+
+def compare_all(
+    records: Sequence[Record], benchmark: BenchmarkConfig, score_workers: int, timeout_s: float
+) -> list[Record]:
+    """A score for each record; what is not plainly a number goes to the worker processes."""
+    scores, slow = [], []
+    for record in records:
+        answer = extract(record["completion"], markers=benchmark.markers, last_number=benchmark.last_number)
+        verdict = False if answer is None else equal_fast(gold=record["gold"], answer=answer)
+        score = {"id": record["id"], "sample": record.get("sample", 0), "gold": record["gold"], "answer": answer}
+        scores.append({**score, "correct": bool(verdict), "status": UNPARSED if answer is None else OK})
+        if verdict is None:
+            slow.append(len(scores) - 1)
+    pairs = [(scores[i]["gold"], scores[i]["answer"]) for i in slow]
+    for i, found in zip(slow, workers.compare(pairs, workers=score_workers, timeout_s=timeout_s), strict=True):
+        scores[i]["correct"] = found == workers.EQUAL
+        if found in (workers.TIMED_OUT, workers.FAILED):
+            scores[i]["status"] = "timed_out" if found == workers.TIMED_OUT else UNPARSED
+    return scores
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def summarise(name: str, records: Sequence[Record], scores: Sequence[Record], n: int) -> dict[str, Any]:
+    """The metrics of complete, ordered scores: `n` problems with the same number of samples each."""
+    samples = len(scores) // n
+    groups = [scores[i : i + samples] for i in range(0, len(scores), samples)]
+    right = [sum(s["correct"] for s in group) for group in groups]
+    shares = [r / samples for r in right]
+    accuracy = math.fsum(shares) / n
+    interval = stats.wilson(sum(right), n) if samples == 1 else stats.bootstrap_mean(shares)
+    status = Counter(s["status"] for s in scores)
+    truncated = sum(r.get("finish_reason") == "length" for r in records)
+    metrics: dict[str, Any] = {
+        "benchmark": name,
+        "n": n,
+        "samples": samples,
+        "accuracy": accuracy,
+        "interval": list(interval),
+        "interval_method": "wilson" if samples == 1 else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
+        "correct": sum(right),
+        "unparsed": status[UNPARSED],
+        "truncated": truncated,
+        "timed_out": status["timed_out"],
+        "gold_logprob": None,
+        "contaminated": None,
+        "warnings": loud_warnings(len(scores), status[UNPARSED], truncated, status["timed_out"]),
+    }
+    if samples > 1:
+        ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, samples) if k <= samples})
+        metrics["pass_at"] = {str(k): math.fsum(stats.pass_at_k(samples, r, k) for r in right) / n for k in ks}
+        metrics["majority_at"] = {str(samples): sum(_majority_right(group) for group in groups) / n}
+        metrics["majority_tie_rule"] = "the answer whose first sample came first"
+    return metrics
+
+
+def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> list[str]:
+    """What must be read before the accuracy: shares of wrong-by-form completions above 5 %."""
+    kinds = (
+        (truncated, "reached the token limit (finish_reason length): raise max_new_tokens or look at the completions"),
+        (unparsed, "have no readable answer: the prompt and the markers may not fit the model"),
+        (timed_out, "took too long to compare"),
+    )
+    return [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
+
+
+def _majority_right(group: Sequence[Record]) -> bool:
+    votes = [_label(s["answer"]) for s in group]
+    winner = stats.majority(votes)
+    return winner is not None and bool(group[votes.index(winner)]["correct"])
+
+
+def _label(answer: str | None) -> Hashable | None:
+    """Answers that are the same number are one vote."""
+    number = parse_number(answer) if answer is not None else None
+    return number.value if number is not None else answer

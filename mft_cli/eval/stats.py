@@ -1,0 +1,140 @@
+"""Intervals and tests for accuracies, on plain arrays. Every formula names its source; 95 % unless said otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import NormalDist
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Z95 = NormalDist().inv_cdf(0.975)
+DRAWS = 10_000
+Label = TypeVar("Label", bound=Hashable)
+
+
+def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Score interval for a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209). Raises ValueError for n < 1."""
+    if not 0 <= correct <= n or n < 1:
+        raise ValueError(f"{correct} of {n} is no proportion")
+    p, z2 = correct / n, z * z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    low, high = middle - half, middle + half
+    return (0.0 if correct == 0 else max(0.0, low), 1.0 if correct == n else min(1.0, high))  # exact at the ends
+
+
+def bootstrap_mean(values: ArrayLike, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` [problems], problems drawn with replacement (Efron 1979)."""
+    means = _resampled_means(np.asarray(values, dtype=np.float64), seed, draws)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resampled_means(values: NDArray[np.float64], seed: int, draws: int) -> NDArray[np.float64]:
+    if values.ndim != 1 or not len(values):
+        raise ValueError("expected a list of at least one number")
+    generator = np.random.default_rng(seed)
+    chunk = max(1, 4_000_000 // len(values))  # bounds the memory at 32 MB of indices
+    parts = []
+    for start in range(0, draws, chunk):
+        size = (min(chunk, draws - start), len(values))
+        parts.append(values[generator.integers(0, len(values), size)].mean(axis=1))
+    return np.concatenate(parts)
+
+
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
+    """Normal interval of a mean: mean +- z s / sqrt(n) with the sample standard deviation."""
+    v = np.asarray(values, dtype=np.float64)
+    half = Z95 * float(v.std(ddof=1)) / sqrt(len(v)) if len(v) > 1 else float("inf")
+    return float(v.mean()) - half, float(v.mean()) + half
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean of second - first with its normal interval [low, high], and the bootstrap interval beside it."""
+
+    difference: float
+    low: float
+    high: float
+    bootstrap: tuple[float, float]
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0, draws: int = DRAWS) -> Paired:
+    """Mean of second - first over the same problems, with intervals.
+
+    The differences are taken problem by problem, so that what problems have in common cancels (Miller 2024,
+    arXiv 2411.00640, section 4). Raises ValueError for different lengths.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"{len(a)} and {len(b)} problems cannot be paired")
+    difference = b - a
+    return Paired(float(difference.mean()), *mean_interval(difference), bootstrap_mean(difference, seed, draws))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p-value: under equality the discordant problems split like fair coins (McNemar 1947)."""
+    n, smaller = only_first + only_second, min(only_first, only_second)
+    if n == 0:
+        return 1.0
+    tail = sum(comb(n, k) for k in range(smaller + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased probability that one of k samples is right, from n (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise ValueError(f"pass@{k} from {correct} of {n} samples does not exist")
+    return 1.0 - comb(n - correct, k) / comb(n, k)
+
+
+def majority(votes: Sequence[Label | None]) -> Label | None:
+    """The answer with the most votes; of several, the one whose first vote came first. None is no vote."""
+    counts: dict[Label, int] = {}
+    for vote in votes:
+        if vote is not None:
+            counts[vote] = counts.get(vote, 0) + 1
+    return max(counts, key=counts.__getitem__) if counts else None  # max keeps the first of equals
+
+
+def smallest_detectable(first: ArrayLike, second: ArrayLike, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """Smallest true difference of means that a two-sided paired test on these problems finds with this power.
+
+    (z_a + z_b) s / sqrt(n) with s the standard deviation of the differences; None where that is zero or unknown.
+    For planning, when only a guess of the discordant share exists, see minimum_detectable_effect.
+    """
+    difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    if len(difference) < 2 or not (deviation := float(difference.std(ddof=1))):
+        return None
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * deviation / sqrt(len(difference))
+
+
+def minimum_detectable_effect(n: int, discordant: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest true difference of two accuracies that a paired test on n problems finds with this power.
+
+    `discordant`: share of problems on which the two differ. Solves n = (z_a sqrt(D) + z_b sqrt(D - d^2))^2 / d^2
+    (Connor 1987, Biometrics 43:207) for d; never more than D. Returns infinity where even d = D is not detectable.
+    """
+    if n < 1 or not 0 < discordant <= 1:
+        raise ValueError("n must be at least 1 and the discordant share in (0, 1]")
+    za, zb = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
+
+    def needed(d: float) -> float:
+        return (za * sqrt(discordant) + zb * sqrt(max(0.0, discordant - d * d))) ** 2 / (d * d)
+
+    largest = discordant
+    if needed(largest) > n:
+        return float("inf")
+    return _bisect(lambda d: needed(d) - n, 1e-9, largest)
+
+
+def _bisect(falling: Callable[[float], float], low: float, high: float) -> float:
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return high
