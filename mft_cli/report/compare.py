@@ -6,11 +6,9 @@ A comparison that would be wrong (other problems, other gold answers, unfinished
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isfinite
-from statistics import NormalDist
 from typing import Any
 
 from mft_cli.eval import stats
@@ -18,7 +16,6 @@ from mft_cli.report.runs import Evaluation
 from mft_cli.report.wording import count, is_number, one_line, probability
 
 LEVEL = 0.05
-POWER = 0.8
 UNDECIDED = "not decided"
 
 
@@ -148,7 +145,7 @@ def refusal(first: Subject, second: Subject) -> str:
             f"the problem sets differ: {count(len(only_first), 'problem')} only in {first.label}, "
             f"{len(only_second)} only in {second.label}"
         )
-    other = sorted((key for key in first.answers if first.answers[key] != second.answers[key]), key=natural)
+    other = [key for key in first.answers if first.answers[key] != second.answers[key]]
     if other:
         return f"the gold answers of {count(len(other), 'problem')} differ, the first is {one_line(other[0])}"
     return ""
@@ -171,17 +168,18 @@ def compare(first: Subject, second: Subject) -> Pair:
     pair = Pair(first.benchmark, first.label, second.label, refused=refusal(first, second))
     if pair.refused:
         return pair
-    problems = sorted(first.values, key=natural)
+    problems = list(first.values)  # the order of scores.jsonl, which is that of the data
     a, b = [first.values[key] for key in problems], [second.values[key] for key in problems]
     pair.n = len(problems)
-    pair.difference, normal, pair.interval = stats.paired_difference(a, b)
+    result = stats.paired_difference(a, b)
+    pair.difference, pair.interval = result.difference, result.bootstrap
     pair.gained = [key for key in problems if second.values[key] > first.values[key]]
     pair.lost = [key for key in problems if second.values[key] < first.values[key]]
     if first.binary and second.binary:
-        pair.p = stats.mcnemar_exact(len(pair.gained), len(pair.lost))
+        pair.p = stats.mcnemar(len(pair.gained), len(pair.lost))
         pair.detectable = detectable_flips(pair.n, len(pair.gained) + len(pair.lost))
     else:
-        pair.detectable = detectable_mean(normal)
+        pair.detectable = stats.smallest_detectable(a, b)
     pair.cautions = [
         f"the runs were evaluated with different {name} settings"
         for name in ("prompt", "engine", "samples")
@@ -196,12 +194,12 @@ def compare(first: Subject, second: Subject) -> Pair:
 
 def compare_gold(first: Subject, second: Subject) -> GoldPair:
     """Paired difference of the log-probability a token."""
-    problems = sorted(first.logprobs, key=natural)
+    problems = list(first.logprobs)
     a, b = [first.logprobs[key] for key in problems], [second.logprobs[key] for key in problems]
-    changes = [y - x for x, y in zip(a, b, strict=True)]
-    difference, interval = sum(changes) / len(changes), stats.mean_interval(changes)
+    result = stats.paired_difference(a, b)
+    difference, interval = result.difference, result.bootstrap
     verdict = UNDECIDED if includes_zero(interval) else ("higher" if difference > 0 else "lower")
-    return GoldPair(len(problems), difference, interval, detectable_mean(interval), verdict)
+    return GoldPair(len(problems), difference, interval, stats.smallest_detectable(a, b), verdict)
 
 
 def detectable_flips(n: int, flips: int) -> float | None:
@@ -212,12 +210,6 @@ def detectable_flips(n: int, flips: int) -> float | None:
     """
     effects = (stats.minimum_detectable_effect(n, k / n) for k in range(max(1, flips), n + 1))
     return next((effect for effect in effects if isfinite(effect)), None)
-
-
-def detectable_mean(normal: tuple[float, float]) -> float | None:
-    """The same for a mean: its normal interval reaches z(5 %) standard errors, detection needs z(5 %) + z(power)."""
-    reach = (normal[1] - normal[0]) / 2
-    return reach * (1 + NormalDist().inv_cdf(POWER) / stats.Z95) if isfinite(reach) else None
 
 
 def includes_zero(interval: tuple[float, float]) -> bool:
@@ -262,13 +254,6 @@ def verdict(pair: Pair) -> str:
 def decided(words: str) -> bool:
     """Whether a verdict says higher or lower."""
     return words in ("higher", "lower")
-
-
-def natural(key: str) -> list[tuple[int, int, str]]:
-    """Sort key: test-9 before test-10."""
-    # [0-9], not \d or isdigit: those take digits of which int() knows nothing. 18 digits: int() refuses thousands.
-    parts = re.split("([0-9]{1,18})", key)
-    return [(0, int(part), "") if place % 2 else (1, 0, part) for place, part in enumerate(parts)]
 
 
 def _text(value: Any) -> str:

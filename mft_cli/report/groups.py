@@ -74,11 +74,11 @@ def differing_settings(runs: list[Run]) -> tuple[list[Difference], int]:
 
 
 def differing_surroundings(runs: list[Run]) -> list[Difference]:
-    """Code, packages and hardware that differ: a difference between runs may come from here."""
+    """Code, data, packages and hardware that differ: a difference between runs may come from here."""
     tables = [surroundings(run) for run in runs]
     keys = dict.fromkeys(key for table in tables for key in table)
-    rows = [Difference(key, [setting(table.get(key, MISSING)) for table in tables]) for key in keys]
-    return [row for row in rows if len(set(row.values)) > 1]
+    rows = [Difference(key, [setting(t[key]) if key in t else NOT_APPLICABLE for t in tables]) for key in keys]
+    return [row for row in rows if len(set(row.values) - {NOT_APPLICABLE}) > 1]
 
 
 def surroundings(run: Run) -> dict[str, Any]:
@@ -86,12 +86,12 @@ def surroundings(run: Run) -> dict[str, Any]:
     record = run.provenance
     if not record:
         return {}
-    table: dict[str, Any] = {"python": record.get("python")}
+    table: dict[str, Any] = {key: record[key] for key in ("python", "precision", "attention") if key in record}
     git = record.get("git")
     if isinstance(git, dict):
         table["git commit"] = str(git.get("commit"))[:12]
         table["git: changed files"] = len(git.get("changed_files") or [])
-    for name in ("hardware", "packages"):
+    for name in ("data", "hardware", "packages"):
         part = record.get(name)
         table.update({f"{name}: {key}": value for key, value in part.items()} if isinstance(part, dict) else {})
     return table

@@ -130,7 +130,7 @@ def pair_cells(row: tables.PairRow) -> tuple[str, ...]:
 
 def runs(summary: Summary) -> list[str]:
     """What was run, and the settings that differ."""
-    head = ("run", "method", "seed", "state", "steps", "wall time", "in steps", "note")
+    head = ("run", "method", "seed", "state", "steps", "wall time, last start", "in steps", "note")
     rows = [
         (row.label, row.method, row.seed, row.state, row.steps, row.wall, row.in_steps, row.note)
         for row in tables.run_rows(summary)
@@ -143,7 +143,7 @@ def runs(summary: Summary) -> list[str]:
     lines += table(names, [(row.key, *row.values) for row in summary.settings]) if summary.settings else ["None.", ""]
     lines += [f"{wording.count(summary.same_settings, 'other setting')} the same.", ""]
     if summary.surroundings:
-        lines += ["### Code, packages and hardware that differ", ""]
+        lines += ["### Code, data, packages and hardware that differ", ""]
         lines += table(names, [(row.key, *row.values) for row in summary.surroundings])
     return lines
 

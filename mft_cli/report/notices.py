@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from mft_cli.report.compare import Pair, Subject
 from mft_cli.report.runs import Evaluation, Run
 from mft_cli.report.wording import count, is_number, one_line, percent
 from mft_cli.run_dir import file_digest
 
-TRUNCATED_SHARE = 0.05  # more completions than this cut off at the token limit are worth a warning
-UNPARSED_SHARE = 0.2
 ALARM, WARNING, NOTE = "alarm", "warning", "note"  # how loud
 
 
@@ -43,7 +40,8 @@ def about_run(run: Run) -> list[Notice]:
     """Its state, and what could not be read."""
     found = []
     where = run.label
-    progress = f" at step {run.step} of {run.total_steps}" if run.step is not None and run.total_steps else ""
+    progress = f" at step {run.step}" if run.step is not None else ""
+    progress += f" of {run.total_steps}" if progress and run.total_steps else ""
     reason = f": {one_line(run.message)}" if run.message else ""
     if run.state == "failed":
         found.append(Notice(ALARM, where, f"The run failed{progress}{reason}"))
@@ -70,7 +68,7 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
         found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
     warnings = metrics.get("warnings")
     found += [Notice(WARNING, where, one_line(str(text))) for text in (warnings if isinstance(warnings, list) else [])]
-    return found + about_file(evaluation, where) + about_completions(metrics, where)
+    return found + about_file(evaluation, where)
 
 
 def about_file(evaluation: Evaluation, where: str) -> list[Notice]:
@@ -84,22 +82,6 @@ def about_file(evaluation: Evaluation, where: str) -> list[Notice]:
     if file_digest(path) != recorded:
         return [Notice(ALARM, where, "generations.jsonl is not the file that was scored: its digest has changed.")]
     return []
-
-
-def about_completions(metrics: dict[str, Any], where: str) -> list[Notice]:
-    """Many completions that were cut off or hold no answer make a score a statement about the limits."""
-    found = []
-    total = (metrics.get("n") or 0) * (metrics.get("samples") or 1)
-    for key, limit, words in (
-        ("truncated", TRUNCATED_SHARE, "were cut off at the token limit"),
-        ("unparsed", UNPARSED_SHARE, "hold no readable answer"),
-        ("timed_out", 0.0, "took too long to compare and count as wrong"),
-    ):
-        number = metrics.get(key)
-        if is_number(number) and total and number > limit * total:
-            text = f"{number} of {count(total, 'completion')} ({percent(number / total)}) {words}."
-            found.append(Notice(WARNING, where, text))
-    return found
 
 
 def about_scores(one: Subject) -> list[Notice]:

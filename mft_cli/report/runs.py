@@ -56,6 +56,7 @@ class Run:
     step: int | None
     total_steps: int | None
     state_time: str  # when state.json was last written
+    state_seconds: float | None  # the trainer's own count of the time in steps
     message: str
     provenance: Record
     training: list[Record]
@@ -65,9 +66,12 @@ class Run:
 
     @property
     def seconds_in_steps(self) -> float | None:
-        """Time spent in optimizer steps, from the log: loading, saving and evaluation are not in it."""
+        """Time spent in optimizer steps: loading, saving and evaluation are not in it."""
+        if self.state_seconds is not None:
+            return self.state_seconds
+        # Not every step need be logged (log.every_steps), so the sum of the log would be too small.
         times = [row["step_s"] for row in self.training if isinstance(row.get("step_s"), (int, float))]
-        return float(sum(times)) if times else None
+        return sum(times) / len(times) * self.training[-1]["step"] if times else None
 
     @property
     def unfinished(self) -> bool:
@@ -190,12 +194,15 @@ def read_run(folder: Path, label: str) -> Run:
         step=state.get("step"),
         total_steps=state.get("total_steps"),
         state_time=str(state.get("time") or ""),
+        state_seconds=state.get("seconds"),
         message=str(state.get("message") or ""),
         provenance=read_object(folder / "run.json", notes) or {},
         training=by_step(rows, "train"),
         validation=by_step(rows, "validation"),
         notes=notes,
     )
+    if run.step is None and run.training:  # a stopped or failed run's state has no step
+        run.step = run.training[-1]["step"]
     if run.state == "running":
         age = time.time() - (folder / "state.json").stat().st_mtime
         if age > STALE_S:

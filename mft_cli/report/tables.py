@@ -281,7 +281,7 @@ METHOD = (
     (
         "Gold log-prob",
         "Mean log-probability that the model gives a token of the gold solution: it moves smoothly where accuracy "
-        "jumps. Differences are paired, with a normal 95 % interval. "
+        "jumps. Differences are paired, with a bootstrap interval. "
         "It says how likely the reference text is, not whether the model solves the problem.",
     ),
     (

@@ -167,7 +167,12 @@ def showcase(root: Path) -> Path:
     rng = random.Random(5)
     base = fake_run(root / "base-eval", method=None)
     easy = {number for number in range(200) if rng.random() < 0.35}
-    fake_evaluation(base, correct=easy, n=200, metrics={"unparsed": 60, "truncated": 31})
+    fake_evaluation(
+        base,
+        correct=easy,
+        n=200,
+        metrics={"unparsed": 60, "truncated": 31, "warnings": ["60 of 200 completions have no readable answer"]},
+    )
     for method, shift, gain in (("sft", 0.20, 0.15), ("masked_thought", 0.26, 0.3)):
         for seed in (1, 2, 3):
             run = fake_run(root / f"{method}-gsm8k-s{seed}-4a{seed}f", method=method, seed=seed)

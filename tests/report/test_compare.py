@@ -9,7 +9,7 @@ import pytest
 from fake_runs import PROBLEMS, fake_evaluation, fake_run, write_json, write_lines
 
 from mft_cli.errors import UserError
-from mft_cli.report.compare import UNDECIDED, Pair, correct_for_number, natural
+from mft_cli.report.compare import UNDECIDED, Pair, correct_for_number
 from mft_cli.report.flips import chosen
 from mft_cli.report.runs import read_runs
 from mft_cli.report.summary import Summary, as_json, summarise
@@ -109,10 +109,11 @@ def test_changed_files_are_noticed(tmp_path: Path) -> None:
 
 def test_unfinished_runs_and_evaluations_are_said(tmp_path: Path) -> None:
     failed = fake_run(tmp_path / "a", state="failed", steps=3, message="out of memory")
+    (failed / "state.json").write_text('{"state": "failed", "message": "out of memory"}')  # steps are not in it
     stopped = fake_run(tmp_path / "b", state="stopped", steps=50)
     fake_evaluation(stopped, n=9, finished=False)
     summary = summary_of(failed, stopped)
-    assert "The run failed at step 3 of 120: out of memory" in texts(summary, "alarm")
+    assert "The run failed at step 3: out of memory" in texts(summary, "alarm")
     assert "not finished: stopped at step 50 of 120" in texts(summary)
     assert "The evaluation is not finished: 8 completions, no scores, no metrics.json." in texts(summary)
     assert "last line is torn" in texts(summary)
@@ -220,17 +221,6 @@ def test_shown_flips_are_balanced(gained: int, lost: int, expected: tuple[int, i
     assert (len(shown[0]), len(shown[1])) == expected
 
 
-def test_natural_order() -> None:
-    assert sorted(["test-10", "test-9", "test-9b", "10", "9"], key=natural) == [
-        "9",
-        "10",
-        "test-9",
-        "test-9b",
-        "test-10",
-    ]
-    assert len(sorted(["²", "9" * 5000, "", "٣"], key=natural)) == 4  # none of them stops int()
-
-
 def test_terminal_table(tmp_path: Path) -> None:
     lines = terminal_table(two_runs(tmp_path, range(0, 10), range(5, 30), shift=0.1)).splitlines()
     assert lines[0].split("  ")[0] == "run"
@@ -238,3 +228,17 @@ def test_terminal_table(tmp_path: Path) -> None:
     assert "25.0 % [14.2, 40.2]" in lines[2]
     assert "+37.5 [" in lines[3]
     assert lines[3].endswith("higher")
+
+
+def test_time_in_steps_counts_steps_that_were_not_logged(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run", steps=30)
+    write_lines(run / "metrics.jsonl", [{"kind": "train", "step": step, "step_s": 2.0} for step in (10, 20, 30)])
+    assert read_runs([run])[0].seconds_in_steps == pytest.approx(60.0)
+
+
+def test_surroundings_that_differ(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path / name, steps=1) for name in "ab"]
+    record = json.loads((runs[1] / "run.json").read_text())
+    write_json(runs[1] / "run.json", record | {"packages": {"torch": "2.12.0"}, "precision": "bf16"})
+    rows = {row.key: row.values for row in summary_of(*runs).surroundings}
+    assert rows == {"packages: torch": ["2.11.0", "2.12.0"]}
