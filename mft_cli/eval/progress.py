@@ -36,13 +36,19 @@ class Progress:
     def completion(self) -> None:
         self.finished += 1
 
+    def examples(self, count: int) -> None:
+        """For work that is counted in examples: each is one token and one completion."""
+        self.finished += count
+        self.tokens(count)
+
     def line(self, now: float) -> str:
         """Such as "gsm8k: 120 of 1319 done, 1,320 tokens/s, about 4 min left"."""
         seconds = max(now - self.start, 1e-6)
         rate = self.generated / seconds
         left = max(0.0, self.expected_tokens() - self.generated) / max(rate, 1e-9)
         unsure = "at most" if self.finished < 3 else "about"
-        return f"{self.name}: {self.finished} of {self.total} done, {rate:,.0f} tokens/s, {unsure} {span(left)} left"
+        speed = f", {rate:,.0f} tokens/s" if self.max_tokens > 1 else ""
+        return f"{self.name}: {self.finished} of {self.total} done{speed}, {unsure} {span(left)} left"
 
     def expected_tokens(self) -> float:
         mean = self.generated / self.finished if self.finished >= 3 else float(self.max_tokens)

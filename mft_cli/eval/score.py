@@ -30,12 +30,14 @@ def score_file(
     *,
     eval_config: EvalConfig | None = None,
     extra: dict[str, Any] | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
 
     A line needs `id` (the problem's digest, or its place in the data from 0), `sample` and `completion`; it may carry
     its own `gold`. `gold_by_id` null loads the benchmark's data unless every line has a gold. `extra` is added to the
-    metrics; `eval_config` gives workers, time limit and seed. Raises UserError for missing or duplicate completions and for ids that the benchmark does not have.
+    metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit and seed. Raises UserError
+    for missing or duplicate completions and for ids that the benchmark does not have.
     """
     config = eval_config or EvalConfig()
     started = time.perf_counter()
@@ -47,6 +49,7 @@ def score_file(
     metrics = summarise(name, ordered, scores, len(golds))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
+    metrics["warnings"] = [*warnings, *metrics["warnings"]]
     metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
     write_json(out / "metrics.json", metrics)
