@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mft_cli.errors import UserError
+from mft_cli.report import fields
+from mft_cli.report.wording import is_number
 
 MARKS = ("config.yaml", "run.json", "state.json")  # a folder with one of these is a run folder
 DEPTH = 3  # how deep a parent folder is searched: outputs/, outputs/<sweep>/, outputs/<sweep>/<number>/
@@ -70,7 +72,7 @@ class Run:
         if self.state_seconds is not None:
             return self.state_seconds
         # Not every step need be logged (log.every_steps), so the sum of the log would be too small.
-        times = [row["step_s"] for row in self.training if isinstance(row.get("step_s"), (int, float))]
+        times = [row["step_s"] for row in self.training if is_number(row.get("step_s"))]
         return sum(times) / len(times) * self.training[-1]["step"] if times else None
 
     @property
@@ -184,7 +186,8 @@ def short_labels(paths: list[Path]) -> list[str]:
 def read_run(folder: Path, label: str) -> Run:
     """One run folder."""
     notes: list[str] = []
-    state = read_object(folder / "state.json", notes) or {}
+    state = fields.checked(read_object(folder / "state.json", notes) or {}, fields.STATE, "state.json", notes)
+    provenance = read_object(folder / "run.json", notes) or {}
     rows = read_lines(folder / "metrics.jsonl", notes)
     run = Run(
         folder=folder,
@@ -196,9 +199,9 @@ def read_run(folder: Path, label: str) -> Run:
         state_time=str(state.get("time") or ""),
         state_seconds=state.get("seconds"),
         message=str(state.get("message") or ""),
-        provenance=read_object(folder / "run.json", notes) or {},
-        training=by_step(rows, "train"),
-        validation=by_step(rows, "validation"),
+        provenance=fields.checked(provenance, fields.PROVENANCE, "run.json", notes),
+        training=by_step(rows, "train", notes),
+        validation=by_step(rows, "validation", notes),
         notes=notes,
     )
     if run.step is None and run.training:  # a stopped or failed run's state has no step
@@ -212,10 +215,28 @@ def read_run(folder: Path, label: str) -> Run:
     return run
 
 
-def by_step(rows: list[Record], kind: str) -> list[Record]:
+def by_step(rows: list[Record], kind: str, notes: list[str]) -> list[Record]:
     """Rows of one kind by step. A resumed run logs some steps twice; the later row is the one that counted."""
-    kept = {row["step"]: row for row in rows if row.get("kind") == kind and isinstance(row.get("step"), int)}
+    rows = [row for row in rows if row.get("kind") == kind]
+    # A skipped step has a loss of NaN, which is no defect of the file: only the step must be right.
+    kept = {row["step"]: row for row in fields.checked_lines(rows, fields.STEP, ("step",), "metrics.jsonl", notes)}
     return [kept[step] for step in sorted(kept)]
+
+
+def read_metrics(path: Path, notes: list[str]) -> Record | None:
+    """metrics.json of one benchmark."""
+    metrics = read_object(path, notes)
+    if metrics is None:
+        return None
+    metrics = fields.checked(metrics, fields.METRICS, path.name, notes)
+    if "gold_logprob" in metrics:
+        metrics["gold_logprob"] = fields.checked(metrics["gold_logprob"], fields.GOLD, "gold_logprob", notes)
+    return metrics
+
+
+def read_rows(path: Path, checks: dict[str, fields.Check], needed: tuple[str, ...], notes: list[str]) -> list[Record]:
+    """The lines of one file whose fields hold what they should."""
+    return fields.checked_lines(read_lines(path, notes), checks, needed, path.name, notes)
 
 
 def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
@@ -231,10 +252,10 @@ def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
             benchmark=folder.name,
             checkpoint=checkpoint,
             folder=folder,
-            metrics=read_object(folder / "metrics.json", notes),
-            generations=read_lines(folder / "generations.jsonl", notes),
-            scores=read_lines(folder / "scores.jsonl", notes),
-            gold=read_lines(folder / "gold.jsonl", notes),
+            metrics=read_metrics(folder / "metrics.json", notes),
+            generations=read_rows(folder / "generations.jsonl", fields.COMPLETION, ("id",), notes),
+            scores=read_rows(folder / "scores.jsonl", fields.SCORE, ("id",), notes),
+            gold=read_rows(folder / "gold.jsonl", fields.GOLD_LINE, ("id", "logprob_sum", "tokens"), notes),
             notes=notes,
         )
         if evaluation.metrics or evaluation.generations or evaluation.scores or evaluation.gold or notes:

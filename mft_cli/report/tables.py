@@ -72,6 +72,7 @@ class ScoreRow:
     contaminated: str
     run_state: str
     how: str
+    prompt_text: str
 
 
 def score_rows(summary: Summary, benchmark: str) -> list[ScoreRow]:
@@ -106,6 +107,7 @@ def score_row(one: Evaluation, run: Run) -> ScoreRow:
         contaminated=wording.one_line(str(metrics.get("contaminated") or "")),
         run_state=STATE_WORDS.get(run.state, run.state) if run.unfinished else "",
         how=how(metrics),
+        prompt_text=wording.shortened(str(metrics.get("prompt_text") or ""), 2000),
     )
 
 
