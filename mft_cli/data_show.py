@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.text import Text
+from typing import Any
 
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from mft_cli.data.encode import Examples
 from mft_cli.data.load import load
 from mft_cli.data.pack import IGNORE, make_batch
 from mft_cli.data.prompts import Renderer
-from mft_cli.methods import make
+from mft_cli.methods import Method, make
 from mft_cli.models import load_tokenizer, locate
 from mft_cli.rng import Draw
 from mft_cli.schema import TrainConfig
 
+BRACKETS = {"masked": ("⟦", "⟧"), "unlearnt": ("⟨", "⟩")}  # where there is no colour
 STYLES = {"prompt": "dim", "learnt": "green", "masked": "bold white on red", "unlearnt": "yellow"}
 
 
@@ -32,17 +34,22 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     method.adapt(torch.nn.Identity(), tokenizer)
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
+    if not console.is_terminal:
+        console.print("⟦masked in the input, still learnt⟧ ⟨label dropped⟩")
     legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
     legend += Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
-    console.print(legend)
+    if console.is_terminal:
+        console.print(legend)
     for i in range(min(int(rows), len(loaded.train))):
         console.rule(f"[dim]{loaded.train.keys[i]}")
-        text, counts = render(loaded.train, i, config, method, tokenizer, progress, int(epoch))
+        text, counts = render(loaded.train, i, config, method, tokenizer, progress, int(epoch), console.is_terminal)
         console.print(text)
         console.print(counts, style="dim", markup=False)
 
 
-def render(examples: Examples, i: int, config: TrainConfig, method, tokenizer, progress: float, epoch: int) -> tuple[Text, str]:  # type: ignore[no-untyped-def]
+def render(
+    examples: Examples, i: int, config: TrainConfig, method: Method, tokenizer: Any, progress: float, epoch: int, colour: bool
+) -> tuple[Text, str]:
     """One example as coloured text, and a line of counts."""
     clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))
     done = method.corrupt(clean, progress, Draw(config.seed))
@@ -50,8 +57,8 @@ def render(examples: Examples, i: int, config: TrainConfig, method, tokenizer, p
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
     learnt, text = clean.learnt[0].tolist(), Text()
     for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):
-        shown = "".join(f"[{t}]" for t in tokenizer.convert_ids_to_tokens(ids)) if kind == "masked" else tokenizer.decode(ids)
-        text.append(tokenizer.decode(ids) if kind == "masked" else shown, STYLES[kind])
+        left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
+        text.append(left + tokenizer.decode(ids) + right, STYLES[kind])
     share = done.shares.get("masked_share")
     masked = f", {share[0]} of {share[1]} candidates masked" if share else ""
     spans = ", ".join(

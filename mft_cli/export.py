@@ -56,11 +56,13 @@ def export(
 
 def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
     """A fresh model of the same architecture with these weights, on the CPU."""
+    from transformers import AutoModelForCausalLM
+
     config = copy.deepcopy(model.config)
     config._attn_implementation = "sdpa"  # type: ignore[union-attr]
     config.dtype = dtype  # type: ignore[union-attr]
     with torch.no_grad():
-        plain = type(model)(config).to(dtype)
+        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # .to(dtype) would cast rotary frequencies, too
         state = {n: t.detach().to("cpu", dtype) for n, t in model.state_dict().items()}
         known = set(state)
         state.update({n: t.detach().to("cpu", dtype) for n, t in weights.items() if n in known})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -19,6 +21,8 @@ from mft_cli.errors import UserError
 from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import ModelConfig
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed, which would warn of what it guesses
 CONVERTER_VERSION = 2  # part of the cache's key: a change in what conversion writes makes a new folder
 Say = Callable[[str], None]
 
@@ -95,7 +99,7 @@ def write_converted(file: Path, folder: Path) -> None:
     """Dequantize to fp32. The loaded model says that it is quantized and refuses to be saved: a plain one is built."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with quiet_transformers():
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bar
         loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
         config = loaded.config

@@ -280,7 +280,7 @@ def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> li
 
 def split_turns(text: str) -> list[dict[str, str]]:
     """One text of "### Human: ..." and "### Assistant: ..." turns (Guanaco's form) as messages."""
-    parts = re.split(r"^### (Human|Assistant):", text, flags=re.MULTILINE)
+    parts = re.split(r"### (Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
 

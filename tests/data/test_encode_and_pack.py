@@ -1,0 +1,190 @@
+"""Encoding (spans, lines, limits, cache) and packing (every example once, shifted labels, any layout the same)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import problems
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mft_cli.data.encode import Examples, encode_source
+from mft_cli.data.load import load
+from mft_cli.data.pack import IGNORE, Order, lay_rows, make_batch, share
+from mft_cli.data.prompts import Renderer
+from mft_cli.data.sources import load_rows
+from mft_cli.errors import UserError
+from mft_cli.schema import DataConfig, PromptConfig, SourceConfig, ValidationConfig
+
+
+def encode(tokenizer, file: Path, data: DataConfig | None = None, **source: object) -> tuple[Examples, list[str]]:
+    config = SourceConfig(path=str(file), **{"response": "answer", **source})
+    rows = load_rows(config, name="s", seed=1)
+    return encode_source("s", config, rows, Renderer(tokenizer, PromptConfig()), data or DataConfig())
+
+
+def test_tokens_are_prompt_then_response(tokenizer, problem_file: Path):
+    examples, _ = encode(tokenizer, problem_file)
+    renderer = Renderer(tokenizer, PromptConfig())
+    for i, row in enumerate(problems(40)):
+        here = slice(examples.offsets[i], examples.offsets[i + 1])
+        prompt, response = renderer.prompt_ids(row["question"]), renderer.response_ids(row["answer"])
+        assert examples.tokens[here].tolist() == prompt + response
+        assert examples.learnt[here].tolist() == [False] * len(prompt) + [True] * len(response)
+    assert examples.label_counts().tolist() == [len(renderer.response_ids(r["answer"])) for r in problems(40)]
+
+
+def test_lines_follow_the_text(tokenizer, problem_file: Path):
+    examples, _ = encode(tokenizer, problem_file)
+    for i, row in enumerate(problems(40)):
+        here = slice(examples.offsets[i], examples.offsets[i + 1])
+        tokens, lines = examples.tokens[here], examples.lines[here]
+        for number, line in enumerate(row["answer"].split("\n")):
+            text = tokenizer.decode(tokens[lines == number])
+            assert text.replace("<|im_end|>", "").strip("\n") == line.strip("\n")
+
+
+def test_spans_are_found_by_offsets(tokenizer, tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": "q", "answer": "First <c>look at it</c> then say 7.", "part": "say 7"}]
+    file.write_text(json.dumps(rows[0]))
+    examples, _ = encode(tokenizer, file, spans={"critique": "/<c>(.*)</c>/", "end": "part"})
+    assert examples.span_names == ("critique", "end")
+    inside = [tokenizer.decode(examples.tokens[(examples.spans >> bit) & 1 == 1]) for bit in (0, 1)]
+    assert inside[0].strip() in "look at it"
+    assert "at" in inside[0]
+    assert inside[1].strip() in "say 7"
+    with pytest.raises(UserError, match="span 'end' is not in the response"):
+        encode(tokenizer, file, spans={"end": "/absent/"})
+
+
+def test_limits_are_counted(tokenizer, problem_file: Path):
+    examples, _ = encode(tokenizer, problem_file)
+    limit = int(np.sort(examples.lengths)[-6])
+    with pytest.raises(UserError, match=f"longer than data.max_length={limit}"):
+        encode(tokenizer, problem_file, DataConfig(max_length=limit))
+    long = int((examples.lengths > limit).sum())
+    dropped, lines = encode(tokenizer, problem_file, DataConfig(max_length=limit, on_long="drop"))
+    assert len(dropped) == len(examples) - long
+    assert any(f"{long:,} of {len(examples):,} examples over {limit} tokens dropped" in line for line in lines)
+    cut, lines = encode(tokenizer, problem_file, DataConfig(max_length=limit, on_long="truncate"))
+    lost = int(examples.label_counts().sum() - cut.label_counts().sum())
+    assert len(cut) == len(examples)
+    assert cut.lengths.max() == limit
+    assert any(f"{lost:,} of" in line for line in lines)
+    nothing, lines = encode(tokenizer, problem_file, DataConfig(max_length=int(examples.lengths.min()), on_long="truncate"))
+    assert (nothing.label_counts() > 0).all()
+
+
+def test_cache_is_read_and_keyed(tokenizer, problem_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MFT_CACHE_DIR", str(tmp_path))
+    first, lines = encode(tokenizer, problem_file)
+    again, same = encode(tokenizer, problem_file)
+    assert lines == same
+    assert isinstance(again.tokens, np.memmap)
+    assert np.array_equal(first.tokens, again.tokens)
+    keys = {lines[-1]}
+    config = DataConfig(max_length=512)
+    keys.add(encode(tokenizer, problem_file, config)[1][-1])
+    tokenizer.add_tokens(["<new>"])
+    keys.add(encode(tokenizer, problem_file)[1][-1])
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(problem_file.read_text().replace("plus", "and"))
+    keys.add(encode(tokenizer, copy)[1][-1])
+    assert len({k.rsplit("cache", 1)[1] for k in keys}) == 4
+    for path in (tmp_path / "tokenized").glob("*/tokens.npy"):
+        path.write_bytes(b"torn")
+    assert np.array_equal(encode(tokenizer, problem_file)[0].tokens, encode(tokenizer, problem_file)[0].tokens)
+
+
+def test_mixture_validation_and_fraction(tokenizer, problem_file: Path):
+    sources = {n: SourceConfig(path=str(problem_file), response="answer", rows=r, mask_ratio=m) for n, r, m in (("a", 20, 0.1), ("b", 10, None))}
+    renderer = Renderer(tokenizer, PromptConfig())
+    loaded = load(DataConfig(sources=sources, validation=ValidationConfig(rows=6)), renderer, 1)
+    assert (len(loaded.train), len(loaded.validation)) == (24, 6)
+    assert not set(loaded.train.ids.tolist()) & set(loaded.validation.ids.tolist())
+    assert set(np.unique(loaded.train.ratio[~np.isnan(loaded.train.ratio)]).tolist()) == {np.float32(0.1)}
+    half = load(DataConfig(sources=sources, validation=ValidationConfig(rows=6), fraction=0.5), renderer, 1)
+    assert len(half.train) == 12
+    assert set(half.train.ids.tolist()) < set(loaded.train.ids.tolist())
+    assert half.validation.ids.tolist() == loaded.validation.ids.tolist()
+
+
+# ---- packing --------------------------------------------------------------------------------------------------------
+
+
+def fake(lengths: list[int]) -> Examples:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    total = int(offsets[-1])
+    rng = np.random.default_rng(0)
+    return Examples(
+        ids=np.arange(1, len(lengths) + 1) * 7919, offsets=offsets, tokens=rng.integers(3, 99, total).astype(np.int32),
+        learnt=rng.random(total) < 0.5, lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
+        ratio=np.full(len(lengths), np.nan, np.float32), keys=[str(i) for i in range(len(lengths))],
+    )  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 120), st.booleans())
+def test_every_example_lies_in_one_row_that_holds_it(lengths, row_length, packing):
+    rows = lay_rows(np.array(lengths), row_length, packing)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= row_length for row in rows)
+    if not packing:
+        assert all(len(row) == 1 for row in rows)
+
+
+@given(st.integers(0, 30), st.integers(1, 5), st.integers(1, 5))
+def test_ranks_share_all_rows_in_equally_many_rounds(count, micro, world):
+    rows = [[i] for i in range(count)]
+    shares = [share(rows, micro, rank, world) for rank in range(world)]
+    assert len({len(s) for s in shares}) == 1
+    assert sorted(i for s in shares for block in s for row in block for i in row) == list(range(count))
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
+def test_labels_are_shifted_within_each_example(lengths):
+    examples = fake(lengths)
+    rows = lay_rows(np.array(lengths), 40, True)
+    batch = make_batch(examples, rows, 0, pad_id=2)
+    found = {}
+    for r, row in enumerate(rows):
+        at = 0
+        for i in row:
+            n = lengths[i]
+            s = int(examples.offsets[i])
+            tokens, learnt = examples.tokens[s : s + n], examples.learnt[s : s + n]
+            expected = [int(t) if k else IGNORE for t, k in zip(tokens[1:], learnt[1:], strict=True)] + [IGNORE]
+            assert batch.labels[r, at : at + n].tolist() == expected
+            assert batch.positions[r, at : at + n].tolist() == list(range(n))
+            assert batch.input_ids[r, at : at + n].tolist() == tokens.tolist()
+            found[i] = True
+            at += n
+        assert not batch.real[r, at:].any()
+        assert sum(batch.lengths[r]) == batch.input_ids.shape[1]
+    assert len(found) == len(lengths)
+    assert int((batch.labels != IGNORE).sum()) == int(examples.label_counts().sum())
+
+
+def test_an_empty_micro_batch_is_one_position_without_a_label():
+    batch = make_batch(fake([3]), [], 0, pad_id=2)
+    assert batch.input_ids.tolist() == [[2]]
+    assert batch.labels.tolist() == [[IGNORE]]
+    assert batch.lengths == [[1]]
+
+
+def test_order_shows_every_example_once_an_epoch_and_keeps_the_last_step():
+    examples = fake([2] * 23)
+    order = Order(examples, seed=1, global_batch_size=5)
+    assert order.steps_per_epoch == 5
+    epochs = [[order.step(e * 5 + k) for k in range(5)] for e in range(3)]
+    for e, steps in enumerate(epochs):
+        assert all(epoch == e for epoch, _ in steps)
+        assert [len(chosen) for _, chosen in steps] == [5, 5, 5, 5, 3]
+        assert sorted(np.concatenate([c for _, c in steps]).tolist()) == list(range(23))
+    assert not np.array_equal(epochs[0][0][1], epochs[1][0][1])
+    again = Order(replace(examples), seed=1, global_batch_size=5)
+    assert np.array_equal(again.step(7)[1], order.step(7)[1])
+    assert torch.is_tensor(make_batch(examples, [[0]], 0, 2).input_ids)
