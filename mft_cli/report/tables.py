@@ -241,8 +241,10 @@ def how_many(summary: Summary) -> str:
     """How many comparisons were made: the more, the likelier one of them looks decided by chance."""
     refused = sum(bool(pair.refused) for pair in summary.pairs)
     words = wording.count(len(summary.pairs), "pair") + (f", {refused} of them not comparable" if refused else "")
+    if summary.tests == 1:
+        return f"{words}; one exact test, so there is no number to correct for."
     if summary.tests:
-        words += f"; {wording.count(summary.tests, 'exact test')}, p corrected for their number by Holm's method"
+        words += f"; {summary.tests} exact tests, p corrected for their number by Holm's method"
     return f"{words}. The intervals are not corrected."
 
 

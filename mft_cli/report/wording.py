@@ -9,24 +9,16 @@ from typing import Any, TypeGuard
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
 
-# Control characters and lone surrogates: a lone surrogate (a legal "\ud800" in JSON) makes utf-8 encoding fail, ESC
-# drives terminals, and NUL is dropped or replaced by browsers. Tab and newline stay.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-# Direction overrides would show text in another order than the one it was generated in.
-DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters and lone surrogates: a lone surrogate (a legal "\\ud800" in JSON) makes utf-8 encoding fail, ESC
+# drives terminals, NUL is dropped or replaced by browsers, and direction overrides show text in another order than the
+# one it was generated in. Tab and newline stay.
+ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def visible(text: str) -> str:
-    """Untrusted text with every character that would act instead of being seen replaced by a visible sign."""
-    text = CONTROL.sub(_picture, text.replace("\r\n", "\n"))
-    return DIRECTION.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else "\ufffd"
+    """Untrusted text with every character that would act instead of being seen replaced by its number."""
+    # Numbers, not the pictures of U+2400: many fonts lack those.
+    return ACTING.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:

@@ -79,8 +79,8 @@ def test_hostile_text_is_shown_not_obeyed(nasty: ReportPaths) -> None:
     assert "&lt;/script&gt;&lt;script&gt;document.title=&#34;hacked&#34;" in text
     assert "<b>bold</b>" not in text
     assert not re.search("[\x00\x1b\u202e\ud800]", text)
-    assert "␛[31mred" in text
-    assert "nul:␀" in text
+    assert "⟦U+001B⟧[31mred" in text
+    assert "nul:⟦U+0000⟧" in text
     assert "⟦U+202E⟧abc" in text
 
 
@@ -154,7 +154,7 @@ def test_wording() -> None:
     assert wording.percent(None) == wording.NONE
     assert wording.percent_interval([0.1, float("nan")]) == wording.NONE
     assert wording.duration(3725) == "1 h 02 min"
-    assert wording.visible("a\r\nb\rc") == "a\nb␍c"
+    assert wording.visible("a\r\nb\rc") == "a\nb⟦U+000D⟧c"
 
 
 def browse(page: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
