@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
 
-# Control characters and lone surrogates: a lone surrogate (a legal "\\ud800" in JSON) makes utf-8 encoding fail, ESC
+# Control characters and lone surrogates: a lone surrogate (a legal "\ud800" in JSON) makes utf-8 encoding fail, ESC
 # drives terminals, NUL is dropped or replaced by browsers, and direction overrides show text in another order than the
 # one it was generated in. Tab and newline stay.
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]|[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
