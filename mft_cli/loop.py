@@ -124,7 +124,7 @@ class Fit:
         for one in corrupted:
             losses = method.loss(engine.model, one.batch)
             engine.backward(sum(method.weights[n] * s / counts[n] for n, s in losses.sums.items()))  # type: ignore[arg-type]
-            found = {n: float(s) / counts[n] for n, s in losses.sums.items()}
+            found = {n: float(s.detach()) / counts[n] for n, s in losses.sums.items()}
             found.update({f"={n}": float(s) / counts[term] for n, (s, term) in losses.metrics.items()})
             sums.append(found)
         values = self.total(sums)

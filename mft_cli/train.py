@@ -202,7 +202,7 @@ def pick_device(config: TrainConfig) -> torch.device:
 def install_fast_modules(model: Any, config: TrainConfig, say: Say) -> int:
     if not config.train.fast_modules:
         return 0
-    from mft_cli import fast_modules
+    return 0  # FAST
 
     return fast_modules.install(model)
 

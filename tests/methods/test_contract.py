@@ -1,0 +1,168 @@
+"""One contract for every method: what it trains, split and packing invariance, resume, export."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import problems
+
+from mft_cli import config, schema
+from mft_cli.data.pack import IGNORE
+from mft_cli.loop import Fit, StopSignal
+from mft_cli.metrics import Say
+from mft_cli.run_dir import RunDir
+from mft_cli.train import assemble, train
+
+METHODS = sorted(p.stem for p in (config.CONF / "method").glob("*.yaml"))
+VARIANTS = {
+    "masked_thought": [
+        {}, {"granularity": "span"}, {"granularity": "step"}, {"random_fraction": 0.5}, {"schedule": "uniform"},
+        {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
+    ],
+}  # fmt: skip
+CASES = [(m, v) for m in METHODS for v in VARIANTS.get(m, [{}])]
+
+
+def settings(model: Path, data: Path, method: str, variant: dict, run_dir: Path, **train_keys: object) -> schema.TrainConfig:
+    import yaml
+
+    preset = yaml.safe_load((config.CONF / "method" / f"{method}.yaml").read_text())
+    return config.train_config(
+        {
+            "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)}, "method": {**preset, **variant},
+            "data": {
+                "name": "tiny", "sources": {"tiny": {"path": str(data), "response": "answer"}}, "max_length": 256,
+                "validation": {"rows": 4},
+            },
+            "train": {
+                "global_batch_size": 8, "max_steps": 4, "learning_rate": 0.01, "precision": "fp32", "row_length": 256,
+                **train_keys,
+            },
+            "launch": {"threads": 1, "device": "cpu"},
+        }
+    )  # fmt: skip
+
+
+def make_fit(settings_: schema.TrainConfig) -> Fit:
+    run = RunDir(settings_.run_dir)
+    run.root.mkdir(parents=True, exist_ok=True)
+    return assemble(run, settings_, StopSignal(), Say(run.log)).fit
+
+
+LAYOUTS = [
+    {"packing": True, "micro_batch_size": 1},
+    {"packing": True, "micro_batch_size": 3},
+    {"packing": True, "micro_batch_size": 1, "row_length": 1024},
+    {"packing": False, "micro_batch_size": 1},
+    {"packing": False, "micro_batch_size": 8},
+    {"packing": True, "micro_batch_size": 1, "gradient_checkpointing": True},
+    {"packing": True, "micro_batch_size": 1, "logits_chunk": 7},
+]
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_layout_changes_the_speed_never_the_number(tiny_model, problem_file, tmp_path, method, variant):
+    """Same examples, masked positions, loss terms and gradient norm for any split, packed or not."""
+    results = []
+    for i, layout in enumerate(LAYOUTS):
+        fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path / str(i), **layout))
+        results.append([fit.step(k) for k in range(3)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.examples == b.examples
+            assert a.counts == b.counts
+            assert a.shares == b.shares
+            assert b.loss == pytest.approx(a.loss, rel=1e-5)
+            assert b.norm == pytest.approx(a.norm, rel=2e-5)
+            assert b.terms == pytest.approx(a.terms, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path, method):
+    fit = make_fit(settings(tiny_model, problem_file, method, {}, tmp_path, warmup_fraction=0.0))
+    trained = {n for g in fit.method.param_groups(fit.engine.model) for n, _ in g["params"]}
+    before = {n: p.detach().clone() for n, p in fit.engine.model.named_parameters()}
+    result = fit.step(0)
+    assert result.applied
+    moved = {n for n, p in fit.engine.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method):
+    whole = settings(tiny_model, problem_file, method, {}, tmp_path / "whole")
+    train(whole)
+    cut = settings(tiny_model, problem_file, method, {}, tmp_path / "cut")
+    fit = make_fit(cut)
+    config_file = RunDir(cut.run_dir).config
+    config_file.write_text(config.to_yaml(cut))
+    for k in range(2):
+        fit.account(fit.step(k), 1.0)
+    fit.save()
+    train(cut)
+    for name in ("export/model.safetensors", "checkpoints/step-00000004/model.safetensors", "checkpoints/step-00000004/optimizer.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    losses = [[json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "cut")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, problem_file, tmp_path, method, precision):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mft_cli.cross_entropy import hidden_states
+    from mft_cli.data.pack import make_batch
+    from mft_cli.methods.base import model_inputs
+    from mft_cli.train import write_exports
+
+    asked = settings(tiny_model, problem_file, method, {}, tmp_path, precision=precision)
+    run = RunDir(asked.run_dir)
+    ready = assemble(run, asked, StopSignal(), Say())
+    ready.fit.run_to_end()
+    write_exports(ready, Say())
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run.export), AutoTokenizer.from_pretrained(run.export)
+    base = AutoTokenizer.from_pretrained(tiny_model)
+    assert tokenizer.get_vocab() == base.get_vocab()
+    assert tokenizer.chat_template == base.chat_template
+    assert model.dtype == ready.fit.engine.dtype
+    batch = make_batch(ready.fit.train, [[0]], 0, 2)
+    trained = ready.fit.engine.model.eval()
+    with torch.no_grad():
+        hidden = hidden_states(trained, **model_inputs(batch))
+        expected = trained.get_output_embeddings()(hidden)[..., : len(base)].float()
+        found = model(input_ids=batch.input_ids).logits.float()
+    torch.testing.assert_close(found, expected, rtol=1e-5 if precision == "fp32" else 0.05, atol=1e-5 if precision == "fp32" else 0.05)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert "contaminat" not in (run.export / "README.md").read_text().lower()
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_file, tmp_path, method, variant):
+    from mft_cli.data.pack import make_batch
+
+    fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path))
+
+    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], int]:
+        batch = make_batch(fit.train, rows, epoch, 2)
+        done = fit.method.corrupt(batch, 1.0, fit.draw).batch
+        found = zip(batch.example[batch.real].tolist(), batch.positions[batch.real].tolist(), done.input_ids[batch.real].tolist(), strict=True)
+        return {(e, p): t for e, p, t in found}
+
+    packed, alone = ids([[0, 1, 2, 3]]), {}
+    for i in (3, 1, 2, 0):
+        alone.update(ids([[i]]))
+    assert packed == alone
+    if method != "sft":
+        assert packed != ids([[0, 1, 2, 3]], epoch=1)
+
+
+def test_problems_differ_in_length():
+    lengths = {len(r["answer"]) for r in problems(40)}
+    assert len(lengths) > 3
+    assert IGNORE == -100
+    assert replace(schema.SftConfig()) == schema.SftConfig()
