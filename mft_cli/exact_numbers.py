@@ -106,7 +106,9 @@ def _fraction_text(match: re.Match[str]) -> str:
 def _right_side(text: str) -> str:
     """What stands behind the last single equals sign: the answer of "x = 5" and of "2 + 3 = 5"."""
     left, equals, right = text.rpartition("=")
-    if not equals or not left.strip() or left[-1] in "<>!=≤≥" or re.search(r"[<>≤≥]|\\[lgn]e[q]?\b", left):
+    if equals and not left.strip():
+        return right.strip()
+    if not equals or left[-1] in "<>!=≤≥" or re.search(r"[<>≤≥]|\\[lgn]e[q]?\b", left):
         return text
     return right.strip()
 
@@ -147,7 +149,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 def _scale_of_unit(rest: str) -> int | None:
     """1 for nothing or a unit behind the number, 1000 for "thousand ...", None if the text is not a unit."""
-    if not rest or rest in (".", "!", ";"):
+    if not rest or rest in (".", ";"):
         return 1
     match = UNIT.fullmatch(rest)
     if match is None:

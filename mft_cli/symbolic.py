@@ -33,7 +33,7 @@ def same_expression(*, gold: str, answer: str) -> bool:
 
 def _brackets(text: str) -> tuple[str, str]:
     text = clean(text)
-    return text[:1] if text[:1] in "([" else "", text[-1:] if text[-1:] in ")]" else ""
+    return (text[0], text[-1]) if text and text[0] in "([" and text[-1] in ")]" else ("", "")
 
 
 def _parse(text: str) -> Any:

@@ -213,6 +213,7 @@ def summary(metrics: dict[str, Any], reused: bool = False) -> str:
     tail = f"; gold log-probability {gold['mean']:.4f} a token" if gold else ""
     tail += " (reused)" if reused else ""
     return (
-        f"{first}{metrics['benchmark']}: accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
+        f"{first}{metrics['benchmark']}: "
+        f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
         f"({metrics['correct']} of {of} right; {counts}){tail}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -18,7 +19,7 @@ from mft_cli.run_dir import file_digest, write_atomically, write_json
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
-OK, UNPARSED = "ok", "unparsed"
+OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
 
 
 def score_file(
@@ -115,10 +116,10 @@ def compare_all(
     """A score for each record; what is not plainly a number goes to the worker processes."""
     scores, slow = [], []
     for record in records:
-        answer = extract(record["completion"], markers=benchmark.markers, last_number=benchmark.last_number)
+        answer = read_answer(record, benchmark)
         verdict = False if answer is None else equal_fast(gold=record["gold"], answer=answer)
         score = {"id": record["id"], "sample": record.get("sample", 0), "gold": record["gold"], "answer": answer}
-        scores.append({**score, "correct": bool(verdict), "status": UNPARSED if answer is None else OK})
+        scores.append({**score, "correct": bool(verdict), "status": _status(record, answer)})
         if verdict is None:
             slow.append(len(scores) - 1)
     pairs = [(scores[i]["gold"], scores[i]["answer"]) for i in slow]
@@ -127,6 +128,24 @@ def compare_all(
         if found in (workers.TIMED_OUT, workers.FAILED):
             scores[i]["status"] = "timed_out" if found == workers.TIMED_OUT else UNPARSED
     return scores
+
+
+def read_answer(record: Record, benchmark: BenchmarkConfig) -> str | None:
+    """The final answer of a completion. One that was cut by the token limit counts only with an announced answer.
+
+    Its last number is a step on the way, and its last word may be half a number; a base model that answered, and went
+    on with a question of its own until the limit, has answered.
+    """
+    text = record["completion"]
+    if record.get("finish_reason") != "length":
+        return extract(text, markers=benchmark.markers, last_number=benchmark.last_number)
+    return extract(re.sub(r"\S{1,200}\Z", "", text), markers=benchmark.markers, last_number=False)
+
+
+def _status(record: Record, answer: str | None) -> str:
+    if answer is not None:
+        return OK
+    return TRUNCATED if record.get("finish_reason") == "length" else UNPARSED
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
