@@ -105,7 +105,7 @@ class Session:
                 plan.record(index, "", "length", 0)
         missing = plan.journal.missing()
         if missing:
-            self._load(plans)
+            self.load(plans)
             if len(missing) < len(plan.requests):
                 print(f"{plan.name}: {len(plan.requests) - len(missing)} completions are there already", flush=True)
             start = time.perf_counter()
@@ -130,7 +130,8 @@ class Session:
             plan.journal.close()
             progress.close()
 
-    def _load(self, plans: list[Plan]) -> None:
+    def load(self, plans: list[Plan]) -> None:
+        """Load the engine, with room for the longest prompt and completion of all plans; once."""
         if self.engine is not None:
             return
         start = time.perf_counter()
