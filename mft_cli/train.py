@@ -31,6 +31,7 @@ from mft_cli.schema import EvalRunConfig, TrainConfig
 
 # Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
 FREE = ("run_dir", "note", "log", "checkpoint", "launch", "eval")
+TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
 
 
 def settings_digest(config: TrainConfig) -> str:
@@ -76,7 +77,8 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     if run.get_state().get("state") != "done" or not config.checkpoint.resume:
         return False
     check_same_settings(run, config)
-    return (run.export / "config.json").exists()
+    longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
+    return not longer and (run.export / "config.json").exists()
 
 
 def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
@@ -94,14 +96,19 @@ def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
         fit.metrics.close()
         run.set_state("done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds)
     except Stopped as stopped:
-        run.set_state("stopped", message=str(stopped))
+        run.set_state("stopped", message=str(stopped), **where(run))
         raise
     except BaseException as error:
         message = str(error) or type(error).__name__
-        run.set_state("failed", message=message)
+        run.set_state("failed", message=message, **where(run))
         with open(run.log, "a", encoding="utf-8") as log:
             log.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
+
+
+def where(run: RunDir) -> dict[str, Any]:
+    """The last saved step, as the state file knows it."""
+    return {k: v for k, v in run.get_state().items() if k in ("step", "total_steps")}
 
 
 def prepare_folder(run: RunDir, config: TrainConfig) -> None:
@@ -117,17 +124,24 @@ def prepare_folder(run: RunDir, config: TrainConfig) -> None:
 
 
 def check_same_settings(run: RunDir, config: TrainConfig) -> None:
+    """Raises UserError if the folder's run was started with settings that give other numbers."""
     if not run.config.exists() or not checkpoints.steps_in(run.checkpoints):
         return
-    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
-    timing = ("train.epochs", "train.max_steps") if config.checkpoint.retime else ()
-    changed = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k.split(".")[0] not in FREE and k not in timing]
+    allowed = TIMING_KEYS if config.checkpoint.retime else set()
+    changed = {k: v for k, v in changed_keys(run, config).items() if k not in allowed}
     if changed:
-        shown = "; ".join(f"{k} was {old.get(k)}, is {new.get(k)}" for k in changed[:5])
+        shown = "; ".join(f"{k} was {old}, is {new}" for k, (old, new) in list(changed.items())[:5])
         raise UserError(
             f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
             f"to throw its checkpoints away"
         )
+
+
+def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
+    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
+    decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
+    return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
