@@ -49,6 +49,7 @@ class VllmEngine:
                 generation_config="vllm",  # sampling comes from the configuration alone, not from the folder
                 trust_remote_code=trust,
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
             text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -17,7 +17,7 @@ from mft_cli.eval.engines import Completion, Engine, choose_engine, load_engine
 from mft_cli.eval.model_folder import ModelFolder, open_model
 from mft_cli.eval.plan import Plan, make_plan
 from mft_cli.eval.progress import Progress
-from mft_cli.eval.score import score_file
+from mft_cli.eval.score import score_file, summary
 from mft_cli.models import load_tokenizer
 from mft_cli.run_dir import file_digest, read_json
 from mft_cli.schema import EvalRunConfig
@@ -202,19 +202,3 @@ class Session:
         progress.close()
         plan.seconds["gold"] = round(time.perf_counter() - start, 3)
         return write_gold(plan.out / "gold.jsonl", ids, sums, [len(r) for _, r in examples])
-
-
-def summary(metrics: dict[str, Any], reused: bool = False) -> str:
-    """The last line of a benchmark; shares above 5 % of unreadable or cut completions come first."""
-    first = "".join(f"WARNING: {metrics['benchmark']}: {warning}\n" for warning in metrics["warnings"])
-    low, high = metrics["interval"]
-    counts = f"{metrics['unparsed']} unparsed, {metrics['truncated']} truncated, {metrics['timed_out']} timed out"
-    of = metrics["n"] * metrics["samples"]
-    gold = metrics.get("gold_logprob")
-    tail = f"; gold log-probability {gold['mean']:.4f} a token" if gold else ""
-    tail += " (reused)" if reused else ""
-    return (
-        f"{first}{metrics['benchmark']}: "
-        f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
-        f"({metrics['correct']} of {of} right; {counts}){tail}"
-    )

@@ -194,6 +194,22 @@ def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> 
     return [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
 
 
+def summary(metrics: dict[str, Any], reused: bool = False) -> str:
+    """The last line of a benchmark; shares above 5 % of unreadable or cut completions come first."""
+    first = "".join(f"WARNING: {metrics['benchmark']}: {warning}\n" for warning in metrics["warnings"])
+    low, high = metrics["interval"]
+    counts = f"{metrics['unparsed']} unparsed, {metrics['truncated']} truncated, {metrics['timed_out']} timed out"
+    of = metrics["n"] * metrics["samples"]
+    gold = metrics.get("gold_logprob")
+    tail = f"; gold log-probability {gold['mean']:.4f} a token" if gold else ""
+    tail += " (reused)" if reused else ""
+    return (
+        f"{first}{metrics['benchmark']}: "
+        f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
+        f"({metrics['correct']} of {of} right; {counts}){tail}"
+    )
+
+
 def _majority_right(group: Sequence[Record]) -> bool:
     votes = [_label(s["answer"]) for s in group]
     winner = stats.majority(votes)
