@@ -68,13 +68,22 @@ class VllmEngine:
         engine = self.llm.llm_engine
         while engine.has_unfinished_requests():
             tokens(min(MAX_SEQUENCES, engine.get_num_unfinished_requests()))  # a step makes one token a sequence
-            step: list[Any] = engine.step()
-            for output in step:
+            for output in self._step():
                 if output.finished:
                     ids = list(output.outputs[0].token_ids)
                     report(index.pop(output.request_id.split("-")[0]), finish(self.tokenizer, ids, sampling))
         if index:
             raise RuntimeError(f"vllm returned no completion for {len(index)} of {len(order)} requests")
+
+    def _step(self) -> list[Any]:
+        try:
+            outputs: list[Any] = self.llm.llm_engine.step()
+        except RuntimeError as error:
+            if "nsupported" not in str(error):
+                raise
+            text = str(error).strip().splitlines()[0][:300]
+            raise UserError(f"vllm cannot run this model here ({text}); use eval.engine=hf") from error
+        return outputs
 
     def close(self) -> None:
         """Free the model's memory, so that the gold solutions' model has room on a GPU."""

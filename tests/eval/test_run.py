@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mft_cli.errors import UserError
 from mft_cli.eval import run
@@ -165,6 +167,15 @@ def test_other_mistakes(model: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_vllm_gives_the_same_completions(model: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("vllm")
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    }  # 8 is too small for it
+    tiny = LlamaConfig.from_pretrained(model, **sizes)
+    LlamaForCausalLM(tiny).save_pretrained(model)
     completions = {}
     for engine in ("hf", "vllm"):
         run.evaluate(make_config(model, data, engine), tmp_path / engine)
