@@ -1,0 +1,27 @@
+"""glibc's allocator set up for training on a CPU.
+
+Every activation is a large block, and by default glibc gives large blocks back to the kernel when they are freed. The
+next micro-batch then faults all of its memory in again, page by page, which costs about a sixth of a step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+
+# <malloc.h>: mallopt(3)
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+LARGEST = 2**31 - 1  # mallopt takes an int
+
+
+def keep_freed_memory() -> bool:
+    """Freed memory stays in the process and is used again. False where this C library has no such settings.
+
+    Call it before the first large tensor: what was allocated by mmap stays so.
+    """
+    try:
+        mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((MMAP_THRESHOLD, LARGEST), (TRIM_THRESHOLD, LARGEST), (TOP_PAD, 64 * 2**20))
+    return all([mallopt(name, value) == 1 for name, value in settings])
