@@ -200,9 +200,9 @@ def score_verb(arguments: list[str]) -> None:
         if len(config.eval.benchmarks) != 1:
             raise UserError("mft score takes one benchmark: eval=<name>")
         name, benchmark = next(iter(config.eval.benchmarks.items()))
-        from mft_cli.eval.score import score_file
+        from mft_cli.eval.score import score_file, summary
 
-        score_file(generations, name, benchmark, Path(own["out"]), eval_config=config.eval)
+        print(summary(score_file(generations, name, benchmark, Path(own["out"]), eval_config=config.eval)))
 
     run_with_hydra("eval", rest, task)
 
@@ -235,7 +235,12 @@ def data_verb(arguments: list[str]) -> None:
         config = train_config(values)
         from mft_cli.data_show import show
 
-        show(config, rows=number(own, "rows", int, 3), progress=number(own, "progress", float, 1.0), epoch=number(own, "epoch", int, 0))
+        show(
+            config,
+            rows=number(own, "rows", int, 3),
+            progress=number(own, "progress", float, 1.0),
+            epoch=number(own, "epoch", int, 0),
+        )
 
     run_with_hydra("train", rest, task)
 
@@ -296,7 +301,11 @@ def complete(arguments: list[str]) -> None:
     from mft_cli.config import CONF
 
     words = os.environ.get("COMP_LINE", "").split(" ")
-    if arguments[1:] and arguments[1].startswith("query=") and (len(words) < 3 or words[1] not in ("train", "eval", "data")):
+    if (
+        arguments[1:]
+        and arguments[1].startswith("query=")
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data"))
+    ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import os
 import re
@@ -28,8 +29,8 @@ CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1
 # ---- validation -----------------------------------------------------------------------------------------------------
 
 
-def build(cls: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
-    """`values` (nested plain dicts) as an instance of the dataclass `cls`. Raises UserError that names every bad key."""
+def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
+    """`values` (nested plain dicts) as an instance of `cls`. Raises UserError that names every bad key."""
     try:
         return adapter(cls).validate_json(json.dumps(values))
     except ValidationError as error:
@@ -39,13 +40,14 @@ def build(cls: type[Any], values: dict[str, Any], prefix: str = "") -> Any:
 
 
 @functools.cache
-def adapter(cls: type[Any]) -> TypeAdapter[Any]:
+def adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration as nested plain dicts, every key present."""
-    return dict(adapter(type(config)).dump_python(config, mode="json"))
+    cls: Any = type(config)
+    return dict(adapter(cls).dump_python(config, mode="json"))
 
 
 def describe(cls: type[Any], item: Any, prefix: str) -> str:
@@ -105,11 +107,11 @@ def element_type(annotation: Any) -> Any:
 
 
 @functools.cache
-def hints(cls: type[Any]) -> dict[str, Any]:
+def hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def field_type(cls: type[Any], name: str) -> Any:
+def field_type(cls: Any, name: str) -> Any:
     return hints(cls).get(name, Any)
 
 
@@ -161,19 +163,25 @@ def check_train(config: schema.TrainConfig) -> None:
     for name, source in {**d.sources, **d.sources_validation}.items():
         check_source(f"data.sources.{name}", source)
     if t.row_length is not None and t.packing and t.row_length < d.max_length:
-        raise UserError(f"train.row_length={t.row_length}: an example of data.max_length={d.max_length} does not fit in")
+        raise UserError(
+            f"train.row_length={t.row_length}: an example of data.max_length={d.max_length} does not fit in"
+        )
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
     if d.validation.source is not None and d.validation.source not in d.sources_validation:
         raise UserError(f"data.validation.source={d.validation.source}: no such source under data.sources_validation")
     validated = d.validation.source is not None or d.validation.rows > 0
     if not validated and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
-        raise UserError("checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows")
+        raise UserError(
+            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows"
+        )
     if config.eval.checkpoints == "best" and not config.checkpoint.keep_best:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
     if isinstance(m, schema.MaskedThoughtConfig):
         if m.drop_attention and config.model.attention == "flash_attention_2":
-            raise UserError("method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask")
+            raise UserError(
+                "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
+            )
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
     check_paths(config)
@@ -256,7 +264,7 @@ def own_overrides(arguments: list[str]) -> list[str]:
 def option_values(arguments: list[str], *options: str) -> list[str]:
     """Values of a command-line option, given as `--option value` or `--option=value`."""
     values = [a.split("=", 1)[1] for a in arguments if a.split("=", 1)[0] in options and "=" in a]
-    return values + [b for a, b in zip(arguments, arguments[1:], strict=False) if a in options]
+    return values + [b for a, b in itertools.pairwise(arguments) if a in options]
 
 
 def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, Any]], Any]) -> None:
@@ -301,11 +309,17 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
 def hydra_sentence(error: Exception) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
-    found = re.search(r"Could not find '([\w/.-]+)/([^']+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)/([^']+)'", text)
+    found = re.search(r"Could not find '([\w/.-]+)/([^']+)'", text) or re.search(
+        r"In '[^']*': Could not find '([^']+)/([^']+)'", text
+    )
     if found and found[1] in groups():
-        options = [o for o in groups()[found[1]]]
+        options = list(groups()[found[1]])
         return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "full_key" not in line and "object_type" not in line]
+    lines = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and "full_key" not in line and "object_type" not in line
+    ]
     return " ".join(lines)
 
 

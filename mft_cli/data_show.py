@@ -37,7 +37,9 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     if not console.is_terminal:
         console.print("⟦masked in the input, still learnt⟧ ⟨label dropped⟩")
     legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
-    legend += Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
+    legend += (
+        Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
+    )
     if console.is_terminal:
         console.print(legend)
     for i in range(min(int(rows), len(loaded.train))):
@@ -48,7 +50,14 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
 
 
 def render(
-    examples: Examples, i: int, config: TrainConfig, method: Method, tokenizer: Any, progress: float, epoch: int, colour: bool
+    examples: Examples,
+    i: int,
+    config: TrainConfig,
+    method: Method,
+    tokenizer: Any,
+    progress: float,
+    epoch: int,
+    colour: bool,
 ) -> tuple[Text, str]:
     """One example as coloured text, and a line of counts."""
     clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))

@@ -25,7 +25,12 @@ class TorchEngine:
     rank, world = 0, 1
 
     def __init__(
-        self, model: nn.Module, groups: list[dict[str, Any]], config: TrainingConfig, precision: str, device: torch.device
+        self,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        config: TrainingConfig,
+        precision: str,
+        device: torch.device,
     ):
         self.config = config
         self.device = device
@@ -36,7 +41,9 @@ class TorchEngine:
         if precision != "fp32":
             self.masters = {n: p.detach().to(device, torch.float32).clone() for n, p in self.named.items()}
         self.model = model.to(device)
-        for parameter in model.parameters():  # not buffers: rotary frequencies in 16 bits would turn far positions wrong
+        for (
+            parameter
+        ) in model.parameters():  # not buffers: rotary frequencies in 16 bits would turn far positions wrong
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
         self.optimizer = make_adamw([{**g, "params": [self.master(n) for n, _ in g["params"]]} for g in groups], config)

@@ -60,7 +60,7 @@ def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype
 
     config = copy.deepcopy(model.config)
     config._attn_implementation = "sdpa"  # type: ignore[union-attr]
-    config.dtype = dtype  # type: ignore[union-attr]
+    config.dtype = dtype
     with torch.no_grad():
         plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # .to(dtype) would cast rotary frequencies, too
         state = {n: t.detach().to("cpu", dtype) for n, t in model.state_dict().items()}
@@ -92,7 +92,9 @@ def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype) ->
         raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
 
 
-def export_facts(config: TrainConfig, digest: str, step: int, data: dict[str, Any], derived_from: list[str]) -> dict[str, Any]:
+def export_facts(
+    config: TrainConfig, digest: str, step: int, data: dict[str, Any], derived_from: list[str]
+) -> dict[str, Any]:
     """What the export says of itself; `mft eval` reads the prompt and derived_from."""
     return {
         "base_model": config.model.path,
@@ -118,7 +120,9 @@ def model_card(facts: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
         f"# {facts['base_model']} fine-tuned with {method['name']}",
         f"Made by mft {__version__}: step {facts['step']}, seed {facts['seed']}, settings digest "
         f"`{facts['settings_digest']}`. The prompt is `{facts['prompt']['name']}` (in full in `mft.json`).",
-        f"## Method\n\n| {method['name']} | value |\n|---|---|\n{settings}" if settings else f"## Method\n\n{method['name']}",
+        f"## Method\n\n| {method['name']} | value |\n|---|---|\n{settings}"
+        if settings
+        else f"## Method\n\n{method['name']}",
         f"## Data\n\n| source | where | examples | digest |\n|---|---|---|---|\n{data}",
     ]
     if facts["derived_from"]:
@@ -128,13 +132,20 @@ def model_card(facts: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
         )
     if scores:
         rows = "\n".join(
-            f"| {n} | {s['n']} | {100 * s['accuracy']:.1f} % | {100 * s['interval'][0]:.1f} to {100 * s['interval'][1]:.1f} % "
+            f"| {n} | {s['n']} | {percent(s['accuracy'])} | {' to '.join(map(percent, s['interval']))} "
             f"| {s.get('contaminated') or 'no'} |"
             for n, s in scores.items()
         )
-        lines.append(f"## Scores\n\n| benchmark | problems | accuracy | 95 % interval | contaminated |\n|---|---|---|---|---|\n{rows}")
+        lines.append(
+            f"## Scores\n\n| benchmark | problems | accuracy | 95 % interval | contaminated |\n"
+            f"|---|---|---|---|---|\n{rows}"
+        )
     lines.append(f"## Versions\n\n{packages}")
     return "\n\n".join(lines) + "\n"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def add_scores_to_card(folder: Path, scores: dict[str, dict[str, Any]]) -> None:

@@ -138,7 +138,7 @@ class Fit:
         return StepResult(
             terms=terms,
             metrics={n[1:]: v for n, v in values.items() if n.startswith("=")},
-            shares=ratios(self.total([{f"{n}{i}": p[i] for n, p in c.shares.items() for i in (0, 1)} for c in corrupted])),
+            shares=ratios(self.total([c.flat_shares() for c in corrupted])),
             loss=loss, norm=norm, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
             counts={n: int(v) for n, v in counts.items()},
             tokens=int(self.train.lengths[chosen].sum()),
@@ -155,7 +155,7 @@ class Fit:
     # ---- the run ----
 
     def run_to_end(self) -> None:
-        """From the stored position to the last step. Raises Stopped after a signal, UserError after too many bad steps."""
+        """From the stored position to the last step. Raises Stopped after a signal, UserError after bad steps."""
         p = self.position
         bar = Progress("step", p.step, p.total_steps)
         self.engine.model.train()
@@ -251,7 +251,9 @@ class Fit:
         for block in share(rows, t.micro_batch_size, engine.rank, engine.world):
             batch = make_batch(examples, block, 0, self.pad_id, engine.device)
             losses = self.method.loss(engine.model, batch)
-            parts.append({n: float(s) for n, s in losses.sums.items()} | {"=right": float(losses.metrics["token_accuracy"][0])})
+            parts.append(
+                {n: float(s) for n, s in losses.sums.items()} | {"=right": float(losses.metrics["token_accuracy"][0])}
+            )
         engine.model.train()
         sums = self.total(parts)
         labels = int(examples.label_counts().sum())

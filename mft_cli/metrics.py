@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -70,13 +70,16 @@ Follower = Callable[[dict[str, Any]], None]
 def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], say: Callable[[str], None]) -> list[Follower]:
     """Weights & Biases and TensorBoard, where asked for; one that cannot start is said and left out."""
     made: list[Follower] = []
-    wanted = [(config.wandb != "off", WandbFollower), (config.tensorboard, TensorboardFollower)]
+    wanted: list[tuple[bool, Callable[..., Follower]]] = [
+        (config.wandb != "off", WandbFollower),
+        (config.tensorboard, TensorboardFollower),
+    ]
     for on, kind in wanted:
         if on:
             try:
                 made.append(kind(run, config, settings))
             except Exception as error:
-                say(f"{kind.__name__} cannot start and is left out: {error}")
+                say(f"{getattr(kind, '__name__', kind)} cannot start and is left out: {error}")
     return made
 
 
@@ -85,8 +88,8 @@ class WandbFollower:
         import wandb
 
         self.run = wandb.init(
-            project=config.wandb_project, name=run.root.name, dir=str(run.root), mode=config.wandb, config=settings,
-            id=run.root.name.replace("/", "-")[-64:], resume="allow",
+            project=config.wandb_project, name=run.root.name, dir=str(run.root), mode=cast("Any", config.wandb),
+            config=settings, id=run.root.name.replace("/", "-")[-64:], resume="allow",
         )  # fmt: skip
 
     def __call__(self, row: dict[str, Any]) -> None:

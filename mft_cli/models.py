@@ -22,7 +22,9 @@ from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import ModelConfig
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed, which would warn of what it guesses
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # transformers imports deepspeed, which would warn of what it guesses
 CONVERTER_VERSION = 2  # part of the cache's key: a change in what conversion writes makes a new folder
 Say = Callable[[str], None]
 
@@ -37,9 +39,13 @@ def locate(config: ModelConfig, say: Say = print) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise UserError(f"model.path={config.path}: a folder without config.json is not a model (unfinished export?)")
+            raise UserError(
+                f"model.path={config.path}: a folder without config.json is not a model (unfinished export?)"
+            )
         if not any(folder.glob("*.safetensors")):
-            raise UserError(f"model.path={config.path}: no .safetensors file in it; other weight formats are not loaded")
+            raise UserError(
+                f"model.path={config.path}: no .safetensors file in it; other weight formats are not loaded"
+            )
         return str(folder)
     return path
 
@@ -184,7 +190,7 @@ def load_model(path: str, config: ModelConfig, *, dtype: torch.dtype, attention:
             )
     except Exception as error:
         raise UserError(cannot_load("model", config, error)) from None
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
@@ -214,7 +220,7 @@ def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
             weight[words : len(tokenizer)] = weight[:words].float().mean(0).to(weight.dtype)
             if getattr(module, "bias", None) is not None:
                 module.bias[words : len(tokenizer)] = module.bias[:words].float().mean().to(module.bias.dtype)
-    return model.get_input_embeddings().weight.shape[0] - before  # type: ignore[operator, no-any-return]
+    return model.get_input_embeddings().weight.shape[0] - before  # type: ignore[operator]
 
 
 def flops_per_token(model: nn.Module, length: float) -> float:

@@ -37,7 +37,7 @@ def digest64(*parts: object) -> int:
 
 
 class Draw:
-    """`draw(stream, epoch, id, position)` for one seed: int64 in [0, 2^53), of the broadcast shape of id and position."""
+    """`draw(stream, epoch, id, position)` for one seed: int64 in [0, 2^53), of the shape of id and position."""
 
     def __init__(self, seed: int):
         self.seed = seed

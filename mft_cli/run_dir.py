@@ -78,7 +78,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Two processes in one folder would mix their files: the second is refused. The kernel frees a dead one's lock."""
+        """Two processes in one folder would mix their files: the second is refused. A dead one's lock is free."""
         import fcntl
 
         from mft_cli.errors import UserError

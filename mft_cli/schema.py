@@ -1,7 +1,8 @@
 """Every configuration key: its type, range, default and one line of documentation. Imports no torch.
 
 The YAML files in `conf/` hold only what differs from the defaults here. `docs/keys.md` is generated from this file
-(`mft docs keys`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is no boolean, "3" no number.
+(`python -m mft_cli.keys`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is no boolean,
+"3" no number.
 """
 
 from __future__ import annotations

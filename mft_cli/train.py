@@ -1,4 +1,4 @@
-"""`mft train`: the file to read first. From a validated configuration to an exported model, as a list of named steps."""
+"""`mft train`: the file to read first. From a validated configuration to an exported model, step by named step."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mft_cli import checkpoint as checkpoints
+from mft_cli import fast_modules
 from mft_cli.attention import resolve
 from mft_cli.config import read_yaml, to_plain, to_yaml
 from mft_cli.data.load import Loaded, load
@@ -90,11 +91,15 @@ def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
         run.set_state("running")
         ready = assemble(run, config, stop, say)
         fit = ready.fit
-        say(f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}")
+        say(
+            f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}"
+        )
         fit.run_to_end()
         write_exports(ready, say)
         fit.metrics.close()
-        run.set_state("done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds)
+        run.set_state(
+            "done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds
+        )
     except Stopped as stopped:
         run.set_state("stopped", message=str(stopped), **where(run))
         raise
@@ -181,7 +186,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
     model = method.adapt(model, tokenizer)
     for line in method.facts():
         say(line)
-    fast = install_fast_modules(model, config, say)
+    fast = install_fast_modules(model, config)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine = TorchEngine(model, method.param_groups(model), config.train, precision, device)
@@ -189,7 +194,12 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
         model.compile(dynamic=True)
     digest = settings_digest(config)
     seeds = {"seed": config.seed}
-    facts = provenance(seeds, loaded.digests, digest) | {"precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts()}
+    facts = provenance(seeds, loaded.digests, digest) | {
+        "precision": precision,
+        "attention": attention,
+        "fast_modules": fast,
+        "method": method.facts(),
+    }
     write_json(run.provenance, facts)
     position = Position(total_steps=total_steps(config, len(loaded.train)))
     machine = {"hardware": hardware()}
@@ -213,24 +223,22 @@ def pick_device(config: TrainConfig) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def install_fast_modules(model: Any, config: TrainConfig, say: Say) -> int:
-    if not config.train.fast_modules:
-        return 0
-    return 0  # FAST
-
-    return fast_modules.install(model)
+def install_fast_modules(model: Any, config: TrainConfig) -> int:
+    return fast_modules.install(model) if config.train.fast_modules else 0
 
 
 def describe(fit: Fit) -> str:
     trained = sum(p.numel() for p in fit.engine.named.values())
     of = f"{len(fit.train):,} examples in steps of {fit.config.train.global_batch_size}"
-    return f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}"
+    return (
+        f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}"
+    )
 
 
 def resume(
     run: RunDir, config: TrainConfig, engine: TorchEngine, fresh: Position, machine: dict[str, Any], say: Say
 ) -> Position:
-    """The stored position, with weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
+    """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
     if not config.checkpoint.resume:
         return fresh
     folder = checkpoints.newest_verified(run.checkpoints, say)
@@ -243,20 +251,22 @@ def resume(
     if position.total_steps != fresh.total_steps:
         if not config.checkpoint.retime:
             raise UserError(
-                f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; masks "
-                f"and learning rate depend on it. checkpoint.retime=true goes on all the same"
+                f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; "
+                f"masks and learning rate depend on it. checkpoint.retime=true goes on all the same"
             )
         position.total_steps = fresh.total_steps
     for name in ("threads", "instruction_set", "machine"):
         before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
         if before != now:
-            say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical to an unbroken one")
+            say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
     engine.load(stored.weights, stored.moments, stored.trainer["engine"])
     say(f"going on from {folder}")
     return position
 
 
-def sampler(run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, loaded: Loaded) -> Callable[[int], None] | None:
+def sampler(
+    run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, loaded: Loaded
+) -> Callable[[int], None] | None:
     """Greedy completions of a few validation (else training) prompts, into samples.jsonl."""
     if not config.log.samples_every_steps:
         return None
@@ -278,7 +288,9 @@ def sampler(run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, lo
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
                 )  # fmt: skip
                 text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
-                file.write(json.dumps({"step": step, "row": examples.keys[i], "completion": text}, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps({"step": step, "row": examples.keys[i], "completion": text}, ensure_ascii=False) + "\n"
+                )
         model.config._attn_implementation = before
         model.train(training)
 
@@ -302,7 +314,7 @@ def write_exports(ready: Assembly, say: Say) -> None:
             if step != position.step:
                 folder = checkpoints.step_folder(run.checkpoints, step)
                 todo.append((run.root / f"export-{folder.name}", step, checkpoints.load(folder).weights))
-    rows = fit.engine.model.get_input_embeddings().weight.shape[0]
+    rows = fit.engine.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     keep = ready.method.keep_new_tokens
     for folder, step, tensors in todo:
         facts = export_facts(config, settings_digest(config), step, ready.loaded.digests, ready.loaded.derived_from)
@@ -341,7 +353,10 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
         code = subprocess.run(command, check=False).returncode
         if code:
             kind = UserError if code == EXIT_USER else RuntimeError
-            raise kind(f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. Again: {' '.join(command)}")
+            raise kind(
+                f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. "
+                f"Again: {' '.join(command)}"
+            )
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
         say(f"evaluated in {time.monotonic() - start:.0f} s")

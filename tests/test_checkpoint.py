@@ -20,7 +20,12 @@ def one(value: float = 1.0) -> Checkpoint:
 def test_round_trip_and_names(tmp_path: Path):
     folder = checkpoint.save(tmp_path, 7, one(2.0))
     assert folder.name == "step-00000007"
-    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.safetensors", "optimizer.safetensors", "trainer.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "trainer.json",
+    ]
     assert checkpoint.verify(folder) is None
     loaded = checkpoint.load(folder)
     assert torch.equal(loaded.weights["w"], one(2.0).weights["w"])
@@ -75,7 +80,9 @@ def test_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_really_full_disk(tmp_path: Path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
     try:

@@ -103,7 +103,9 @@ def test_cfg_job_prints_every_key(tmp_path: Path):
 
 def test_user_configs_with_config_dir(tmp_path: Path):
     (tmp_path / "mine" / "data").mkdir(parents=True)
-    (tmp_path / "mine" / "data" / "own.yaml").write_text("name: own\nsources: {own: {path: 'generated:gsm_symbolic'}}\n")
+    (tmp_path / "mine" / "data" / "own.yaml").write_text(
+        "name: own\nsources: {own: {path: 'generated:gsm_symbolic'}}\n"
+    )
     done = mft("train", "--config-dir", "mine", "data=own", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "name: own" in done.stdout
@@ -121,7 +123,9 @@ def test_info_and_multirun_flags_are_hydras_own(tmp_path: Path):
 
 def test_tab_completion(tmp_path: Path):
     def completions(line: str) -> list[str]:
-        return mft("-sc", "query=bash", cwd=tmp_path, env={"COMP_LINE": line, "COMP_POINT": str(len(line))}).stdout.split()
+        return mft(
+            "-sc", "query=bash", cwd=tmp_path, env={"COMP_LINE": line, "COMP_POINT": str(len(line))}
+        ).stdout.split()
 
     assert completions("mft tr") == ["train"]
     assert "method=masked_thought" in completions("mft train method=ma")
@@ -145,7 +149,11 @@ def test_combination_errors_without_a_process():
     plain = {"model": {"path": "x"}, "data": {"sources": {"a": {"path": "hub/id"}}}}
     with pytest.raises(UserError, match="flash-attention takes no mask"):
         config.train_config(
-            {**plain, "method": {"name": "masked_thought", "drop_attention": True}, "model": {"path": "x", "attention": "flash_attention_2"}}
+            {
+                **plain,
+                "method": {"name": "masked_thought", "drop_attention": True},
+                "model": {"path": "x", "attention": "flash_attention_2"},
+            }
         )
     with pytest.raises(UserError, match="masks reasoning lines"):
         config.train_config({**plain, "method": {"name": "masked_thought", "granularity": "step", "target": "both"}})

@@ -27,7 +27,12 @@ def test_masters_accumulate_in_fp32():
     plain = copy.deepcopy(engine.model)
     expected = [torch.zeros_like(p, dtype=torch.float32) for p in plain.parameters()]
     for seed in range(5):
-        for p, total, g in zip(plain.parameters(), expected, torch.autograd.grad(loss_of(plain, seed), list(plain.parameters())), strict=True):
+        for p, total, g in zip(
+            plain.parameters(),
+            expected,
+            torch.autograd.grad(loss_of(plain, seed), list(plain.parameters())),
+            strict=True,
+        ):
             total += g.float()
             assert p.grad is None
         engine.backward(loss(engine, seed))

@@ -1,5 +1,7 @@
 """Schedules against transformers' own and against their definition."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -32,9 +34,7 @@ def test_equals_transformers(warm: int, total: int):
             expected.append(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
-        ours = factors(
-            total, schedule=name.split("_")[0], warmup_steps=warm, min_ratio=0.1 if more else 0.0
-        )
+        ours = factors(total, schedule=name.split("_")[0], warmup_steps=warm, min_ratio=0.1 if more else 0.0)
         assert ours == pytest.approx(expected, abs=1e-12)
 
 
@@ -50,7 +50,11 @@ def test_metamath_recipe():
 
 
 @given(
-    st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.sampled_from(["constant", "linear", "cosine"]),
+    st.integers(1, 300),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0.01, 1),
+    st.sampled_from(["constant", "linear", "cosine"]),
     st.sampled_from(["constant", "linear"]),
 )
 def test_always_between_zero_and_one_and_never_rising_after_warmup(total, warm, low, end, schedule, tail):
@@ -59,7 +63,7 @@ def test_always_between_zero_and_one_and_never_rising_after_warmup(total, warm, 
     assert all(0 <= f <= 1 for f in found)
     start = warmup_steps(TrainingConfig(**settings), total)
     falling = found[start:]
-    assert all(a >= b - 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(falling))
 
 
 def test_decay_on_matrices_only_and_scaled_rates():

@@ -33,7 +33,8 @@ def rows(run: Path, kind: str) -> list[dict]:
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "mft_cli", *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "-m", "mft_cli", *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -50,11 +51,25 @@ def test_run_folder(tiny_model, problem_file, tmp_path):
     assert sum(r["examples"] for r in train) == 40
     assert train[0]["masked_share"] == 0.0
     assert 0.2 < train[-1]["masked_share"] < 0.6
-    assert {"loss", "loss/ce", "learning_rate", "grad_norm", "label_tokens", "padding_share", "tokens_per_s", "memory_gb"} <= set(train[0])
+    assert {
+        "loss",
+        "loss/ce",
+        "learning_rate",
+        "grad_norm",
+        "label_tokens",
+        "padding_share",
+        "tokens_per_s",
+        "memory_gb",
+    } <= set(train[0])
     facts = json.loads((run / "run.json").read_text())
     assert {"command", "git", "packages", "hardware", "seeds", "data", "settings_digest"} <= set(facts)
     assert facts["data"]["local"]["digest"]
-    assert "is done" in mft("train", "method=masked_thought", *tiny_overrides(tiny_model, problem_file, run_dir="run"), cwd=tmp_path).stdout
+    assert (
+        "is done"
+        in mft(
+            "train", "method=masked_thought", *tiny_overrides(tiny_model, problem_file, run_dir="run"), cwd=tmp_path
+        ).stdout
+    )
 
 
 def test_the_same_command_finds_its_own_folder(tiny_model, problem_file, tmp_path):
@@ -68,7 +83,12 @@ def test_the_same_command_finds_its_own_folder(tiny_model, problem_file, tmp_pat
 
 def test_sweep(tiny_model, problem_file, tmp_path):
     done = mft(
-        "train", "-m", "method=masked_thought", "method.mask_ratio=0.1,2,0.4", *tiny_overrides(tiny_model, problem_file), cwd=tmp_path
+        "train",
+        "-m",
+        "method=masked_thought",
+        "method.mask_ratio=0.1,2,0.4",
+        *tiny_overrides(tiny_model, problem_file),
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "method.mask_ratio=2" in done.stderr
@@ -79,13 +99,19 @@ def test_sweep(tiny_model, problem_file, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(tiny_model, problem_file, tmp_path):
     assert mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run"), cwd=tmp_path).returncode == 0
     before = files(tmp_path / "run")
-    other = mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.learning_rate": 0.5}), cwd=tmp_path)
+    other = mft(
+        "train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.learning_rate": 0.5}), cwd=tmp_path
+    )
     assert other.returncode == 2
     assert "train.learning_rate was 0.01, is 0.5" in other.stderr
     assert files(tmp_path / "run") == before
     longer = mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.epochs": 2}), cwd=tmp_path)
     assert longer.returncode == 2
-    retimed = mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.epochs": 2, "checkpoint.retime": "true"}), cwd=tmp_path)
+    retimed = mft(
+        "train",
+        *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.epochs": 2, "checkpoint.retime": "true"}),
+        cwd=tmp_path,
+    )
     assert retimed.returncode == 0, retimed.stderr
     assert [r["step"] for r in rows(tmp_path / "run", "train")] == list(range(1, 11))
 
@@ -146,7 +172,11 @@ def test_kill_at_any_moment_ends_in_the_same_weights(tiny_model, problem_file, t
         process = start("train", *settings, "run_dir=cut", cwd=tmp_path)
         done_before = count_rows(tmp_path / "cut")
         target = done_before + rng.randint(1, 6)
-        wait_for(lambda p=process, t=target: p.poll() is not None or count_rows(tmp_path / "cut") >= t or rng.random() < 0.002)
+        wait_for(
+            lambda p=process, t=target: (
+                p.poll() is not None or count_rows(tmp_path / "cut") >= t or rng.random() < 0.002
+            )
+        )
         time.sleep(rng.random() * 0.03)
         process.kill()
         killed += process.wait() == -9
@@ -163,8 +193,14 @@ def test_kill_at_any_moment_ends_in_the_same_weights(tiny_model, problem_file, t
 
 
 def test_numbers_that_are_not_finite(tiny_model, problem_file, tmp_path):
-    """A rate that blows up: steps are skipped and counted, then the run stops with a checkpoint and names the examples."""
-    more = {"train.learning_rate": 1e30, "train.warmup_fraction": 0, "train.max_steps": 50, "train.max_bad_steps": 3, "train.max_grad_norm": 0}
+    """A rate that blows up: steps are skipped and counted; the run stops with a checkpoint and names the examples."""
+    more = {
+        "train.learning_rate": 1e30,
+        "train.warmup_fraction": 0,
+        "train.max_steps": 50,
+        "train.max_bad_steps": 3,
+        "train.max_grad_norm": 0,
+    }
     done = mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more), cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "3 steps in a row" in done.stderr
@@ -177,7 +213,13 @@ def test_numbers_that_are_not_finite(tiny_model, problem_file, tmp_path):
 
 
 def test_best_checkpoint_is_kept_and_exported(tiny_model, problem_file, tmp_path):
-    more = {"data.validation.rows": 6, "data.validation.every_steps": 2, "checkpoint.keep_best": "true", "train.max_steps": 12, "train.learning_rate": 0.3}
+    more = {
+        "data.validation.rows": 6,
+        "data.validation.every_steps": 2,
+        "checkpoint.keep_best": "true",
+        "train.max_steps": 12,
+        "train.learning_rate": 0.3,
+    }
     done = mft("train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
@@ -192,7 +234,10 @@ def test_samples_and_followers_that_fail(tiny_model, problem_file, tmp_path):
     (tmp_path / "wandb.py").write_text("def init(**settings):\n    raise RuntimeError('no network')\n")
     more = {"log.samples_every_steps": 2, "log.sample_tokens": 4, "log.wandb": "online", "log.tensorboard": "true"}
     done = mft(
-        "train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more), cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        "train",
+        *tiny_overrides(tiny_model, problem_file, run_dir="run", **more),
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
     assert done.returncode == 0, done.stderr
     assert "WandbFollower cannot start" in done.stdout
@@ -207,7 +252,10 @@ def test_samples_and_followers_that_fail(tiny_model, problem_file, tmp_path):
 def test_no_secret_in_any_file(tiny_model, problem_file, tmp_path):
     secret = "hf_ThisIsASecret"
     done = mft(
-        "train", *tiny_overrides(tiny_model, problem_file, run_dir="run"), cwd=tmp_path, env={"HF_TOKEN": secret, "WANDB_API_KEY": secret}
+        "train",
+        *tiny_overrides(tiny_model, problem_file, run_dir="run"),
+        cwd=tmp_path,
+        env={"HF_TOKEN": secret, "WANDB_API_KEY": secret},
     )
     assert done.returncode == 0
     for path in (p for p in (tmp_path / "run").rglob("*") if p.is_file()):

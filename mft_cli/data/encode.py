@@ -74,7 +74,9 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     offsets = np.concatenate([p.offsets[:-1] + s for p, s in zip(parts, starts, strict=False)] + [starts[-1:]])
     arrays = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ARRAYS if n not in ("offsets", "spans")}
     spans = np.concatenate([renumber(p.spans, p.span_names, span_names) for p in parts])
-    return Examples(**arrays, offsets=offsets, spans=spans, keys=[k for p in parts for k in p.keys], span_names=span_names)
+    return Examples(
+        **arrays, offsets=offsets, spans=spans, keys=[k for p in parts for k in p.keys], span_names=span_names
+    )
 
 
 def renumber(bits: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
@@ -117,7 +119,9 @@ def encode_rows(
     for row, result in pieces_of(source, rows, renderer):
         if isinstance(result, str):
             if on_bad_row == "error":
-                raise UserError(f"{row.key}: {result}; mend the row, or set data.on_bad_row=drop to leave such rows out")
+                raise UserError(
+                    f"{row.key}: {result}; mend the row, or set data.on_bad_row=drop to leave such rows out"
+                )
             bad.append(f"{row.key}: {result}")
             continue
         columns["ids"].append(row.id)
@@ -219,8 +223,8 @@ def limit_length(name: str, examples: Examples, data: DataConfig) -> tuple[Examp
         if data.on_long == "error":
             raise UserError(
                 f"{name}: {int(long.sum()):,} of {len(examples):,} examples are longer than data.max_length="
-                f"{data.max_length} tokens (longest {int(lengths[worst])}: {examples.keys[worst]}); set data.max_length "
-                f"higher, or data.on_long=drop or truncate"
+                f"{data.max_length} tokens (longest {int(lengths[worst])}: {examples.keys[worst]}); raise "
+                f"data.max_length, or set data.on_long=drop or truncate"
             )
         if data.on_long == "drop":
             lost = int(labels[long].sum())
@@ -246,7 +250,9 @@ def limit_length(name: str, examples: Examples, data: DataConfig) -> tuple[Examp
 
 
 def truncate(examples: Examples, limit: int) -> Examples:
-    keep = np.concatenate([np.arange(s, min(e, s + limit)) for s, e in zip(examples.offsets, examples.offsets[1:], strict=False)])
+    keep = np.concatenate(
+        [np.arange(s, min(e, s + limit)) for s, e in zip(examples.offsets, examples.offsets[1:], strict=False)]
+    )
     lengths = np.minimum(examples.lengths, limit)
     per_token = {n: getattr(examples, n)[keep] for n in ("tokens", "learnt", "lines", "spans")}
     return replace(examples, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **per_token)
@@ -290,7 +296,9 @@ def write_cache(folder: Path, examples: Examples) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not folder.exists():
-            raise UserError(f"{folder}: the cache cannot be written ({error}); free space or set data.cache=false") from None
+            raise UserError(
+                f"{folder}: the cache cannot be written ({error}); free space or set data.cache=false"
+            ) from None
 
 
 def read_cache(folder: Path) -> Examples | None:

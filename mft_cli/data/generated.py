@@ -13,7 +13,7 @@ HELD_OUT_SHARE = 0.2
 
 
 def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, Any]]:
-    """GSM8K-like problems with a chain of thought, from reasoning-gym's templates (after GSM-Symbolic, arXiv 2410.05229).
+    """GSM8K-like problems with a chain of thought, from reasoning-gym (after GSM-Symbolic, arXiv 2410.05229).
 
     Splits: `train`; `test`, the same templates with new numbers; `heldout`, templates that `train` never shows.
     train and test are disjoint by a digest of the question's text, whatever the seeds. The templates come from GSM8K

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,9 @@ def share(rows: list[list[int]], micro_batch_size: int, rank: int, world: int) -
     return [blocks[r * world + rank] for r in range(rounds)]
 
 
-def make_batch(examples: Examples, rows: list[list[int]], epoch: int, pad_id: int, device: torch.device | str = "cpu") -> Batch:
+def make_batch(
+    examples: Examples, rows: list[list[int]], epoch: int, pad_id: int, device: torch.device | str = "cpu"
+) -> Batch:
     """Tensors of rows of example positions. No row at all gives one padding position: a forward pass without labels."""
     widths = [sum(int(examples.lengths[i]) for i in row) for row in rows]
     shape = (max(len(rows), 1), max([*widths, 1]))
@@ -123,5 +126,5 @@ def make_batch(examples: Examples, rows: list[list[int]], epoch: int, pad_id: in
             at += n
     lengths = [[int(examples.lengths[i]) for i in row] for row in rows] or [[]]
     lengths = [own + [shape[1] - sum(own)] * (shape[1] > sum(own)) for own in lengths]
-    tensors = {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in flat.items()}
+    tensors: dict[str, Any] = {n: torch.from_numpy(array).to(device, non_blocking=True) for n, array in flat.items()}
     return Batch(**tensors, lengths=lengths, epoch=epoch, span_names=examples.span_names)

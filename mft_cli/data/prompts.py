@@ -138,7 +138,7 @@ class Renderer:
         return Piece(list(done["input_ids"]), True, text, [tuple(o) for o in done["offset_mapping"]])
 
     def _start(self, ids: list[int]) -> list[int]:
-        """Exactly one beginning-of-sequence token: templates often write it, and the tokenizer must not add a second."""
+        """Exactly one beginning-of-sequence token: templates often write it, the tokenizer must add no second."""
         return ids if not self.bos or ids[:1] == self.bos else self.bos + ids
 
     def check(self, text: str) -> None:

@@ -78,7 +78,9 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
             result.rows.append(make_row(source, values, digest64(name, index), key))
         except BadRow as problem:
             if on_bad_row == "error":
-                raise UserError(f"{problem}; mend the row, or set data.on_bad_row=drop to leave such rows out") from None
+                raise UserError(
+                    f"{problem}; mend the row, or set data.on_bad_row=drop to leave such rows out"
+                ) from None
             result.bad.append(str(problem))
     if not result.rows:
         raise UserError(f"{result.where}: no usable row of {result.read} read ({result.summary()})")
@@ -87,11 +89,13 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
 
 
 def draw_rows(source: SourceConfig, rows: list[Row], name: str, seed: int) -> list[Row]:
-    """`fraction`, then `rows`, by a seeded draw that keeps the file's order. A smaller share is a subset of a larger."""
+    """`fraction`, then `rows`, by a seeded draw in the file's order. A smaller share is a subset of a larger."""
     wanted = max(1, round(source.fraction * len(rows)))
     if source.rows is not None:
         if source.rows > len(rows):
-            raise UserError(f"source {name}: rows={source.rows}, but only {len(rows)} are there; set rows lower or to null")
+            raise UserError(
+                f"source {name}: rows={source.rows}, but only {len(rows)} are there; set rows lower or to null"
+            )
         wanted = min(wanted, source.rows)
     if wanted == len(rows):
         return rows
@@ -148,7 +152,9 @@ def parse_object(line: str, where: str) -> dict[str, Any] | BadRow:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         return BadRow(f"{where}: invalid JSON ({error.msg} at column {error.colno})")
-    return value if isinstance(value, dict) else BadRow(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return (
+        value if isinstance(value, dict) else BadRow(f"{where}: expected a JSON object, found {type(value).__name__}")
+    )
 
 
 def read_json(file: Path) -> Raw:
@@ -195,7 +201,9 @@ def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
         rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises many kinds for offline, missing, gated and misnamed
         hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
-        raise UserError(f"{where}: cannot be loaded ({first_line(error)}); check the name and the network{hint}") from None
+        raise UserError(
+            f"{where}: cannot be loaded ({first_line(error)}); check the name and the network{hint}"
+        ) from None
     digest = digest_of([source.path, source.name, source.split, source.revision, getattr(rows, "_fingerprint", "")])
     return where, digest, ((i, f"{where}[{i}]", values) for i, values in enumerate(rows))
 
@@ -269,7 +277,9 @@ def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> li
     result = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get(content), str) or turn.get(role) not in SHAREGPT_ROLES:
-            raise BadRow(f"{where}: a turn needs {role!r} (one of {', '.join(SHAREGPT_ROLES)}) and the text {content!r}")
+            raise BadRow(
+                f"{where}: a turn needs {role!r} (one of {', '.join(SHAREGPT_ROLES)}) and the text {content!r}"
+            )
         result.append({"role": SHAREGPT_ROLES[turn[role]], "content": turn[content]})
     while result and result[-1]["role"] != "assistant":
         result.pop()  # a last question without an answer teaches nothing

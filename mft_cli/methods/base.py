@@ -1,7 +1,8 @@
 """The seam between a method and the loop. The defaults are plain fine-tuning; a method overrides two or three of them.
 
-A method knows no rank, no engine and no optimizer. It returns sums and says beforehand what each is divided by; the loop
-divides by the counts of the whole optimizer step, so batch split, ranks and packing change the speed, never the number.
+A method knows no rank, no engine and no optimizer. It returns sums and says beforehand what each is divided by; the
+loop divides by the counts of the whole optimizer step, so batch split, ranks and packing change the speed, never the
+number.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ class Corrupted:
     counts: dict[str, int]  # term -> number of things it is a mean over, in this batch
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
 
+    def flat_shares(self) -> dict[str, int]:
+        """{"name0": part, "name1": whole}: numbers that can be summed over batches and ranks."""
+        return {f"{name}{i}": pair[i] for name, pair in self.shares.items() for i in (0, 1)}
+
 
 @dataclass
 class Losses:
     """What `loss` returns: the sum of every term (differentiable scalars), and sums to log beside them."""
 
     sums: dict[str, Tensor]
-    metrics: dict[str, tuple[Tensor | float, str]] = field(default_factory=dict)  # name -> (sum, term whose count divides)
+    metrics: dict[str, tuple[Tensor | float, str]] = field(
+        default_factory=dict
+    )  # name -> (sum, term whose count divides)
 
 
 class Method:
@@ -46,7 +53,9 @@ class Method:
     def __init__(self, config: Any, logits_chunk: int = 1024):
         self.config: MethodConfig = config
         self.logits_chunk = logits_chunk
-        self.vocab_size: int | None = None  # set where trailing rows of the head are no words (an input-only mask token)
+        self.vocab_size: int | None = (
+            None  # set where trailing rows of the head are no words (an input-only mask token)
+        )
 
     def prepare(self, tokenizer: Any) -> list[str]:
         """Before the model is loaded: choose or name new tokens. Returns the tokens to add to the tokenizer."""
@@ -86,7 +95,7 @@ class Method:
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:
-    """Keyword arguments of the model's forward pass: no attention mask, the rows' examples are told by their lengths."""
+    """Keyword arguments of the model's forward pass: no mask, the rows' examples are told by their lengths."""
     packed = packed_kwargs(batch.lengths, batch.hidden_keys)
     return {"input_ids": batch.input_ids, "position_ids": batch.positions, "use_cache": False, **packed}
 

@@ -100,7 +100,9 @@ def choose_mask_token(tokenizer: Any, wanted: str) -> str:
         if known is None and not re.match(r"^\S+$", wanted):
             raise UserError(f"method.mask_token={wanted!r}: expected one token without blanks, or auto")
         if known is not None and known in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-            raise UserError(f"method.mask_token={wanted!r} is the tokenizer's end or begin token; choose another, or auto")
+            raise UserError(
+                f"method.mask_token={wanted!r} is the tokenizer's end or begin token; choose another, or auto"
+            )
         return wanted
     if tokenizer.mask_token:
         return str(tokenizer.mask_token)

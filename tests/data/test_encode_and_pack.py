@@ -75,7 +75,9 @@ def test_limits_are_counted(tokenizer, problem_file: Path):
     assert len(cut) == len(examples)
     assert cut.lengths.max() == limit
     assert any(f"{lost:,} of" in line for line in lines)
-    nothing, lines = encode(tokenizer, problem_file, DataConfig(max_length=int(examples.lengths.min()), on_long="truncate"))
+    nothing, lines = encode(
+        tokenizer, problem_file, DataConfig(max_length=int(examples.lengths.min()), on_long="truncate")
+    )
     assert (nothing.label_counts() > 0).all()
 
 
@@ -101,7 +103,10 @@ def test_cache_is_read_and_keyed(tokenizer, problem_file: Path, monkeypatch: pyt
 
 
 def test_mixture_validation_and_fraction(tokenizer, problem_file: Path):
-    sources = {n: SourceConfig(path=str(problem_file), response="answer", rows=r, mask_ratio=m) for n, r, m in (("a", 20, 0.1), ("b", 10, None))}
+    sources = {
+        n: SourceConfig(path=str(problem_file), response="answer", rows=r, mask_ratio=m)
+        for n, r, m in (("a", 20, 0.1), ("b", 10, None))
+    }
     renderer = Renderer(tokenizer, PromptConfig())
     loaded = load(DataConfig(sources=sources, validation=ValidationConfig(rows=6)), renderer, 1)
     assert (len(loaded.train), len(loaded.validation)) == (24, 6)

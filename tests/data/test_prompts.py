@@ -42,12 +42,17 @@ def test_any_text_survives(tokenizer, question: str, response: str):
         piece = renderer.response_piece(response)
     except UnsafeText:
         return
-    assert tokenizer.decode(piece.ids[:-1], clean_up_tokenization_spaces=False) == response.encode("utf-8", "replace").decode()
+    assert (
+        tokenizer.decode(piece.ids[:-1], clean_up_tokenization_spaces=False)
+        == response.encode("utf-8", "replace").decode()
+    )
 
 
 def test_chat_is_the_templates_own_text(tokenizer):
     renderer = Renderer(tokenizer, preset("chat"))
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert tokenizer.decode(renderer.prompt_ids("Hi")) == text
     with_system = replace(preset("chat"), system="Be brief.")
     assert "Be brief." in tokenizer.decode(Renderer(tokenizer, with_system).prompt_ids("Hi"))
@@ -74,7 +79,9 @@ def test_control_tokens_in_a_text_are_refused(tokenizer):
         renderer.prompt_ids("ignore this<|im_end|>")
     with pytest.raises(UnsafeText):
         renderer.response_ids("7<|im_start|>user")
-    Renderer(tokenizer, preset("chat"), allowed=("<|im_start|>", "<|im_end|>", "<|endoftext|>")).response_ids("<|im_end|>")
+    Renderer(tokenizer, preset("chat"), allowed=("<|im_start|>", "<|im_end|>", "<|endoftext|>")).response_ids(
+        "<|im_end|>"
+    )
 
 
 def conversation() -> list[dict[str, str]]:
@@ -83,7 +90,9 @@ def conversation() -> list[dict[str, str]]:
     return [{"role": r, "content": c} for r, c in zip(roles, turns, strict=True)]
 
 
-@pytest.mark.parametrize(("loss_on", "learnt"), [("all", ["It is 2.<|im_end|>", "That is 4.<|im_end|>"]), ("last", ["That is 4.<|im_end|>"])])
+@pytest.mark.parametrize(
+    ("loss_on", "learnt"), [("all", ["It is 2.<|im_end|>", "That is 4.<|im_end|>"]), ("last", ["That is 4.<|im_end|>"])]
+)
 def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, learnt: list[str]):
     renderer = Renderer(tokenizer, preset("chat"))
     pieces = renderer.conversation(conversation(), loss_on)
@@ -94,7 +103,8 @@ def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, lea
 
 def test_a_template_that_rewrites_history_is_refused(tokenizer):
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ '<|im_start|>' + m['role'] + ':' + m['content'] + '<|im_end|>' }}"
+        "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
+        "{{ '<|im_start|>' + m['role'] + ':' + m['content'] + '<|im_end|>' }}"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
     )
     renderer = Renderer(tokenizer, preset("chat"))

@@ -79,7 +79,9 @@ def test_rows_and_fraction_are_seeded_and_nest(tmp_path: Path):
     path = str(write(tmp_path, "jsonl"))
 
     def taken(seed: int = 1, **more: object) -> set[str]:
-        return {r.question for r in load_rows(SourceConfig(path=path, response="answer", **more), name="s", seed=seed).rows}
+        return {
+            r.question for r in load_rows(SourceConfig(path=path, response="answer", **more), name="s", seed=seed).rows
+        }
 
     assert len(taken(rows=4)) == 4
     assert taken(rows=4) < taken(rows=7)
@@ -113,7 +115,11 @@ def test_keep_if_reads_csv_truth(tmp_path: Path):
 
 def test_conversations(tmp_path: Path):
     file = tmp_path / "rows.jsonl"
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
     turns = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}, {"from": "human", "value": "u2"}]
     text = "### Human: u### Assistant: a\nb### Human: again### Assistant: c"
     file.write_text(json.dumps({"messages": messages, "conversations": turns, "text": text}) + "\n")
@@ -142,7 +148,12 @@ def test_gsm_symbolic_splits_are_disjoint():
     def read(split: str, seed: int = 0):
         options = {"seed": seed}
         source = SourceConfig(
-            path="generated:gsm_symbolic", split=split, rows=300, response="metadata.answer_cot", answer="answer", options=options
+            path="generated:gsm_symbolic",
+            split=split,
+            rows=300,
+            response="metadata.answer_cot",
+            answer="answer",
+            options=options,
         )
         return load_rows(source, name="g", seed=1).rows
 

@@ -27,7 +27,9 @@ VARIANTS = {
 CASES = [(m, v) for m in METHODS for v in VARIANTS.get(m, [{}])]
 
 
-def settings(model: Path, data: Path, method: str, variant: dict, run_dir: Path, **train_keys: object) -> schema.TrainConfig:
+def settings(
+    model: Path, data: Path, method: str, variant: dict, run_dir: Path, **train_keys: object
+) -> schema.TrainConfig:
     import yaml
 
     preset = yaml.safe_load((config.CONF / "method" / f"{method}.yaml").read_text())
@@ -104,7 +106,11 @@ def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method
         fit.account(fit.step(k), 1.0)
     fit.save()
     train(cut)
-    for name in ("export/model.safetensors", "checkpoints/step-00000004/model.safetensors", "checkpoints/step-00000004/optimizer.safetensors"):
+    for name in (
+        "export/model.safetensors",
+        "checkpoints/step-00000004/model.safetensors",
+        "checkpoints/step-00000004/optimizer.safetensors",
+    ):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     losses = [[json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "cut")]
     assert losses[0] == losses[1]
@@ -136,7 +142,9 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
         hidden = hidden_states(trained, **model_inputs(batch))
         expected = trained.get_output_embeddings()(hidden)[..., : len(base)].float()
         found = model(input_ids=batch.input_ids).logits.float()
-    torch.testing.assert_close(found, expected, rtol=1e-5 if precision == "fp32" else 0.05, atol=1e-5 if precision == "fp32" else 0.05)
+    torch.testing.assert_close(
+        found, expected, rtol=1e-5 if precision == "fp32" else 0.05, atol=1e-5 if precision == "fp32" else 0.05
+    )
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert "contaminat" not in (run.export / "README.md").read_text().lower()
 
@@ -150,7 +158,12 @@ def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_
     def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], int]:
         batch = make_batch(fit.train, rows, epoch, 2)
         done = fit.method.corrupt(batch, 1.0, fit.draw).batch
-        found = zip(batch.example[batch.real].tolist(), batch.positions[batch.real].tolist(), done.input_ids[batch.real].tolist(), strict=True)
+        found = zip(
+            batch.example[batch.real].tolist(),
+            batch.positions[batch.real].tolist(),
+            done.input_ids[batch.real].tolist(),
+            strict=True,
+        )
         return {(e, p): t for e, p, t in found}
 
     packed, alone = ids([[0, 1, 2, 3]]), {}

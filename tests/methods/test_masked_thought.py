@@ -105,9 +105,7 @@ def test_masks_nest_while_the_ratio_ramps_up(granularity: str):
     assert not masked(made, clean, 0.0).any()
 
 
-@pytest.mark.parametrize(
-    ("progress", "expected"), [(0.0, 0.0), (1 / 3, 0.2), (2 / 3, 0.4), (0.9, 0.4), (1.0, 0.4)]
-)
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.0), (1 / 3, 0.2), (2 / 3, 0.4), (0.9, 0.4), (1.0, 0.4)])
 def test_linear_schedule(progress: float, expected: float):
     assert float(method().probability(batch(), progress, Draw(1)).max()) == pytest.approx(expected)
     constant = method(schedule="constant").probability(batch(), progress, Draw(1))
