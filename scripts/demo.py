@@ -1,4 +1,4 @@
-"""The demo: times two steps, picks precision and preset, trains sft and masked_thought, evaluates three models, reports.
+"""The demo: times two steps, picks precision and preset, trains sft and masked_thought, evaluates all, reports.
 
 Everything it does is a `mft` command that it prints; this script only chooses sizes and puts the table together.
 """
