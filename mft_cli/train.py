@@ -16,6 +16,7 @@ import torch
 
 from mft_cli import checkpoint as checkpoints
 from mft_cli import fast_modules
+from mft_cli.allocator import keep_freed_memory
 from mft_cli.attention import resolve
 from mft_cli.config import read_yaml, to_plain, to_yaml
 from mft_cli.data.load import Loaded, load
@@ -220,7 +221,10 @@ def pick_device(config: TrainConfig) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
     torch.set_num_threads(config.launch.threads or len(os.sched_getaffinity(0)))
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    keep_freed_memory()
+    return torch.device("cpu")
 
 
 def install_fast_modules(model: Any, config: TrainConfig) -> int:

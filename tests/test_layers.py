@@ -13,7 +13,16 @@ PACKAGE = ROOT / "mft_cli"
 LAYERS = [
     ["errors", "schema", "rng", "__init__"],
     ["config", "run_dir", "keys"],
-    ["answers", "exact_numbers", "symbolic", "attention", "short_attention", "cross_entropy", "fast_modules"],
+    [
+        "answers",
+        "exact_numbers",
+        "symbolic",
+        "allocator",
+        "attention",
+        "short_attention",
+        "cross_entropy",
+        "fast_modules",
+    ],
     ["data", "models", "metrics", "optim", "checkpoint"],
     ["methods", "engine", "export", "data_show"],
     ["loop", "eval"],
