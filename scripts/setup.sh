@@ -11,7 +11,7 @@ python=$(command -v python3.11 || true)
 if [ -z "$python" ]; then echo "setup: Python 3.11 is needed (python3.11 is not on the PATH)" >&2; exit 2; fi
 echo "setup: installing $(wc -l < "$lock") pinned packages into .venv (about two minutes, 3 GB)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 
 torch=$(grep '^torch==' "$lock")
 rest=$(mktemp); trap 'rm -f "$rest"' EXIT

@@ -1,16 +1,14 @@
-"""A tokenizer and a two-layer model made on the spot, and helpers to run the command line as a user does."""
+"""A tokenizer and a two-layer model made on the spot, and a cache of the tests' own."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny import problems
 
-ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -21,15 +19,6 @@ CORPUS = [
     "system user assistant question answer total number each more left in all Below is an instruction",
     "First we add the numbers.\nThen we take 5 away.\nThat leaves 12 - 5 = 7.\n#### 7",
 ]
-
-
-def data_dir() -> Path | None:
-    """Folder with real benchmark files: MFT_DATA_DIR."""
-    named = os.environ.get("MFT_DATA_DIR")
-    return Path(named) if named and Path(named).is_dir() else None
-
-
-needs_data = pytest.mark.skipif(data_dir() is None, reason="MFT_DATA_DIR names no folder with the real data files")
 
 
 @pytest.fixture(scope="session")
@@ -72,17 +61,6 @@ def tokenizer(tiny_model: Path):
     return load_tokenizer(str(tiny_model), ModelConfig(path=str(tiny_model)))
 
 
-def problems(n: int, first: int = 0) -> list[dict[str, str]]:
-    """Small addition problems with worked answers of differing length."""
-    rows = []
-    for i in range(first, first + n):
-        a, b = 3 + i % 17, 2 + (7 * i) % 23
-        steps = "\n".join(f"Step {k + 1}: we look at {a} and {b}." for k in range(i % 3))
-        answer = f"{steps}\nThat makes {a} + {b} = {a + b}.\n#### {a + b}".strip()
-        rows.append({"question": f"Problem {i}: what is {a} plus {b}?", "answer": answer})
-    return rows
-
-
 @pytest.fixture(scope="session")
 def problem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("data") / "problems.jsonl"
@@ -98,23 +76,3 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("MFT_CACHE_DIR", os.environ["MFT_TEST_CACHE"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-
-
-def mft(
-    *arguments: str, cwd: Path, env: dict[str, str] | None = None, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "mft_cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
-    )  # fmt: skip
-
-
-def tiny_overrides(model: Path, data: Path, **more: object) -> list[str]:
-    """Overrides of a training run that takes a second or two."""
-    settings = {
-        "model.path": model, "data": "local", "data.sources.local.path": data, "data.sources.local.response": "answer",
-        "train.global_batch_size": 8, "train.epochs": 1, "train.learning_rate": 0.01, "train.precision": "fp32",
-        "launch.threads": 1, "data.max_length": 256, **more,
-    }  # fmt: skip
-    return [f"{k}={v}" for k, v in settings.items()]

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, mft
+from tiny import ROOT, mft
 
 from mft_cli import config, schema
 from mft_cli.errors import UserError

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from tiny import ROOT
 
 PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.

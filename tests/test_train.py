@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, mft, tiny_overrides
+from tiny import ROOT, mft, tiny_overrides
 
 RUN_FILES = {
     ".lock", "config.yaml", "run.json", "state.json", "train.log", "metrics.jsonl",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import problems
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import problems
 
 from mft_cli.data.encode import Examples, encode_source
 from mft_cli.data.load import load

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import needs_data
+from tiny import needs_data
 
 from mft_cli.data.sources import load_rows, split_turns
 from mft_cli.errors import UserError

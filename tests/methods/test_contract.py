@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import problems
+from tiny import problems
 
 from mft_cli import config, schema
 from mft_cli.data.pack import IGNORE
