@@ -159,3 +159,27 @@ def test_combination_errors_without_a_process():
         config.train_config({**plain, "method": {"name": "masked_thought", "granularity": "step", "target": "both"}})
     with pytest.raises(UserError, match="not a regular expression"):
         config.train_config({**plain, "data": {"sources": {"a": {"path": "hub/id", "remove": "("}}}})
+
+
+@pytest.mark.parametrize(
+    ("data", "benchmark", "contaminated"),
+    [
+        ("gsm_symbolic", "gsm8k", True),  # its templates are made from GSM8K test problems
+        ("gsm_symbolic", "gsm_symbolic", False),  # disjoint by construction
+        ("gsm_symbolic", "gsm_symbolic_heldout", False),
+        ("gsm8k", "gsm8k", False),
+    ],
+)
+def test_presets_know_what_they_are_made_from(data: str, benchmark: str, contaminated: bool):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from mft_cli.data.sources import all_derived_from
+    from mft_cli.eval.contamination import contamination
+
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", [f"data={data}", f"eval={benchmark}"]), resolve=True)
+    built = config.train_config(values)
+    facts = {"derived_from": all_derived_from(built.data.sources.values())}
+    reason = contamination(facts, benchmark, built.eval.benchmarks[benchmark].source.derived_from)
+    assert (reason is not None) == contaminated
