@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_cli.errors import UserError
 from mft_cli.optim import make_adamw, set_learning_rate
 from mft_cli.schema import TrainingConfig
 
@@ -170,6 +171,8 @@ class LossScale:
 
 def pick_precision(wanted: str, device: torch.device) -> str:
     """`auto`: bf16 where the hardware multiplies it natively, else fp32."""
+    if wanted == "fp16" and device.type != "cuda":
+        raise UserError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

@@ -29,13 +29,15 @@ from mft_cli.rng import Draw, digest64
 from mft_cli.run_dir import RunDir
 from mft_cli.schema import TrainConfig
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
 
 class StopSignal:
     """Turns TERM, USR1 and INT into "finish the step, save, stop". A second INT ends the process at once."""
 
     def __init__(self) -> None:
         self.name: str | None = None
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from mft_cli.data.prompts import Renderer
 from mft_cli.engine import TorchEngine, pick_precision
 from mft_cli.errors import EXIT_USER, Stopped, UserError
 from mft_cli.export import add_scores_to_card, export, export_facts
-from mft_cli.loop import Fit, Position, StopSignal, total_steps
+from mft_cli.loop import STOP_SIGNALS, Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, Say, peak_flops
 from mft_cli.models import add_tokens, flops_per_token, load_model, load_tokenizer, locate
@@ -180,6 +182,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
     torch.manual_seed(config.seed)
     attention = resolve(config.model.attention, device.type)
     model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
+    check_context(model, loaded)
     base_vocabulary = model.get_input_embeddings().weight.shape[0]
     for token in wanted:
         say(f"token {token} added to the tokenizer, its embedding the mean of all others")
@@ -225,6 +228,17 @@ def pick_device(config: TrainConfig) -> torch.device:
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")
+
+
+def check_context(model: Any, loaded: Loaded) -> None:
+    """Raises UserError if an example has more positions than the model knows."""
+    known = getattr(model.config, "max_position_embeddings", None)
+    longest = int(loaded.train.lengths.max())
+    if known is not None and longest > known:
+        raise UserError(
+            f"the longest example has {longest} tokens, but the model has {known} positions; set data.max_length={known} "
+            f"and data.on_long=drop or truncate"
+        )
 
 
 def install_fast_modules(model: Any, config: TrainConfig) -> int:
@@ -330,6 +344,26 @@ def write_exports(ready: Assembly, say: Say) -> None:
         say(f"exported step {step} to {folder}")
 
 
+def run_forwarding(command: list[str]) -> int:
+    """The exit code of a child process. TERM, USR1 and INT end it; then Stopped is raised: its journal is kept."""
+    caught: list[str] = []
+    child = subprocess.Popen(command)
+
+    def end_child(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+        child.terminate()
+
+    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept")
+    return code
+
+
 def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
     """(export, evaluation folder) pairs that eval.checkpoints asks for."""
     pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
@@ -354,7 +388,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
         say(f"evaluating {folder}")
         start = time.monotonic()
         command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
-        code = subprocess.run(command, check=False).returncode
+        code = run_forwarding(command)
         if code:
             kind = UserError if code == EXIT_USER else RuntimeError
             raise kind(

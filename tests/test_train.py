@@ -282,6 +282,52 @@ def test_full_disk(tiny_model, problem_file, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_examples_longer_than_the_models_context(tiny_model, tmp_path):
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"question": "q " * 400, "answer": "a"}) + "\n")
+    more = {"data.max_length": 2000, "run_dir": "run"}
+    done = mft("train", *tiny_overrides(tiny_model, long, **more), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the model has 512 positions" in done.stderr
+
+
+def test_fp16_needs_a_gpu(tiny_model, problem_file, tmp_path):
+    more = {"train.precision": "fp16", "launch.device": "cpu", "run_dir": "run"}
+    done = mft("train", *tiny_overrides(tiny_model, problem_file, **more), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "fp16 needs a GPU" in done.stderr
+
+
+def test_training_ends_in_an_evaluation_that_is_not_done_twice(tiny_model, problem_file, tmp_path):
+    more = {
+        "run_dir": "run", "eval": "gsm_symbolic", "eval.engine": "hf", "eval.benchmarks.gsm_symbolic.limit": 3,
+        "eval.benchmarks.gsm_symbolic.max_new_tokens": 4, "eval.dtype": "float32",
+    }  # fmt: skip
+    command = ["train", "method=masked_thought", *tiny_overrides(tiny_model, problem_file, **more)]
+    done = mft(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "run" / "eval" / "gsm_symbolic"
+    assert {p.name for p in results.iterdir()} == {"generations.jsonl", "scores.jsonl", "metrics.json", "gold.jsonl"}
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert (metrics["n"], metrics["engine"]["name"]) == (3, "hf")
+    assert "## Scores" in (tmp_path / "run" / "export" / "README.md").read_text()
+    before = (results / "generations.jsonl").stat().st_mtime_ns
+    again = mft(*command, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "is done" in again.stdout
+    assert (results / "generations.jsonl").stat().st_mtime_ns == before
+    page = mft("report", "run", cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
+    scored = mft(
+        "score", "eval=gsm_symbolic", f"generations={results / 'generations.jsonl'}", "out=again",
+        "eval.benchmarks.gsm_symbolic.limit=3", cwd=tmp_path,
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    same = [json.loads((d / "metrics.json").read_text())["accuracy"] for d in (results, tmp_path / "again")]
+    assert same[0] == same[1]
+
+
 def test_a_model_that_is_none(tmp_path, problem_file):
     (tmp_path / "empty").mkdir()
     done = mft("train", *tiny_overrides(tmp_path / "empty", problem_file, run_dir="run"), cwd=tmp_path)

@@ -128,6 +128,8 @@ def local_file(source: SourceConfig) -> Path | None:
     path = Path(source.path).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        return None  # a folder in the hub's layout: the datasets library reads it
     if path.suffix in FORMATS or source.path.startswith(("/", "./", "../", "~")):
         raise UserError(f"{source.path}: no such file")
     folder = os.environ.get("MFT_DATA_DIR")

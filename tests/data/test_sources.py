@@ -105,6 +105,16 @@ def test_local_copies_go_before_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
         load_rows(source, name="s", seed=1)
 
 
+def test_a_folder_in_the_hubs_layout(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    lines = "".join(json.dumps(r) + "\n" for r in ROWS)
+    (tmp_path / "set" / "train.jsonl").write_text(lines)
+    found = load_rows(SourceConfig(path=str(tmp_path / "set"), response="answer"), name="s", seed=1)
+    assert [r.question for r in found.rows] == [r["question"] for r in ROWS]
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_rows(SourceConfig(path=str(tmp_path / "set"), split="test", response="answer"), name="s", seed=1)
+
+
 def test_keep_if_reads_csv_truth(tmp_path: Path):
     file = tmp_path / "rows.csv"
     file.write_text("prompt,critique,answer_match\np,c,True\np,c,False\np,c,true\n")
