@@ -104,7 +104,7 @@ class Fit:
         t = self.config.train
         self.draw = Draw(self.config.seed)
         self.order = Order(self.train, self.config.seed, t.global_batch_size)
-        self.row_length = t.row_length or max(2048, self.config.data.max_length)
+        self.row_length = t.row_length or max(1024, self.config.data.max_length)
         self.last_save = time.monotonic()
         self.saved_step = self.position.step
 

@@ -179,7 +179,7 @@ class TrainingConfig:
     global_batch_size: AtLeastOne = key(32, "Examples in an optimizer step, over all ranks.")
     micro_batch_size: AtLeastOne = key(1, "Rows in one forward pass of one rank.")
     packing: bool = key(True, "Lay several examples into one row; off: one example a row, padded.")
-    row_length: AtLeastOne | None = key(None, "Tokens in a packed row; null: 2048, or data.max_length if larger.")
+    row_length: AtLeastOne | None = key(None, "Tokens in a packed row; null: 1024, or data.max_length if larger.")
     epochs: Positive = key(3.0, "Passes over the data (a part of a pass counts).")
     max_steps: AtLeastOne | None = key(None, "Stop after this many optimizer steps; overrides epochs.")
     learning_rate: NonNegative = key(2e-5, "Peak learning rate.")

@@ -180,7 +180,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
     if stop.name:
         raise Stopped(f"stopped by {stop.name} before the first step; nothing to save yet")
     torch.manual_seed(config.seed)
-    attention = resolve(config.model.attention, device.type)
+    attention = resolve(backend(config, method), device.type)
     model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
     check_context(model, loaded)
     base_vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -195,7 +195,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine = TorchEngine(model, method.param_groups(model), config.train, precision, device)
     if config.launch.compile:
-        model.compile(dynamic=True)
+        # the loop calls the body, not the model around it: logits are made only where there are labels
+        getattr(model, model.base_model_prefix).compile(dynamic=True)
     digest = settings_digest(config)
     seeds = {"seed": config.seed}
     facts = provenance(seeds, loaded.digests, digest) | {
@@ -228,6 +229,11 @@ def pick_device(config: TrainConfig) -> torch.device:
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")
+
+
+def backend(config: TrainConfig, method: Method) -> str:
+    """model.attention; auto avoids flash-attention, which takes no mask, for a method that hides positions."""
+    return "sdpa" if config.model.attention == "auto" and method.hides_positions else config.model.attention
 
 
 def check_context(model: Any, loaded: Loaded) -> None:

@@ -90,9 +90,10 @@ def main() -> None:
         for seed in asked.seeds:
             for method in METHODS:
                 run = run_folder(method, epochs, seed, asked)
-                rows = [f"data.sources.gsm8k.rows={asked.examples + 128}"] if asked.examples else []
+                rows = [f"data.sources.gsm8k.rows={asked.examples + 64}"] if asked.examples else []
                 mft(
-                    "train", f"method={method}", "data=gsm8k", "data.validation.rows=128", *rows, f"seed={seed}",
+                    "train", f"method={method}", "data=gsm8k", "data.validation.rows=64",
+                    "data.validation.every_steps=100000", *rows, f"seed={seed}",
                     f"train.epochs={epochs}", f"train.global_batch_size={asked.batch}",
                     f"train.learning_rate={asked.learning_rate}", "train.precision=bf16", *scored, f"run_dir={run}",
                 )  # fmt: skip

@@ -47,6 +47,7 @@ class Method:
     """Plain fine-tuning: mean cross entropy over the response tokens of an optimizer step."""
 
     new_tokens: tuple[str, ...] = ()  # added to tokenizer and model before training
+    hides_positions = False  # whether batches have hidden_keys, which not every attention backend can do
     keep_new_tokens = True  # whether new tokens stay in the export
     weights: dict[str, float] = {"ce": 1.0}  # noqa: RUF012  term -> its weight in the loss
 

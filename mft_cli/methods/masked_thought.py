@@ -31,6 +31,7 @@ class MaskedThought(Method):
 
     def prepare(self, tokenizer: Any) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
+        self.hides_positions = self.config.drop_attention
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         self.known_ids = len(tokenizer)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
