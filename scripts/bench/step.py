@@ -27,7 +27,7 @@ from mft_cli.train import assemble
 STEPS = 3
 
 
-def fit(folder: Path, rows: int, row_length: int = 2048) -> Fit:
+def fit(folder: Path, rows: int, row_length: int = 1024) -> Fit:
     import yaml
 
     from mft_cli.config import CONF
@@ -42,7 +42,7 @@ def fit(folder: Path, rows: int, row_length: int = 2048) -> Fit:
         {
             "run_dir": str(folder), "model": read["model"], "data": data,
             "method": {"name": "masked_thought", "schedule": "constant"},
-            "train": {"global_batch_size": 32, "max_steps": STEPS + 1, "precision": "bf16", "row_length": row_length},
+            "train": {"global_batch_size": 12, "max_steps": STEPS + 1, "precision": "bf16", "row_length": row_length},
         }
     )  # fmt: skip
     run = RunDir(folder)
