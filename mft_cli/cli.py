@@ -114,6 +114,13 @@ def run(task: Callable[[], None]) -> int:
     except BrokenPipeError:  # `mft ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OSError as error:
+        import errno
+
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"mft: {error}; free space or choose another folder, then start the same command again", file=sys.stderr)
+        return EXIT_USER
     except Exception:
         import traceback
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -127,7 +128,9 @@ def nearest_key(root: type[Any], owner: type[Any] | None, path: list[str]) -> st
         return f"; did you mean {'.'.join([*path[:-1], near[0]])}?"
     everywhere = [k for k, *_ in walk(root)]
     ends = [k for k in everywhere if k.rsplit(".", 1)[-1] == path[-1]]
-    near = ends or difflib.get_close_matches(".".join(path), everywhere, n=1, cutoff=0.6)
+    near = [k for k in ends if k != ".".join(path)] or difflib.get_close_matches(
+        ".".join(path), everywhere, n=1, cutoff=0.6
+    )
     if near:
         return f"; did you mean {near[0]}?"
     return f"; valid keys here: {', '.join(siblings)}" if siblings else ""
@@ -159,7 +162,9 @@ def check_train(config: schema.TrainConfig) -> None:
     if not config.model.path:
         raise UserError("model.path is empty: choose a preset with model=<name>, or give a folder or hub id")
     if not d.sources:
-        raise UserError("data.sources is empty: choose a preset with data=<name>, or data=local data.path=FILE")
+        raise UserError(
+            "data.sources is empty: choose a preset with data=<name>, or data=local data.sources.local.path=FILE"
+        )
     for name, source in {**d.sources, **d.sources_validation}.items():
         check_source(f"data.sources.{name}", source)
     if t.row_length is not None and t.packing and t.row_length < d.max_length:
@@ -184,12 +189,17 @@ def check_train(config: schema.TrainConfig) -> None:
             )
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+    check_benchmarks(config.eval)
     check_paths(config)
 
 
 def check_source(where: str, source: schema.SourceConfig) -> None:
     if not source.path:
         raise UserError(f"{where}.path is empty: give a file, a hub id or generated:<name>")
+    if source.layout != "question_response":
+        unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
+        if unused:
+            raise UserError(f"{where}.{unused[0]} works with layout=question_response, not with {source.layout}")
     if source.remove is not None:
         check_regex(f"{where}.remove", source.remove)
     for name, span in source.spans.items():
@@ -221,11 +231,28 @@ def check_paths(config: schema.RunConfig) -> None:
             raise UserError(f"data.sources.{name}.path={source.path}: no such file or folder")
 
 
+def check_benchmarks(config: schema.EvalConfig) -> None:
+    """Mistakes in the evaluation, told before a training is paid for."""
+    for name, benchmark in config.benchmarks.items():
+        where = f"eval.benchmarks.{name}"
+        check_source(f"{where}.source", benchmark.source)
+        path = benchmark.source.path
+        if looks_local(path) and not Path(path).expanduser().exists():
+            raise UserError(f"{where}.source.path={path}: no such file or folder")
+        if benchmark.samples > 1 and benchmark.temperature == 0:
+            raise UserError(
+                f"{where}.samples={benchmark.samples} would be the same text: set {where}.temperature above 0"
+            )
+    if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
+        raise UserError("eval.engine=vllm, but vllm is not installed: set eval.engine=hf, or pip install vllm")
+
+
 def check_eval(config: schema.EvalRunConfig) -> None:
     if not config.model.path:
         raise UserError("model.path is empty: name the model to evaluate, model.path=outputs/<run>/export or a hub id")
     if not config.eval.benchmarks:
         raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")
+    check_benchmarks(config.eval)
     check_paths(config)
 
 
@@ -300,6 +327,8 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
         raise UserError(hydra_sentence(error)) from None
     finally:
         sys.argv = before
+    if stopped := [f for f in failures if isinstance(f, Stopped)]:
+        raise stopped[0]
     if len(failures) > 1:
         raise UserError(f"{len(failures)} jobs failed:\n" + "\n".join(str(f) for f in failures))
     if failures:

@@ -21,19 +21,22 @@ from mft_cli.schema import TrainConfig
 
 def export(
     folder: Path, model: nn.Module, weights: dict[str, Tensor], *, vocabulary: int, tokenizer: Any,
-    dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
+    dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int], trust: bool = False,
 ) -> None:  # fmt: skip
     """Write `weights` (by name; what is missing comes from `model`) as a folder that from_pretrained loads.
 
     `vocabulary` rows of the embeddings are kept. The folder appears whole or not at all, and its logits are compared
     with the trained weights' before it does. Raises RuntimeError if they differ.
     """
-    plain = plain_model(model, weights, dtype)
+    plain = plain_model(model, weights, dtype, trust)
     probe = torch.arange(8).remainder(vocabulary)[None]
     with torch.no_grad():
-        expected = plain(probe).logits[..., :vocabulary].clone()
-    if plain.get_input_embeddings().weight.shape[0] != vocabulary:
-        plain.resize_token_embeddings(vocabulary, mean_resizing=False)
+        trained = plain(probe).logits[..., :vocabulary].clone()
+        if plain.get_input_embeddings().weight.shape[0] != vocabulary:
+            plain.resize_token_embeddings(vocabulary, mean_resizing=False)
+        expected = plain(probe).logits
+    # a product of another width may round otherwise; the reloaded model must then be the same to the bit
+    torch.testing.assert_close(expected, trained)
     plain.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
     if plain.generation_config.pad_token_id is None:
         plain.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -45,7 +48,7 @@ def export(
             tokenizer.save_pretrained(str(temporary))
         write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
         write_atomically(temporary / "README.md", model_card(facts, {}))
-        verify(temporary, probe, expected, dtype)
+        verify(temporary, probe, expected, dtype, trust)
         flush_folder(temporary)
         if folder.exists():
             discard(folder)
@@ -54,7 +57,7 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
+def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, trust: bool) -> Any:
     """A fresh model of the same architecture with these weights, on the CPU."""
     from transformers import AutoModelForCausalLM
 
@@ -62,7 +65,8 @@ def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype
     config._attn_implementation = "sdpa"  # type: ignore[union-attr]
     config.dtype = dtype
     with torch.no_grad():
-        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)  # .to(dtype) would cast rotary frequencies, too
+        # not .to(dtype), which would cast rotary frequencies, too
+        plain = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust)
         state = {n: t.detach().to("cpu", dtype) for n, t in model.state_dict().items()}
         known = set(state)
         state.update({n: t.detach().to("cpu", dtype) for n, t in weights.items() if n in known})
@@ -76,12 +80,14 @@ def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype
     return plain.eval()
 
 
-def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype, trust: bool) -> None:
     """The reloaded folder's logits are the trained weights', and tied embeddings are still tied."""
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers():
-        again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa").eval()
+        again = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
+        ).eval()
     with torch.no_grad():
         found = again(probe).logits
     if not torch.equal(found, expected):

@@ -269,6 +269,9 @@ class Fit:
         trainer = {"position": vars(self.position), "engine": small, **self.saved_extra}
         root = self.run.checkpoints
         checkpoints.save(root, self.position.step, Checkpoint(weights, moments, trainer))
+        for step in checkpoints.steps_in(root):
+            if step > self.position.step:  # damaged ones that the resume passed over: they must not push good ones out
+                checkpoints.discard(checkpoints.step_folder(root, step))
         best = self.position.best_step if self.config.checkpoint.keep_best else None
         every = self.config.eval.checkpoints == "all"
         if not every:

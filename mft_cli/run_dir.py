@@ -111,7 +111,11 @@ def provenance(seeds: dict[str, int], data: dict[str, Any], settings_digest: str
 def hide_secret(argument: str) -> str:
     """An override such as eval.api_key=... keeps its key and loses its value."""
     name, separator, _ = argument.partition("=")
-    if separator and any(word in name.lower().rsplit(".", 1)[-1].split("_") for word in SECRET_WORDS):
+    if (
+        separator
+        and not name.endswith("mask_token")
+        and any(word in name.lower().rsplit(".", 1)[-1].split("_") for word in SECRET_WORDS)
+    ):
         return f"{name}=<hidden>"
     return argument
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from mft_cli.attention import resolve
 from mft_cli.config import read_yaml, to_plain, to_yaml
 from mft_cli.data.load import Loaded, load
 from mft_cli.data.prompts import Renderer
+from mft_cli.data.sources import local_file
 from mft_cli.engine import TorchEngine, pick_precision
 from mft_cli.errors import EXIT_USER, Stopped, UserError
 from mft_cli.export import add_scores_to_card, export, export_facts
@@ -30,7 +33,16 @@ from mft_cli.loop import STOP_SIGNALS, Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, Say, peak_flops
 from mft_cli.models import add_tokens, flops_per_token, load_model, load_tokenizer, locate
-from mft_cli.run_dir import RunDir, digest_of, hardware, provenance, read_json, write_atomically, write_json
+from mft_cli.run_dir import (
+    RunDir,
+    digest_of,
+    file_digest,
+    hardware,
+    provenance,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from mft_cli.schema import EvalRunConfig, TrainConfig
 
 # Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
@@ -62,6 +74,7 @@ class Assembly:
     tokenizer: Any
     base_vocabulary: int
     end_ids: list[int]
+    spare: dict[str, tuple[int, torch.Tensor]]  # embedding rows that new tokens took over, as they were
 
 
 def train(config: TrainConfig) -> Path:
@@ -81,8 +94,16 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     if run.get_state().get("state") != "done" or not config.checkpoint.resume:
         return False
     check_same_settings(run, config)
+    before = read_json(run.provenance).get("data", {}) if run.provenance.exists() else {}
+    for name, source in config.data.sources.items():
+        file = None if source.path.startswith("generated:") else local_file(source)
+        if file is not None and name in before and file_digest(file) != before[name]["digest"]:
+            raise UserError(
+                f"{run.root} was trained on another version of {file}; choose another run_dir, or checkpoint.resume=false"
+            )
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
-    return not longer and (run.export / "config.json").exists()
+    wanted = [folder for folder, _ in exports_to_evaluate(run, config)]
+    return not longer and all((folder / "config.json").exists() for folder in wanted)
 
 
 def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
@@ -103,6 +124,8 @@ def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
         run.set_state(
             "done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds
         )
+        del ready, fit
+        free_memory()
     except Stopped as stopped:
         run.set_state("stopped", message=str(stopped), **where(run))
         raise
@@ -112,11 +135,20 @@ def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
         with open(run.log, "a", encoding="utf-8") as log:
             log.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
+    if stop.name:
+        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported")
 
 
 def where(run: RunDir) -> dict[str, Any]:
     """The last saved step, as the state file knows it."""
     return {k: v for k, v in run.get_state().items() if k in ("step", "total_steps")}
+
+
+def free_memory() -> None:
+    """Before an evaluation or the next job of a sweep: swapped modules are reference cycles that hold their weights."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def prepare_folder(run: RunDir, config: TrainConfig) -> None:
@@ -126,6 +158,8 @@ def prepare_folder(run: RunDir, config: TrainConfig) -> None:
     else:
         for step in checkpoints.steps_in(run.checkpoints):
             checkpoints.discard(checkpoints.step_folder(run.checkpoints, step))
+        for folder in run.root.glob("export*"):
+            shutil.rmtree(folder)
         run.metrics.unlink(missing_ok=True)
         run.samples.unlink(missing_ok=True)
     write_atomically(run.config, to_yaml(config))
@@ -133,7 +167,8 @@ def prepare_folder(run: RunDir, config: TrainConfig) -> None:
 
 def check_same_settings(run: RunDir, config: TrainConfig) -> None:
     """Raises UserError if the folder's run was started with settings that give other numbers."""
-    if not run.config.exists() or not checkpoints.steps_in(run.checkpoints):
+    done = run.get_state().get("state") == "done"
+    if not run.config.exists() or not (done or checkpoints.steps_in(run.checkpoints)):
         return
     allowed = TIMING_KEYS if config.checkpoint.retime else set()
     changed = {k: v for k, v in changed_keys(run, config).items() if k not in allowed}
@@ -142,6 +177,17 @@ def check_same_settings(run: RunDir, config: TrainConfig) -> None:
         raise UserError(
             f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
             f"to throw its checkpoints away"
+        )
+
+
+def check_same_data(run: RunDir, loaded: Loaded) -> None:
+    """Raises UserError if the folder's checkpoints were trained on other rows: a path may stay and its file change."""
+    if not checkpoints.steps_in(run.checkpoints) or not run.provenance.exists():
+        return
+    if read_json(run.provenance).get("data") != loaded.digests:
+        raise UserError(
+            f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
+            f"checkpoint.resume=false to train anew"
         )
 
 
@@ -180,12 +226,13 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
     if stop.name:
         raise Stopped(f"stopped by {stop.name} before the first step; nothing to save yet")
     torch.manual_seed(config.seed)
-    attention = resolve(backend(config, method), device.type)
+    attention = resolve(backend(config, method, precision), device.type)
     model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
     check_context(model, loaded)
     base_vocabulary = model.get_input_embeddings().weight.shape[0]
     for token in wanted:
         say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+    spare = spare_rows(model, len(tokenizer), len(wanted))
     add_tokens(model, tokenizer, wanted)
     model = method.adapt(model, tokenizer)
     for line in method.facts():
@@ -199,6 +246,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
         getattr(model, model.base_model_prefix).compile(dynamic=True)
     digest = settings_digest(config)
     seeds = {"seed": config.seed}
+    check_same_data(run, loaded)
     facts = provenance(seeds, loaded.digests, digest) | {
         "precision": precision,
         "attention": attention,
@@ -217,7 +265,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say) -> As
         flops_per_token=flops_per_token(model, length), peak_flops=peak_flops(device, config.log),
         sample=sampler(run, config, model, renderer, loaded), saved_extra=machine,
     )  # fmt: skip
-    return Assembly(fit, loaded, method, base_tokenizer, tokenizer, base_vocabulary, renderer.end_ids)
+    return Assembly(fit, loaded, method, base_tokenizer, tokenizer, base_vocabulary, renderer.end_ids, spare)
 
 
 def pick_device(config: TrainConfig) -> torch.device:
@@ -231,9 +279,21 @@ def pick_device(config: TrainConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def backend(config: TrainConfig, method: Method) -> str:
-    """model.attention; auto avoids flash-attention, which takes no mask, for a method that hides positions."""
-    return "sdpa" if config.model.attention == "auto" and method.hides_positions else config.model.attention
+def backend(config: TrainConfig, method: Method, precision: str) -> str:
+    """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
+    wanted = config.model.attention
+    if wanted == "flash_attention_2" and precision == "fp32":
+        raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
+    return "sdpa" if wanted == "auto" and (method.hides_positions or precision == "fp32") else wanted
+
+
+def spare_rows(model: Any, words: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
+    """Name -> (first row, rows) of embedding rows without a word that `new` tokens will take over."""
+    ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    rows = {n: p for n, p in model.named_parameters() if any(p is e for e in ends)}
+    return {
+        n: (words, p[words : words + new].detach().clone()) for n, p in rows.items() if new and words + new <= len(p)
+    }
 
 
 def check_context(model: Any, loaded: Loaded) -> None:
@@ -283,6 +343,8 @@ def resume(
         before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
         if before != now:
             say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
+    if position.best_step is not None and not checkpoints.step_folder(run.checkpoints, position.best_step).is_dir():
+        position.best_loss = position.best_step = None  # keep_best was off then: the best one is gone
     engine.load(stored.weights, stored.moments, stored.trainer["engine"])
     say(f"going on from {folder}")
     return position
@@ -338,14 +400,19 @@ def write_exports(ready: Assembly, say: Say) -> None:
             if step != position.step:
                 folder = checkpoints.step_folder(run.checkpoints, step)
                 todo.append((run.root / f"export-{folder.name}", step, checkpoints.load(folder).weights))
+    derived_from = sorted({*inherited(locate(config.model, say)), *ready.loaded.derived_from})
     rows = fit.engine.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     keep = ready.method.keep_new_tokens
     for folder, step, tensors in todo:
-        facts = export_facts(config, settings_digest(config), step, ready.loaded.digests, ready.loaded.derived_from)
+        for name, (first, old) in {} if keep else ready.spare.items():
+            if name in tensors:
+                tensors[name] = tensors[name].clone()
+                tensors[name][first : first + len(old)] = old
+        facts = export_facts(config, settings_digest(config), step, ready.loaded.digests, derived_from)
         export(
             folder, fit.engine.model, tensors, vocabulary=rows if keep else ready.base_vocabulary,
             tokenizer=ready.tokenizer if keep else ready.base_tokenizer, dtype=fit.engine.dtype, facts=facts,
-            end_ids=ready.end_ids,
+            end_ids=ready.end_ids, trust=config.model.trust_remote_code,
         )  # fmt: skip
         say(f"exported step {step} to {folder}")
 
@@ -370,6 +437,12 @@ def run_forwarding(command: list[str]) -> int:
     return code
 
 
+def inherited(base: str) -> list[str]:
+    """What the base model's own training data was made from, if it is an export: a continued run inherits the taint."""
+    facts = Path(base) / "mft.json"
+    return list(read_json(facts).get("derived_from", [])) if facts.is_file() else []
+
+
 def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
     """(export, evaluation folder) pairs that eval.checkpoints asks for."""
     pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
@@ -383,8 +456,6 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
     """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
     if not config.eval.benchmarks:
         return
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     for folder, out in exports_to_evaluate(run, config):
         asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
         plain = to_plain(asked)

@@ -33,11 +33,10 @@ def say(line: str) -> None:
     print(f"[{int(time.time() - START) // 60}:{int(time.time() - START) % 60:02d}] {line}", flush=True)
 
 
-def mft(*arguments: str, quiet: bool = False) -> None:
+def mft(*arguments: str) -> None:
     """Run a mft command, shown as one would type it. Ends the demo with its exit code if it fails."""
-    if not quiet:
-        say("mft " + " ".join(arguments))
-    done = subprocess.run(["mft", *arguments], stdout=subprocess.DEVNULL if quiet else None, check=False)
+    say("mft " + " ".join(arguments))
+    done = subprocess.run(["mft", *arguments], check=False)
     if done.returncode:
         say(f"stopped: that command failed with exit code {done.returncode}")
         sys.exit(done.returncode)
@@ -68,7 +67,7 @@ def probe() -> tuple[str, float, float]:
             "checkpoint.every_steps=9",
             f"train.global_batch_size={PROBE_BATCH}",
         ]
-        mft(*training("masked_thought", 32, run, *steps), quiet=True)
+        mft(*training("masked_thought", 32, run, *steps))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").open()][1:]
         seconds = sum(r["step_s"] for r in rows) / len(rows)
         seconds *= BATCH / PROBE_BATCH
@@ -98,7 +97,9 @@ def estimate(examples: int, problems: int, seconds_a_step: float, tokens_per_s: 
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    say("timing two training steps in each precision (the first time the model is unpacked, too)")
+    say(
+        f"at most {left() / 60:.0f} minutes left in all; first, two training steps are timed in each precision (2 minutes)"
+    )
     precision, seconds, speed = probe()
     examples, problems = choose(seconds, speed)
     expected = estimate(examples, problems, seconds, speed)
@@ -108,7 +109,8 @@ def main() -> None:
     runs = {name: OUT / f"{name}-{tag}" for name in ("base", "sft", "masked_thought")}
     asked = benchmarks(problems)
     mft("eval", "model=smollm2_135m", *asked, f"run_dir={runs['base']}")
-    for name in ("sft", "masked_thought"):
+    for done, name in enumerate(("sft", "masked_thought")):
+        say(f"about {(3 - 1.3 * done) / 4 * expected / 60:.0f} minutes left")
         mft(*training(name, examples, runs[name], f"train.precision={precision}", *asked))
     mft("report", *map(str, runs.values()), f"out={OUT / 'report'}")
     from mft_cli.report import read_runs, terminal_table

@@ -334,3 +334,41 @@ def test_a_model_that_is_none(tmp_path, problem_file):
     assert done.returncode == 2
     assert "config.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_changed_data_is_noticed(tiny_model, problem_file, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text(problem_file.read_text())
+    command = ["train", *tiny_overrides(tiny_model, data, run_dir="run")]
+    assert mft(*command, cwd=tmp_path).returncode == 0
+    data.write_text(problem_file.read_text().replace("plus", "and"))
+    again = mft(*command, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "another version of" in again.stderr
+    anew = mft(*command, "checkpoint.resume=false", cwd=tmp_path)
+    assert anew.returncode == 0, anew.stderr
+
+
+def test_a_continued_run_inherits_what_its_base_was_made_from(tiny_model, problem_file, tmp_path):
+    first = tiny_overrides(
+        tiny_model, problem_file, run_dir="first", **{"data.sources.local.derived_from": "[gsm8k_test]"}
+    )
+    assert mft("train", *first, cwd=tmp_path).returncode == 0
+    second = tiny_overrides(tmp_path / "first" / "export", problem_file, run_dir="second")
+    assert mft("train", *second, cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "second" / "export" / "mft.json").read_text())["derived_from"] == ["gsm8k_test"]
+
+
+def test_a_damaged_newest_checkpoint_does_not_push_good_ones_out(tiny_model, problem_file, tmp_path):
+    more = {"train.max_steps": 6, "checkpoint.every_steps": 2, "checkpoint.keep_last": 1}
+    command = ["train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more)]
+    assert mft(*command, cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    weights = (run / "export" / "model.safetensors").read_bytes()
+    (run / "checkpoints" / "step-00000006" / "model.safetensors").write_bytes(b"damaged")
+    (run / "state.json").unlink()
+    done = mft(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "damaged" in done.stdout
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000006"]
+    assert (run / "export" / "model.safetensors").read_bytes() == weights

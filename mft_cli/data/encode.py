@@ -5,6 +5,7 @@ The cache's key covers the tokenizer's bytes, the prompt, the source and its fil
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from mft_cli.data.prompts import Piece, Renderer, UnsafeText
 from mft_cli.data.sources import Row, Rows
@@ -45,7 +47,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
@@ -162,7 +164,7 @@ def pieces_of(source: SourceConfig, rows: list[Row], renderer: Renderer) -> Iter
                 )
                 check_spans(pieces, row.spans)
                 yield row, pieces
-            except (UnsafeText, ValueError) as problem:
+            except (UnsafeText, ValueError, TemplateError) as problem:
                 yield row, str(problem)
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,22 @@ def local_file(source: SourceConfig) -> Path | None:
     return None
 
 
+def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
+    """A reader whose file as a whole may be unreadable: wrong encoding, broken parquet. Names the file."""
+
+    def read(file: Path) -> Raw:
+        try:
+            yield from reader(file)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{file}: cannot be read as {file.suffix.lstrip('.')} in UTF-8 ({error})") from None
+        except Exception as error:
+            if type(error).__module__.startswith("pyarrow"):
+                raise UserError(f"{file}: no readable parquet file ({first_line(error)})") from None
+            raise
+
+    return read
+
+
 def read_jsonl(file: Path) -> Raw:
     with open(file, encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
@@ -191,7 +207,7 @@ def read_parquet(file: Path) -> Raw:
             index += 1
 
 
-READERS = {"jsonl": read_jsonl, "json": read_json, "csv": read_csv, "parquet": read_parquet}
+READERS = {"jsonl": read_jsonl, "json": read_json, "csv": readable(read_csv), "parquet": readable(read_parquet)}
 
 
 def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:

@@ -185,7 +185,7 @@ class Session:
         examples, ids = [], []
         for problem, prompt in zip(plan.problems, plan.requests[:: plan.benchmark.samples], strict=True):
             try:
-                response = plan.renderer.response_ids(problem.row.response, problem.row.answer)
+                response = plan.renderer.response_ids(problem.row.response, problem.row.answer or problem.gold)
             except UnsafeText:
                 continue
             if self.folder.context is None or len(prompt.prompt) + len(response) <= self.folder.context:

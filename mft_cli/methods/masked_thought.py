@@ -40,9 +40,12 @@ class MaskedThought(Method):
         self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
         self.added = self.mask_id >= self.known_ids
         self.keep_new_tokens = self.config.keep_mask_token
-        if self.added:
+        embeddings: Any = getattr(model, "get_input_embeddings", None)
+        rows = embeddings().weight.shape[0] if embeddings else None
+        if self.added and rows == self.mask_id + 1:
             # The mask token is only ever read, never predicted: it takes no part in the softmax. So the loss in
-            # training is the loss of the export, which does not have the token.
+            # training is the loss of the export, which does not have the token. (A model with spare embedding rows
+            # gives it one of those; they all take part in the softmax, there and in the export.)
             self.vocab_size = self.mask_id
         return model
 

@@ -179,3 +179,30 @@ def test_problems_differ_in_length():
     assert len(lengths) > 3
     assert IGNORE == -100
     assert replace(schema.SftConfig()) == schema.SftConfig()
+
+
+def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, tmp_path):
+    """A model with more embedding rows than words: the mask token uses one, the export has the base model's rows."""
+    import shutil
+
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    from mft_cli.train import write_exports
+
+    wide = tmp_path / "wide"
+    shutil.copytree(tiny_model, wide)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    words = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(words + 8)
+    model.save_pretrained(wide)
+    asked = settings(wide, problem_file, "masked_thought", {"schedule": "constant"}, tmp_path / "run")
+    run = RunDir(asked.run_dir)
+    ready = assemble(run, asked, StopSignal(), Say())
+    assert ready.method.vocab_size is None
+    ready.fit.run_to_end()
+    write_exports(ready, Say())
+    before, after = (load_file(f / "model.safetensors")["model.embed_tokens.weight"] for f in (wide, run.export))
+    assert after.shape == before.shape
+    assert torch.equal(after[words], before[words])
+    assert not torch.equal(after[:words], before[:words])

@@ -39,12 +39,23 @@ class Words:
         return self.vocabulary[token]
 
 
+class Rows(torch.nn.Module):
+    """A stand-in model with this many embedding rows."""
+
+    def __init__(self, rows: int):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(rows, 1)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embedding
+
+
 def method(**settings: object) -> MaskedThought:
     made = MaskedThought(MaskedThoughtConfig(**settings))
     tokenizer = Words()
     for token in made.prepare(tokenizer):
         tokenizer.vocabulary[token] = len(tokenizer)
-    made.adapt(torch.nn.Identity(), tokenizer)
+    made.adapt(Rows(len(tokenizer)), tokenizer)
     return made
 
 
