@@ -78,8 +78,8 @@ def main() -> None:
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         sys.exit(run(lambda: complete(arguments)))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        sys.exit(EXIT_DONE if arguments else EXIT_USER)
+        code = run(lambda: print(HELP, flush=True))
+        sys.exit(code if arguments else EXIT_USER)
     if arguments[0] == "--version":
         from mft_cli import __version__
 
@@ -94,8 +94,7 @@ def main() -> None:
         print(f"mft: no command {verb!r}; commands: {', '.join(VERBS)}{hint}", file=sys.stderr)
         sys.exit(EXIT_USER)
     if "-h" in rest or "--help" in rest:
-        print(help_text(verb))
-        sys.exit(EXIT_DONE)
+        sys.exit(run(lambda: print(help_text(verb), flush=True)))
     sys.exit(run(lambda: VERBS[verb](rest)))
 
 

@@ -1,9 +1,14 @@
 """The one exception that means "the user can mend this", and the exit codes of every command."""
 
+import signal
+
 EXIT_DONE = 0
 EXIT_OURS = 1  # a defect of mft: a traceback is shown
 EXIT_USER = 2  # the user's mistake: one clear sentence, no traceback
 EXIT_STOPPED = 75  # stopped by a signal after saving; start the same command again to go on (sysexits' EX_TEMPFAIL)
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # finish the step, save, stop
 
 
 class UserError(Exception):

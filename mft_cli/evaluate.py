@@ -1,13 +1,21 @@
-"""`mft eval`: a run folder around the evaluation of one model."""
+"""`mft eval`: a run folder around the evaluation of one model; and the evaluation of a training run's exports."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import FrameType
 
 from mft_cli.config import to_plain, to_yaml
-from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, digest_of, provenance, write_atomically, write_json
-from mft_cli.schema import EvalRunConfig
+from mft_cli.errors import EXIT_USER, STOP_SIGNALS, Stopped, UserError
+from mft_cli.export import add_scores_to_card
+from mft_cli.metrics import Say
+from mft_cli.rerun import exports_to_evaluate
+from mft_cli.run_dir import RunDir, digest_of, provenance, read_json, write_atomically, write_json
+from mft_cli.schema import EvalRunConfig, TrainConfig
 
 
 def eval_folder(config: EvalRunConfig) -> Path:
@@ -38,3 +46,51 @@ def evaluate_run(config: EvalRunConfig) -> Path:
         run.set_state("done")
         print(f"results in {run.root}")
     return run.root
+
+
+# ---- exports of a training run --------------------------------------------------------------------------------------
+
+
+def run_forwarding(command: list[str]) -> int:
+    """The exit code of a child process. TERM, USR1 and INT end it; then Stopped is raised: its journal is kept."""
+    caught: list[str] = []
+    child = subprocess.Popen(command)
+
+    def end_child(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+        child.terminate()
+
+    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept")
+    return code
+
+
+def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
+    """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
+    if not config.eval.benchmarks:
+        return
+    for folder, out in exports_to_evaluate(run, config):
+        asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
+        plain = to_plain(asked)
+        plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
+        frozen = run.root / f"{out.name}.json"
+        write_json(frozen, plain)
+        say(f"evaluating {folder}")
+        start = time.monotonic()
+        command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
+        code = run_forwarding(command)
+        if code:
+            kind = UserError if code == EXIT_USER else RuntimeError
+            raise kind(
+                f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. "
+                f"Again: {' '.join(command)}"
+            )
+        scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
+        add_scores_to_card(folder, scores)
+        say(f"evaluated in {time.monotonic() - start:.0f} s")

@@ -21,15 +21,13 @@ from mft_cli.checkpoint import Checkpoint
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Order, lay_rows, make_batch, share
 from mft_cli.engine import TorchEngine, is_finite
-from mft_cli.errors import Stopped, UserError
+from mft_cli.errors import STOP_SIGNALS, Stopped, UserError
 from mft_cli.methods import Method
 from mft_cli.metrics import Metrics, Progress, memory_gb
 from mft_cli.optim import learning_rate_factor
 from mft_cli.rng import Draw, digest64
 from mft_cli.run_dir import RunDir
 from mft_cli.schema import TrainConfig
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignal:

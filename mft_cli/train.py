@@ -5,15 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,45 +17,27 @@ from mft_cli import checkpoint as checkpoints
 from mft_cli import fast_modules
 from mft_cli.allocator import keep_freed_memory
 from mft_cli.attention import resolve
-from mft_cli.config import read_yaml, to_plain, to_yaml
+from mft_cli.config import to_plain, to_yaml
 from mft_cli.data.load import Loaded, load
 from mft_cli.data.prompts import Renderer
-from mft_cli.data.sources import local_file
 from mft_cli.engine import TorchEngine, pick_precision
-from mft_cli.errors import EXIT_USER, Stopped, UserError
-from mft_cli.export import add_scores_to_card, export, export_facts
-from mft_cli.loop import STOP_SIGNALS, Fit, Position, StopSignal, total_steps
+from mft_cli.errors import Stopped, UserError
+from mft_cli.evaluate import evaluate_exports
+from mft_cli.export import export, export_facts
+from mft_cli.loop import Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, Say, peak_flops
 from mft_cli.models import add_tokens, flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.rerun import check_same_data, check_same_settings, is_done, run_folder, settings_digest
 from mft_cli.run_dir import (
     RunDir,
-    digest_of,
-    file_digest,
     hardware,
     provenance,
     read_json,
     write_atomically,
     write_json,
 )
-from mft_cli.schema import EvalRunConfig, TrainConfig
-
-# Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
-FREE = ("run_dir", "note", "log", "checkpoint", "launch", "eval")
-TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
-
-
-def settings_digest(config: TrainConfig) -> str:
-    """Digest of the settings that decide the trained weights."""
-    return digest_of({k: v for k, v in to_plain(config).items() if k not in FREE})
-
-
-def run_folder(config: TrainConfig) -> Path:
-    """run_dir, else a name that the settings decide: the same command finds its own run again and goes on."""
-    if config.run_dir:
-        return Path(config.run_dir)
-    name = f"{config.method.name}-{config.data.name or 'data'}-s{config.seed}-{settings_digest(config)[:8]}"
-    return Path("outputs") / name
+from mft_cli.schema import TrainConfig
 
 
 @dataclass
@@ -88,22 +65,6 @@ def train(config: TrainConfig) -> Path:
             train_in(run, config, say)
         evaluate_exports(run, config, say)
     return run.root
-
-
-def is_done(run: RunDir, config: TrainConfig) -> bool:
-    if run.get_state().get("state") != "done" or not config.checkpoint.resume:
-        return False
-    check_same_settings(run, config)
-    before = read_json(run.provenance).get("data", {}) if run.provenance.exists() else {}
-    for name, source in config.data.sources.items():
-        file = None if source.path.startswith("generated:") else local_file(source)
-        if file is not None and name in before and file_digest(file) != before[name]["digest"]:
-            raise UserError(
-                f"{run.root} was trained on another version of {file}; choose another run_dir, or checkpoint.resume=false"
-            )
-    longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
-    wanted = [folder for folder, _ in exports_to_evaluate(run, config)]
-    return not longer and all((folder / "config.json").exists() for folder in wanted)
 
 
 def train_in(run: RunDir, config: TrainConfig, say: Say) -> None:
@@ -163,49 +124,6 @@ def prepare_folder(run: RunDir, config: TrainConfig) -> None:
         run.metrics.unlink(missing_ok=True)
         run.samples.unlink(missing_ok=True)
     write_atomically(run.config, to_yaml(config))
-
-
-def check_same_settings(run: RunDir, config: TrainConfig) -> None:
-    """Raises UserError if the folder's run was started with settings that give other numbers."""
-    done = run.get_state().get("state") == "done"
-    if not run.config.exists() or not (done or checkpoints.steps_in(run.checkpoints)):
-        return
-    allowed = TIMING_KEYS if config.checkpoint.retime else set()
-    changed = {k: v for k, v in changed_keys(run, config).items() if k not in allowed}
-    if changed:
-        shown = "; ".join(f"{k} was {old}, is {new}" for k, (old, new) in list(changed.items())[:5])
-        raise UserError(
-            f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
-            f"to throw its checkpoints away"
-        )
-
-
-def check_same_data(run: RunDir, loaded: Loaded) -> None:
-    """Raises UserError if the folder's checkpoints were trained on other rows: a path may stay and its file change."""
-    if not checkpoints.steps_in(run.checkpoints) or not run.provenance.exists():
-        return
-    if read_json(run.provenance).get("data") != loaded.digests:
-        raise UserError(
-            f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
-            f"checkpoint.resume=false to train anew"
-        )
-
-
-def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
-    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
-    decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
-    return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 # ---- assembly -------------------------------------------------------------------------------------------------------
@@ -417,61 +335,7 @@ def write_exports(ready: Assembly, say: Say) -> None:
         say(f"exported step {step} to {folder}")
 
 
-def run_forwarding(command: list[str]) -> int:
-    """The exit code of a child process. TERM, USR1 and INT end it; then Stopped is raised: its journal is kept."""
-    caught: list[str] = []
-    child = subprocess.Popen(command)
-
-    def end_child(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
-        child.terminate()
-
-    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}
-    try:
-        code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if caught:
-        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept")
-    return code
-
-
 def inherited(base: str) -> list[str]:
     """What the base model's own training data was made from, if it is an export: a continued run inherits the taint."""
     facts = Path(base) / "mft.json"
     return list(read_json(facts).get("derived_from", [])) if facts.is_file() else []
-
-
-def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
-    """(export, evaluation folder) pairs that eval.checkpoints asks for."""
-    pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
-    if config.eval.checkpoints != "all":
-        return pairs[config.eval.checkpoints]
-    steps = sorted(run.root.glob("export-step-*"))
-    return [(p, run.root / p.name.replace("export", "eval")) for p in steps] + pairs["last"]
-
-
-def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
-    """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
-    if not config.eval.benchmarks:
-        return
-    for folder, out in exports_to_evaluate(run, config):
-        asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
-        plain = to_plain(asked)
-        plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
-        frozen = run.root / f"{out.name}.json"
-        write_json(frozen, plain)
-        say(f"evaluating {folder}")
-        start = time.monotonic()
-        command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
-        code = run_forwarding(command)
-        if code:
-            kind = UserError if code == EXIT_USER else RuntimeError
-            raise kind(
-                f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. "
-                f"Again: {' '.join(command)}"
-            )
-        scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
-        add_scores_to_card(folder, scores)
-        say(f"evaluated in {time.monotonic() - start:.0f} s")

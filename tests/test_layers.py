@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["data", "models", "metrics", "optim", "checkpoint"],
     ["methods", "engine", "export", "data_show"],
-    ["loop", "eval"],
+    ["loop", "eval", "rerun"],
     ["report", "train", "evaluate"],
     ["cli", "__main__"],
 ]

@@ -1,0 +1,99 @@
+"""The same command again: which folder is its own, whether it is done, and whether the folder holds the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mft_cli import checkpoint as checkpoints
+from mft_cli.config import read_yaml, to_plain
+from mft_cli.data.load import Loaded
+from mft_cli.data.sources import local_file
+from mft_cli.errors import UserError
+from mft_cli.run_dir import RunDir, digest_of, file_digest, read_json
+from mft_cli.schema import TrainConfig
+
+# Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
+FREE = ("run_dir", "note", "log", "checkpoint", "launch", "eval")
+TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
+
+
+def settings_digest(config: TrainConfig) -> str:
+    """Digest of the settings that decide the trained weights."""
+    return digest_of({k: v for k, v in to_plain(config).items() if k not in FREE})
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """run_dir, else a name that the settings decide: the same command finds its own run again and goes on."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    name = f"{config.method.name}-{config.data.name or 'data'}-s{config.seed}-{settings_digest(config)[:8]}"
+    return Path("outputs") / name
+
+
+def is_done(run: RunDir, config: TrainConfig) -> bool:
+    if run.get_state().get("state") != "done" or not config.checkpoint.resume:
+        return False
+    check_same_settings(run, config)
+    before = read_json(run.provenance).get("data", {}) if run.provenance.exists() else {}
+    for name, source in config.data.sources.items():
+        file = None if source.path.startswith("generated:") else local_file(source)
+        if file is not None and name in before and file_digest(file) != before[name]["digest"]:
+            raise UserError(
+                f"{run.root} was trained on another version of {file}; choose another run_dir, or checkpoint.resume=false"
+            )
+    longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
+    wanted = [folder for folder, _ in exports_to_evaluate(run, config)]
+    return not longer and all((folder / "config.json").exists() for folder in wanted)
+
+
+def check_same_settings(run: RunDir, config: TrainConfig) -> None:
+    """Raises UserError if the folder's run was started with settings that give other numbers."""
+    done = run.get_state().get("state") == "done"
+    if not run.config.exists() or not (done or checkpoints.steps_in(run.checkpoints)):
+        return
+    allowed = TIMING_KEYS if config.checkpoint.retime else set()
+    changed = {k: v for k, v in changed_keys(run, config).items() if k not in allowed}
+    if changed:
+        shown = "; ".join(f"{k} was {old}, is {new}" for k, (old, new) in list(changed.items())[:5])
+        raise UserError(
+            f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
+            f"to throw its checkpoints away"
+        )
+
+
+def check_same_data(run: RunDir, loaded: Loaded) -> None:
+    """Raises UserError if the folder's checkpoints were trained on other rows: a path may stay and its file change."""
+    if not checkpoints.steps_in(run.checkpoints) or not run.provenance.exists():
+        return
+    if read_json(run.provenance).get("data") != loaded.digests:
+        raise UserError(
+            f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
+            f"checkpoint.resume=false to train anew"
+        )
+
+
+def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
+    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
+    decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
+    return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
+    """(export, evaluation folder) pairs that eval.checkpoints asks for."""
+    pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
+    if config.eval.checkpoints != "all":
+        return pairs[config.eval.checkpoints]
+    steps = sorted(run.root.glob("export-step-*"))
+    return [(p, run.root / p.name.replace("export", "eval")) for p in steps] + pairs["last"]
