@@ -72,7 +72,7 @@ def design(asked: argparse.Namespace) -> str:
 
 
 def percent(share: float) -> str:
-    return "no size" if math.isinf(share) else f"{100 * share:.1f} points"
+    return "(none is large enough)" if math.isinf(share) else f"{100 * share:.1f} points"
 
 
 def run_folder(method: str, epochs: int, seed: int, asked: argparse.Namespace) -> Path:

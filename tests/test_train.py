@@ -328,6 +328,22 @@ def test_training_ends_in_an_evaluation_that_is_not_done_twice(tiny_model, probl
     assert same[0] == same[1]
 
 
+def test_all_checkpoints_are_evaluated(tiny_model, problem_file, tmp_path):
+    more = {
+        "run_dir": "run", "train.max_steps": 4, "checkpoint.every_steps": 2, "eval": "gsm_symbolic", "eval.engine": "hf",
+        "eval.benchmarks.gsm_symbolic.limit": 2, "eval.benchmarks.gsm_symbolic.max_new_tokens": 2,
+        "eval.checkpoints": "all", "eval.gold_logprob": "false", "eval.dtype": "float32",
+    }  # fmt: skip
+    done = mft("train", *tiny_overrides(tiny_model, problem_file, **more), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("eval", "eval-step-00000002"):
+        assert json.loads((tmp_path / "run" / name / "gsm_symbolic" / "metrics.json").read_text())["n"] == 2
+    steps = [
+        json.loads((tmp_path / "run" / e / "mft.json").read_text())["step"] for e in ("export", "export-step-00000002")
+    ]
+    assert steps == [4, 2]
+
+
 def test_a_model_that_is_none(tmp_path, problem_file):
     (tmp_path / "empty").mkdir()
     done = mft("train", *tiny_overrides(tmp_path / "empty", problem_file, run_dir="run"), cwd=tmp_path)
