@@ -16,7 +16,7 @@ from mft_cli.config import dataclasses_in, element_type, field_type, groups
 
 OPENING = """# All configuration keys
 
-Generated from `mft_cli/schema.py` by `python -m mft_cli.keys`; a test keeps this page equal to it.
+Generated from `mft_cli/schema/` by `python -m mft_cli.keys`; a test keeps this page equal to it.
 Every key can be set on the command line, `mft train train.learning_rate=1e-4`; `<name>` is a name of your choice.
 A group is chosen with `group=option`: its options are the files in `conf/<group>/`.
 """

@@ -1,0 +1,110 @@
+"""Settings that are each valid but cannot go together, and files that are named but not there. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from mft_cli import schema
+from mft_cli.errors import UserError
+
+
+def check_train(config: schema.TrainConfig) -> None:
+    """Settings that are each valid but cannot go together. Raises UserError."""
+    t, d, m = config.train, config.data, config.method
+    if not config.model.path:
+        raise UserError("model.path is empty: choose a preset with model=<name>, or give a folder or hub id")
+    if not d.sources:
+        raise UserError(
+            "data.sources is empty: choose a preset with data=<name>, or data=local data.sources.local.path=FILE"
+        )
+    for name, source in {**d.sources, **d.sources_validation}.items():
+        check_source(f"data.sources.{name}", source)
+    if t.row_length is not None and t.packing and t.row_length < d.max_length:
+        raise UserError(
+            f"train.row_length={t.row_length}: an example of data.max_length={d.max_length} does not fit in"
+        )
+    if len(t.betas) != 2:
+        raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
+    if d.validation.source is not None and d.validation.source not in d.sources_validation:
+        raise UserError(f"data.validation.source={d.validation.source}: no such source under data.sources_validation")
+    validated = d.validation.source is not None or d.validation.rows > 0
+    if not validated and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
+        raise UserError(
+            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows"
+        )
+    if config.eval.checkpoints == "best" and not config.checkpoint.keep_best:
+        raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
+    if isinstance(m, schema.MaskedThoughtConfig):
+        if m.drop_attention and config.model.attention == "flash_attention_2":
+            raise UserError(
+                "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
+            )
+        if m.granularity == "step" and m.target != "response":
+            raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+    check_benchmarks(config.eval)
+    check_paths(config)
+
+
+def check_source(where: str, source: schema.SourceConfig) -> None:
+    if not source.path:
+        raise UserError(f"{where}.path is empty: give a file, a hub id or generated:<name>")
+    if source.layout != "question_response":
+        unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
+        if unused:
+            raise UserError(f"{where}.{unused[0]} works with layout=question_response, not with {source.layout}")
+    if source.remove is not None:
+        check_regex(f"{where}.remove", source.remove)
+    for name, span in source.spans.items():
+        if span.startswith("/"):
+            check_regex(f"{where}.spans.{name}", span.strip("/"))
+
+
+def check_regex(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}={pattern}: not a regular expression ({error})") from None
+
+
+def looks_local(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~")) or path.endswith((".gguf", ".jsonl", ".json", ".csv", ".parquet"))
+
+
+def check_paths(config: schema.RunConfig) -> None:
+    """Files that are named must exist: told now, not after the model has been loaded."""
+    path = config.model.path
+    if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
+        raise UserError(f"model.path={path}: no such file or folder")
+    template = config.model.chat_template
+    if template and not Path(template).exists():
+        raise UserError(f"model.chat_template={template}: no such file")
+    for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
+        if looks_local(source.path) and not Path(source.path).expanduser().exists():
+            raise UserError(f"data.sources.{name}.path={source.path}: no such file or folder")
+
+
+def check_benchmarks(config: schema.EvalConfig) -> None:
+    """Mistakes in the evaluation, told before a training is paid for."""
+    for name, benchmark in config.benchmarks.items():
+        where = f"eval.benchmarks.{name}"
+        check_source(f"{where}.source", benchmark.source)
+        path = benchmark.source.path
+        if looks_local(path) and not Path(path).expanduser().exists():
+            raise UserError(f"{where}.source.path={path}: no such file or folder")
+        if benchmark.samples > 1 and benchmark.temperature == 0:
+            raise UserError(
+                f"{where}.samples={benchmark.samples} would be the same text: set {where}.temperature above 0"
+            )
+    if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
+        raise UserError("eval.engine=vllm, but vllm is not installed: set eval.engine=hf, or pip install vllm")
+
+
+def check_eval(config: schema.EvalRunConfig) -> None:
+    if not config.model.path:
+        raise UserError("model.path is empty: name the model to evaluate, model.path=outputs/<run>/export or a hub id")
+    if not config.eval.benchmarks:
+        raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")
+    check_benchmarks(config.eval)
+    check_paths(config)

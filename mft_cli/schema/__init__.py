@@ -1,0 +1,27 @@
+"""Every configuration key: its type, range, default and one line of documentation. Imports no torch.
+
+The YAML files in `conf/` hold only what differs from the defaults here. `docs/keys.md` is generated from these files
+(`python -m mft_cli.keys`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is no boolean,
+"3" no number.
+"""
+
+from mft_cli.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.schema.inputs import (
+    DataConfig,
+    ModelConfig,
+    PromptConfig,
+    Shot,
+    SourceConfig,
+    ValidationConfig,
+)  # fmt: skip
+from mft_cli.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
+from mft_cli.schema.methods import AnyMethod, MaskedThoughtConfig, MethodConfig, SftConfig
+from mft_cli.schema.runs import EvalRunConfig, RunConfig, TrainConfig
+from mft_cli.schema.training import CheckpointConfig, LogConfig, TrainingConfig
+
+__all__ = [
+    "AnyMethod", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig",
+    "LaunchConfig", "LogConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
+    "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "TrainConfig", "TrainingConfig",
+    "ValidationConfig",
+]  # fmt: skip

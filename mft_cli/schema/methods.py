@@ -1,0 +1,49 @@
+"""The methods. A new one is a class here and a name in AnyMethod."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.schema.base import STRICT, Fraction, key
+
+
+@dataclass(config=STRICT)
+class MethodConfig:
+    """What every method has."""
+
+    implementation: ClassVar[str] = ""
+    name: str = key("", "The method's name.")
+
+
+@dataclass(config=STRICT)
+class SftConfig(MethodConfig):
+    """Plain fine-tuning on response tokens: the baseline."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.sft:Sft"
+    name: Literal["sft"] = key("sft", "The method's name.")
+
+
+@dataclass(config=STRICT)
+class MaskedThoughtConfig(MethodConfig):
+    """Corrupt response tokens in the input, keep the labels (arXiv 2403.02178)."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.masked_thought:MaskedThought"
+    name: Literal["masked_thought"] = key("masked_thought", "The method's name.")
+    mask_ratio: Fraction = key(0.4, "Fraction of the target tokens that is corrupted after the warm-up.")
+    warmup_fraction: Fraction = key(2 / 3, "Share of training over which mask_ratio ramps up from 0 (linear).")
+    schedule: Literal["linear", "constant", "uniform"] = key(
+        "linear", "linear ramp; constant; or uniform: a ratio from U(0, mask_ratio) for each example."
+    )
+    random_fraction: Fraction = key(0.0, "Share of chosen tokens replaced by a random id, not by the mask token.")
+    target: Literal["response", "prompt", "both"] = key("response", "Which tokens may be corrupted.")
+    granularity: Literal["token", "span", "step"] = key("token", "Single tokens, runs of tokens, or whole lines.")
+    span_mean: Annotated[float, Field(ge=1)] = key(3.0, "Mean length of a run in tokens (granularity=span).")
+    drop_attention: bool = key(False, "Also hide corrupted positions from attention of all other positions.")
+    mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
+    keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
+
+
+AnyMethod = Annotated[SftConfig | MaskedThoughtConfig, Field(discriminator="name")]  # a new method is added here
