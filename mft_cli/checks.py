@@ -6,7 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from mft_cli import schema
+from mft_cli import schema, zero_settings
 from mft_cli.errors import UserError
 
 
@@ -43,6 +43,9 @@ def check_train(config: schema.TrainConfig) -> None:
             )
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+    zero_settings.check(config)
+    if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
+        raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
     check_benchmarks(config.eval)
     check_paths(config)
 

@@ -86,6 +86,8 @@ def main() -> None:
         print(f"mft {__version__}")
         sys.exit(EXIT_DONE)
     verb, rest = arguments[0], arguments[1:]
+    if verb == "rank":
+        sys.exit(run(lambda: rank_verb(rest)))
     if verb not in VERBS:
         import difflib
 
@@ -156,6 +158,16 @@ def train_verb(arguments: list[str]) -> None:
         train(config)
 
     run_with_hydra("train", arguments, task)
+
+
+def rank_verb(arguments: list[str]) -> None:
+    """One process of a run, started by `mft train` with a frozen configuration."""
+    from pathlib import Path
+
+    from mft_cli.train import train_rank
+
+    own, _ = own_keys(arguments, "--frozen", "--run")
+    train_rank(Path(own["--frozen"]), Path(own["--run"]))
 
 
 def eval_verb(arguments: list[str]) -> None:

@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mft_cli.zero import gathered, is_partitioned
+
 Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax correct [N]
 BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_modules: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 
 def head_losses(
@@ -34,8 +37,30 @@ def head_losses(
         _plain[model] = head_is_plain(model)
     if _plain[model]:
         head: Any = causal_lm(model).get_output_embeddings()
-        return summed_cross_entropy(hidden, head, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
+        compute: Any = _modules.get(model, summed_cross_entropy)
+        return compute(hidden, head, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
     return own_cross_entropy(model, hidden, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
+
+
+class HeadLoss(nn.Module):
+    """`summed_cross_entropy` as a module. ZeRO-3 makes parameters whole for modules, and this one reads the head's."""
+
+    def forward(self, hidden: Tensor, head: nn.Linear, *rest: Any, **settings: Any) -> Result:
+        return summed_cross_entropy(hidden, head, *rest, **settings)
+
+
+def make_head_loss(model: nn.Module) -> nn.Module:
+    """The module that computes `head_losses` of `model` from now on. All ranks have to call, before the first step."""
+    head: Any = causal_lm(model).get_output_embeddings()
+    with gathered(head.parameters()):
+        _plain[model] = head_is_plain(model)
+    _modules[model] = module = HeadLoss()
+    if any(is_partitioned(p) for p in head.parameters()):
+        import deepspeed
+
+        for parameter in head.parameters():
+            deepspeed.zero.register_external_parameter(module, parameter)
+    return module
 
 
 def summed_cross_entropy(

@@ -1,29 +1,42 @@
 """The engine: what holds the weights, accumulates gradients and steps the optimizer.
 
-`TorchEngine` is one process of plain torch. In bf16 and fp16 the model computes with 16-bit weights while the engine
-keeps fp32 masters, accumulates gradients in fp32 over all micro-batches of a step, and copies the stepped masters back:
-the arithmetic that DeepSpeed uses too. (Autocast would cast every weight again in every forward pass.)
+`TorchEngine` is plain torch: one process, or several that each hold the whole model (data-parallel). In bf16 and fp16 the
+model computes with 16-bit weights while the engine keeps fp32 masters, accumulates gradients in fp32 over all
+micro-batches of a step, and copies the stepped masters back: the arithmetic that DeepSpeed uses too. (Autocast would cast
+every weight again in every forward pass.)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mft_cli.errors import UserError
+from mft_cli.fragments import Fragment, Read
+from mft_cli.methods.base import Losses
 from mft_cli.optim import make_adamw, set_learning_rate
+from mft_cli.ranks import Ranks
 from mft_cli.schema import TrainingConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TorchEngine:
-    """One process, one device. `rank` and `world` are what the loop asks for."""
+@dataclass
+class Outcome:
+    """What became of a step's gradient."""
 
-    rank, world = 0, 1
+    norm: float  # of the whole gradient, before clipping
+    applied: bool  # False: not finite, thrown away
+    searching: bool = False  # it was fp16 finding its loss scale, not a fault
+
+
+class TorchEngine:
+    """Plain torch. Every rank holds everything; gradients are summed over the ranks before the step."""
 
     def __init__(
         self,
@@ -32,7 +45,9 @@ class TorchEngine:
         config: TrainingConfig,
         precision: str,
         device: torch.device,
+        ranks: Ranks | None = None,
     ):
+        self.ranks = ranks or Ranks(device=device)
         self.config = config
         self.device = device
         self.dtype = DTYPES[precision]
@@ -68,10 +83,29 @@ class TorchEngine:
 
         return hook
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`, already divided by the counts of the whole step."""
+    def run(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> Losses:
+        """The forward pass of one micro-batch."""
+        return loss(self.model, batch)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Adds the gradient of `loss`, already divided by the counts of the whole step. `last` micro-batch of the step?"""
         if loss.requires_grad:
             (loss * self.scaler.scale if self.scaler else loss).backward()
+        if last and self.ranks.world > 1:
+            self.sum_gradients()
+
+    def sum_gradients(self) -> None:
+        """Sums gradients over the ranks, many at a time. One that no rank has stays absent: AdamW leaves it alone."""
+        masters = [self.master(n) for n in self.named]
+        present = self.ranks.sum([float(m.grad is not None) for m in masters])
+        wanted = [m for m, count in zip(masters, present, strict=True) if count]
+        for m in wanted:
+            m.grad = torch.zeros_like(m) if m.grad is None else m.grad
+        for part in buckets(wanted):
+            flat = torch.cat([m.grad.reshape(-1) for m in part])  # type: ignore[union-attr]
+            torch.distributed.all_reduce(flat)
+            for m, piece in zip(part, flat.split([m.numel() for m in part]), strict=True):
+                m.grad.copy_(piece.view_as(m))  # type: ignore[union-attr]
 
     def gradient_norm(self) -> float:
         """The norm over all trained parameters; unscales first. Not finite if any gradient is not."""
@@ -84,8 +118,12 @@ class TorchEngine:
         norms = torch.stack(torch._foreach_norm(present)).to(torch.float64)
         return float(torch.linalg.vector_norm(norms))
 
-    def step(self, rate: float, norm: float) -> None:
-        """Clip by `norm`, step, and copy the masters back."""
+    def step(self, rate: float, loss: float) -> Outcome:
+        """Clip, step, and copy the masters back; or throw the gradient away if it or the loss is not finite."""
+        norm = self.gradient_norm()
+        if not is_finite(loss, norm):
+            self.zero()
+            return Outcome(norm, False, self.scaler.bad() if self.scaler else False)
         limit = self.config.max_grad_norm
         if limit and norm > limit:
             gradients = [g for n in self.named if (g := self.master(n).grad) is not None]
@@ -96,11 +134,7 @@ class TorchEngine:
         if self.scaler:
             self.scaler.good()
         self.zero()
-
-    def skip(self) -> bool:
-        """Throw the gradient away. True if that was fp16 finding its loss scale, not a fault."""
-        self.zero()
-        return self.scaler.bad() if self.scaler else False
+        return Outcome(norm, True)
 
     def zero(self) -> None:
         for name in self.named:
@@ -113,41 +147,68 @@ class TorchEngine:
             names = list(self.masters)
             torch._foreach_copy_([self.named[n].detach() for n in names], [self.masters[n] for n in names])
 
-    # ---- ranks ----
-
-    def sum_over_ranks(self, values: list[float]) -> list[float]:
-        return values
-
-    def any_rank(self, flag: bool) -> bool:
-        return flag
-
     # ---- state ----
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """(weights in fp32, optimizer tensors, small numbers). Tensors are not copied."""
-        weights = {n: self.master(n).detach() for n in self.named}
-        kept = set(self.model.state_dict())
-        buffers = {n: b for n, b in self.model.named_buffers() if n in kept}
-        moments = {}
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank has to save, nothing copied. Every rank holds everything: the first one saves it."""
+        if self.ranks.rank:
+            return
         for name in self.named:
-            for kind, value in self.optimizer.state.get(self.master(name), {}).items():
-                moments[f"{name}::{kind}"] = value
-        return {**weights, **buffers}, moments, {"loss_scale": vars(self.scaler) if self.scaler else None}
+            master = self.master(name)
+            moments = dict(self.optimizer.state.get(master, {}))
+            yield Fragment(name, master.detach(), tuple(master.shape), 0, moments)
+        kept = set(self.model.state_dict())
+        for name, buffer in self.model.named_buffers():
+            if name in kept:
+                yield Fragment(name, buffer, tuple(buffer.shape))
 
-    def load(self, weights: dict[str, Tensor], moments: dict[str, Tensor], small: dict[str, Any]) -> None:
-        with torch.no_grad():
-            buffers = dict(self.model.named_buffers())
-            for name, value in weights.items():
-                (self.master(name) if name in self.named else buffers[name]).copy_(value)
+    def small(self) -> dict[str, Any]:
+        """Numbers to save beside the tensors."""
+        return {"loss_scale": vars(self.scaler) if self.scaler else None}
+
+    @torch.no_grad()
+    def load(self, read: Read, moments: Read | None, small: dict[str, Any]) -> None:
+        """Take over stored weights and optimizer tensors. `moments` None: the optimizer has not stepped yet."""
+        buffers = dict(self.model.named_buffers())
+        kept = set(self.model.state_dict())
+        for name in [*self.named, *(n for n in buffers if n in kept)]:
+            target = self.master(name) if name in self.named else buffers[name]
+            target.copy_(read(name, 0, target.numel()).view(target.shape))
         self.copy_back()
-        for key, value in moments.items():
-            name, kind = key.rsplit("::", 1)
+        for name in self.named:
+            if moments is None:
+                break
             master = self.master(name)
             # AdamW keeps its step count on the CPU unless it is fused on a GPU
-            device = value.device if kind == "step" and master.device.type == "cpu" else master.device
-            self.optimizer.state[master][kind] = value.to(device).clone()
+            self.optimizer.state[master] = {
+                "step": moments(f"{name}::step", 0, 1).view(()).to(master.device).clone(),
+                **{
+                    kind: moments(f"{name}::{kind}", 0, master.numel()).view(master.shape).to(master.device).clone()
+                    for kind in ("exp_avg", "exp_avg_sq")
+                },
+            }
         if self.scaler and small.get("loss_scale"):
             vars(self.scaler).update(small["loss_scale"])
+
+    def full(self, name: str) -> Tensor:
+        """A whole parameter or buffer as the model computes with it (fp32 for trained ones). All ranks have to call."""
+        if name in self.named:
+            return self.master(name).detach()
+        return self.model.state_dict()[name].detach()
+
+
+BUCKET_ELEMENTS = 2**24  # gradients that are summed over the ranks in one message: 64 MiB
+
+
+def buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    part: list[Tensor] = []
+    for tensor in tensors:
+        part.append(tensor)
+        if sum(t.numel() for t in part) >= BUCKET_ELEMENTS:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 class LossScale:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_cli.zero import gathered, shape_of
+
 Forward = Callable[[Any, Tensor], Tensor]
 
 
@@ -25,7 +27,8 @@ def install(model: nn.Module) -> int:
     for module in model.modules():
         key = (type(module), signature(module))
         if key not in verdicts:
-            verdicts[key] = next((f for f in candidates(module) if same(module, f)), None)
+            with gathered(module.parameters() if candidates(module) else []):
+                verdicts[key] = next((f for f in candidates(module) if same(module, f)), None)
         forward = verdicts[key]
         if forward is not None and "forward" not in vars(module):
             module.forward = MethodType(forward, module)  # on the instance: deepcopy binds it to the copy
@@ -43,7 +46,7 @@ def uninstall(model: nn.Module) -> int:
 
 def signature(module: nn.Module) -> tuple[Any, ...]:
     """What a verdict on one module may be carried over by to another of its class."""
-    own = tuple((n, p.shape, p.dtype) for n, p in module.named_parameters())
+    own = tuple((n, shape_of(p), p.dtype) for n, p in module.named_parameters())
     return own, epsilon(module), type(getattr(module, "act_fn", None))
 
 

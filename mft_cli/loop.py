@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from mft_cli import checkpoint as checkpoints
-from mft_cli.checkpoint import Checkpoint
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Order, lay_rows, make_batch, share
-from mft_cli.engine import TorchEngine, is_finite
+from mft_cli.engine import Outcome, TorchEngine
+from mft_cli.engine_deepspeed import DeepSpeedEngine
 from mft_cli.errors import STOP_SIGNALS, Stopped, UserError
 from mft_cli.methods import Method
 from mft_cli.metrics import Metrics, Progress, memory_gb
@@ -68,21 +68,29 @@ class StepResult:
     metrics: dict[str, float]
     shares: dict[str, float]
     loss: float
-    norm: float
+    outcome: Outcome
     rate: float
     epoch: float
     counts: dict[str, int]
     tokens: int
     positions: int
     examples: list[str]
-    applied: bool
+
+    @property
+    def norm(self) -> float:
+        """Norm of the whole gradient, before clipping."""
+        return self.outcome.norm
+
+    @property
+    def applied(self) -> bool:
+        return self.outcome.applied
 
 
 @dataclass
 class Fit:
     """A training run in progress."""
 
-    engine: TorchEngine
+    engine: TorchEngine | DeepSpeedEngine
     method: Method
     train: Examples
     validation: Examples | None
@@ -111,45 +119,44 @@ class Fit:
     def step(self, k: int) -> StepResult:
         """Optimizer step k: examples -> rows -> corrupt -> counts -> sums / counts -> backward -> clip -> step."""
         engine, method, t = self.engine, self.method, self.config.train
+        ranks = engine.ranks
         progress = k / self.position.total_steps
-        torch.manual_seed(digest64("torch", self.config.seed, k, engine.rank))
+        torch.manual_seed(digest64("torch", self.config.seed, k, ranks.rank))
         epoch, chosen = self.order.step(k)
         rows = lay_rows(self.train.lengths[chosen], self.row_length, t.packing)
-        mine = share([[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, engine.rank, engine.world)
+        mine = share([[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world)
         batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
         method.begin_step(engine.model, progress, engine.master)
         corrupted = [method.corrupt(batch, progress, self.draw) for batch in batches]
         counts = self.total([c.counts for c in corrupted])
         sums: list[dict[str, float]] = []
-        for one in corrupted:
-            losses = method.loss(engine.model, one.batch)
-            engine.backward(sum(method.weights[n] * s / counts[n] for n, s in losses.sums.items()))  # type: ignore[arg-type]
+        for i, one in enumerate(corrupted):
+            losses = engine.run(method.loss, one.batch)
+            loss: Any = sum(method.weights[n] * s / counts[n] for n, s in losses.sums.items())
+            engine.backward(loss, last=i == len(corrupted) - 1)
             found = {n: float(s.detach()) / counts[n] for n, s in losses.sums.items()}
             found.update({f"={n}": float(s) / counts[term] for n, (s, term) in losses.metrics.items()})
             sums.append(found)
         values = self.total(sums)
-        norm = engine.gradient_norm()
         terms = {n: v for n, v in values.items() if not n.startswith("=")}
-        loss = sum(method.weights[n] * v for n, v in terms.items())
+        total = sum(method.weights[n] * v for n, v in terms.items())
         rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
-        applied = not engine.any_rank(not is_finite(loss, norm))
-        if applied:
-            engine.step(rate, norm)
+        outcome = engine.step(rate, total)
         return StepResult(
             terms=terms,
             metrics={n[1:]: v for n, v in values.items() if n.startswith("=")},
             shares=ratios(self.total([c.flat_shares() for c in corrupted])),
-            loss=loss, norm=norm, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
+            loss=total, outcome=outcome, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
             counts={n: int(v) for n, v in counts.items()},
             tokens=int(self.train.lengths[chosen].sum()),
             positions=sum(b.input_ids.numel() for b in batches),
-            examples=[self.train.keys[i] for i in chosen], applied=applied,
+            examples=[self.train.keys[i] for i in chosen],
         )  # fmt: skip
 
     def total(self, parts: list[dict[str, Any]]) -> dict[str, float]:
         """Sums of named numbers over micro-batches and ranks."""
         names = sorted({n for part in parts for n in part})
-        sums = self.engine.sum_over_ranks([math.fsum(float(p.get(n, 0)) for p in parts) for n in names])
+        sums = self.engine.ranks.sum([math.fsum(float(p.get(n, 0)) for p in parts) for n in names])
         return dict(zip(names, sums, strict=True))
 
     # ---- the run ----
@@ -181,7 +188,7 @@ class Fit:
         p.label_tokens += result.counts.get("ce", 0)
         if result.applied:
             p.bad_in_a_row = 0
-        elif not self.engine.skip():
+        elif not result.outcome.searching:
             p.bad_in_a_row += 1
             p.skipped += 1
             self.say(f"step {p.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({p.skipped} so far)")
@@ -194,12 +201,12 @@ class Fit:
             **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
             "learning_rate": result.rate, "grad_norm": result.norm, "examples": len(result.examples),
             "tokens": result.tokens, "label_tokens": result.counts.get("ce", 0),
-            "padding_share": 1 - result.tokens / max(1, result.positions * self.engine.world),
+            "padding_share": 1 - result.tokens / max(1, result.positions * self.engine.ranks.world),
             "tokens_per_s": result.tokens / seconds, "step_s": seconds,
             "memory_gb": memory_gb(self.engine.device), "skipped": not result.applied,
         }  # fmt: skip
         if self.peak_flops:
-            row["mfu"] = result.tokens * self.flops_per_token / seconds / (self.peak_flops * self.engine.world)
+            row["mfu"] = result.tokens * self.flops_per_token / seconds / (self.peak_flops * self.engine.ranks.world)
         return row
 
     def between_steps(self, result: StepResult) -> None:
@@ -212,11 +219,11 @@ class Fit:
             improved = self.validate()
         if self.sample and self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
             self.sample(p.step)
-        stopping = self.engine.any_rank(self.stop.name is not None)
+        stopping = self.engine.ranks.any(self.stop.name is not None)
         broken = p.bad_in_a_row >= self.config.train.max_bad_steps
         minutes = (time.monotonic() - self.last_save) / 60
         due = p.step % c.every_steps == 0 if c.every_steps else end_of_epoch
-        late = self.engine.any_rank(c.every_minutes > 0 and minutes >= c.every_minutes)
+        late = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
         if due or late or stopping or broken or (improved and c.keep_best):
             self.save()
         if broken:
@@ -227,7 +234,7 @@ class Fit:
                 f"train.learning_rate or train.precision=fp32 may help"
             )
         if stopping and p.step < p.total_steps:
-            raise Stopped(f"stopped by {self.stop.name} after step {p.step} of {p.total_steps}, saved")
+            raise Stopped(f"stopped by {self.stop.name or 'a signal'} after step {p.step} of {p.total_steps}, saved")
 
     def validate(self) -> bool:
         """Loss on the validation split, on clean inputs. True if it is the best so far."""
@@ -248,9 +255,9 @@ class Fit:
         engine.model.eval()
         rows = lay_rows(examples.lengths, self.row_length, t.packing)
         parts = []
-        for block in share(rows, t.micro_batch_size, engine.rank, engine.world):
+        for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
             batch = make_batch(examples, block, 0, self.pad_id, engine.device)
-            losses = self.method.loss(engine.model, batch)
+            losses = engine.run(self.method.loss, batch)
             parts.append(
                 {n: float(s) for n, s in losses.sums.items()} | {"=right": float(losses.metrics["token_accuracy"][0])}
             )
@@ -263,10 +270,13 @@ class Fit:
 
     def save(self) -> None:
         """A checkpoint of this step, then the old ones thinned out."""
-        weights, moments, small = self.engine.state()
-        trainer = {"position": vars(self.position), "engine": small, **self.saved_extra}
+        engine = self.engine
+        trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
         root = self.run.checkpoints
-        checkpoints.save(root, self.position.step, Checkpoint(weights, moments, trainer))
+        checkpoints.save(root, self.position.step, engine.fragments(), trainer, engine.ranks)
+        self.last_save, self.saved_step = time.monotonic(), self.position.step
+        if engine.ranks.rank:
+            return
         for step in checkpoints.steps_in(root):
             if step > self.position.step:  # damaged ones that the resume passed over: they must not push good ones out
                 checkpoints.discard(checkpoints.step_folder(root, step))
@@ -274,7 +284,6 @@ class Fit:
         every = self.config.eval.checkpoints == "all"
         if not every:
             checkpoints.thin(root, self.config.checkpoint.keep_last, best)
-        self.last_save, self.saved_step = time.monotonic(), self.position.step
         self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)
 
 

@@ -64,6 +64,19 @@ class Metrics:
                 getattr(follower, "close", lambda: None)()
 
 
+class NoMetrics(Metrics):
+    """What the ranks behind the first one have: rank 0 writes the sums over all of them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, row: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 Follower = Callable[[dict[str, Any]], None]
 
 

@@ -20,6 +20,7 @@ from mft_cli.data.encode import cache_folder
 from mft_cli.errors import UserError
 from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import ModelConfig
+from mft_cli.zero import gathered, numel_of, shape_of
 
 if not torch.cuda.is_available():
     os.environ.setdefault(
@@ -210,17 +211,22 @@ def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
 
     words = len(tokenizer)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
-    before = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    before = embedding_rows(model)
     if len(tokenizer) > before:
         with quiet_transformers():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
-    with torch.no_grad():
-        for module in {model.get_input_embeddings(), model.get_output_embeddings()}:  # type: ignore[operator]
+    modules = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
+    with torch.no_grad(), gathered([p for m in modules for p in m.parameters()], modify=True):
+        for module in modules:
             weight = module.weight
             weight[words : len(tokenizer)] = weight[:words].float().mean(0).to(weight.dtype)
             if getattr(module, "bias", None) is not None:
                 module.bias[words : len(tokenizer)] = module.bias[:words].float().mean().to(module.bias.dtype)
-    return model.get_input_embeddings().weight.shape[0] - before  # type: ignore[operator]
+    return embedding_rows(model) - before
+
+
+def embedding_rows(model: Any) -> int:
+    return int(shape_of(model.get_input_embeddings().weight)[0])
 
 
 def flops_per_token(model: nn.Module, length: float) -> float:
@@ -232,6 +238,6 @@ def flops_per_token(model: nn.Module, length: float) -> float:
     config = model.config
     embedding = model.get_input_embeddings().weight  # type: ignore[operator]
     head = model.get_output_embeddings().weight  # type: ignore[operator]
-    weights = sum(p.numel() for p in model.parameters()) - (0 if head is embedding else embedding.numel())
+    weights = sum(numel_of(p) for p in model.parameters()) - (0 if head is embedding else numel_of(embedding))
     layers, width = int(config.num_hidden_layers), int(config.hidden_size)  # type: ignore[union-attr, arg-type]
     return 6.0 * weights + 6.0 * layers * width * length

@@ -9,16 +9,22 @@ import pytest
 import torch
 
 from mft_cli import checkpoint
-from mft_cli.checkpoint import Checkpoint
 from mft_cli.errors import UserError
+from mft_cli.fragments import Fragment
+
+TRAINER = {"position": {"step": 1}}
 
 
-def one(value: float = 1.0) -> Checkpoint:
-    return Checkpoint({"w": torch.full((64,), value)}, {"w::exp_avg": torch.zeros(64)}, {"position": {"step": 1}})
+def one(value: float = 1.0) -> list[Fragment]:
+    return [Fragment("w", torch.full((8, 8), value), (8, 8), 0, {"exp_avg": torch.zeros(8, 8)})]
+
+
+def save(root: Path, step: int, fragments: list[Fragment]) -> Path:
+    return checkpoint.save(root, step, fragments, TRAINER)
 
 
 def test_round_trip_and_names(tmp_path: Path):
-    folder = checkpoint.save(tmp_path, 7, one(2.0))
+    folder = save(tmp_path, 7, one(2.0))
     assert folder.name == "step-00000007"
     assert sorted(p.name for p in folder.iterdir()) == [
         "manifest.json",
@@ -27,15 +33,15 @@ def test_round_trip_and_names(tmp_path: Path):
         "trainer.json",
     ]
     assert checkpoint.verify(folder) is None
-    loaded = checkpoint.load(folder)
-    assert torch.equal(loaded.weights["w"], one(2.0).weights["w"])
-    assert loaded.trainer == one().trainer
+    loaded = checkpoint.Stored(folder)
+    assert torch.equal(loaded.tensor("w"), torch.full((8, 8), 2.0))
+    assert loaded.trainer == TRAINER
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str):
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, one(step))
+        save(tmp_path, step, one(step))
     file = tmp_path / "step-00000003" / ("manifest.json" if damage == "manifest" else "optimizer.safetensors")
     data = file.read_bytes()
     if damage == "remove":
@@ -53,27 +59,27 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str):
 def test_leftovers_of_killed_runs_are_no_checkpoints(tmp_path: Path):
     (tmp_path / ".tmp-step-00000009-123").mkdir(parents=True)
     (tmp_path / ".old-step-00000001-123").mkdir()
-    checkpoint.save(tmp_path, 2, one())
+    save(tmp_path, 2, one())
     assert checkpoint.steps_in(tmp_path) == [2]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_keep_last_and_best(tmp_path: Path):
     for step in range(1, 7):
-        checkpoint.save(tmp_path, step, one())
+        save(tmp_path, step, one())
     checkpoint.thin(tmp_path, 2, best=3)
     assert checkpoint.steps_in(tmp_path) == [6, 5, 3]
 
 
 def test_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    checkpoint.save(tmp_path, 1, one())
+    save(tmp_path, 1, one())
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(UserError, match="no space left for the checkpoint of step 2"):
-        checkpoint.save(tmp_path, 2, one())
+        save(tmp_path, 2, one())
     assert checkpoint.steps_in(tmp_path) == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
@@ -86,10 +92,10 @@ def test_a_really_full_disk(tmp_path: Path):
     if mounted.returncode:
         pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
     try:
-        checkpoint.save(tmp_path, 1, one())
-        large = Checkpoint({"w": torch.zeros(100_000)}, {}, {})
+        save(tmp_path, 1, one())
+        large = [Fragment("w", torch.zeros(100_000), (100_000,))]
         with pytest.raises(UserError, match="no space left"):
-            checkpoint.save(tmp_path, 2, large)
+            save(tmp_path, 2, large)
         assert checkpoint.newest_verified(tmp_path, print) == tmp_path / "step-00000001"
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

@@ -11,7 +11,7 @@ from tiny import ROOT
 PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
-    ["errors", "schema", "rng", "__init__"],
+    ["errors", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
     ["config", "checks", "run_dir", "keys"],
     [
         "answers",
@@ -24,8 +24,9 @@ LAYERS = [
         "fast_modules",
     ],
     ["data", "models", "metrics", "optim", "checkpoint"],
-    ["methods", "engine", "export", "data_show"],
+    ["methods", "engine", "engine_deepspeed", "export", "export_streamed", "data_show", "launch"],
     ["loop", "eval", "rerun"],
+    ["assembly"],
     ["report", "train", "evaluate"],
     ["cli", "__main__"],
 ]

@@ -18,6 +18,7 @@ from mft_cli.cross_entropy import head_losses, hidden_states
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.rng import Draw
 from mft_cli.schema import MethodConfig
+from mft_cli.zero import shape_of
 
 
 @dataclass
@@ -73,8 +74,8 @@ class Method:
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What trains: {"params": [(name, parameter)], "decay": bool, "scale": learning-rate factor}."""
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        matrices = [(n, p) for n, p in named if p.ndim >= 2]
-        others = [(n, p) for n, p in named if p.ndim < 2]
+        matrices = [(n, p) for n, p in named if len(shape_of(p)) >= 2]
+        others = [(n, p) for n, p in named if len(shape_of(p)) < 2]
         return [{"params": matrices, "decay": True, "scale": 1.0}, {"params": others, "decay": False, "scale": 1.0}]
 
     def begin_step(self, model: nn.Module, progress: float, masters: Callable[[str], Tensor]) -> None:

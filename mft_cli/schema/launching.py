@@ -23,13 +23,7 @@ class DeepspeedConfig:
 class PeftConfig:
     """Parameter-efficient fine-tuning (the peft library)."""
 
-    name: Literal["none", "lora", "qlora"] = key("none", "none, lora, or qlora: lora over a 4-bit base (GPU).")
-    rank: AtLeastOne = key(16, "Rank of the adapters.")
-    alpha: Positive = key(32.0, "Scale of the adapters: alpha / rank, with rslora alpha / sqrt(rank).")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout in front of the adapters.")
-    targets: list[str] = key(["all-linear"], "Names of the adapted modules; all-linear: every linear but the head.")
-    rslora: bool = key(False, "Rank-stabilised scale (arXiv 2312.03732).")
-    adapter: str | None = key(None, "Adapter folder to go on from (continued LoRA); its rank and targets are used.")
+    name: Literal["none"] = key("none", "none: all parameters that the method trains.")
 
 
 @dataclass(config=STRICT)

@@ -1,0 +1,243 @@
+"""Tokenizer, rows, model, method and engine put together, and the position that a run goes on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mft_cli import checkpoint as checkpoints
+from mft_cli import fast_modules, zero_settings
+from mft_cli.allocator import keep_freed_memory
+from mft_cli.attention import resolve
+from mft_cli.config import to_plain
+from mft_cli.data.load import Loaded, load
+from mft_cli.data.prompts import Renderer
+from mft_cli.engine import TorchEngine, pick_precision
+from mft_cli.engine_deepspeed import DeepSpeedEngine
+from mft_cli.errors import Stopped, UserError
+from mft_cli.loop import Fit, Position, StopSignal, total_steps
+from mft_cli.methods import Method, make
+from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
+from mft_cli.models import add_tokens, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.ranks import Ranks
+from mft_cli.rerun import check_same_data, settings_digest
+from mft_cli.run_dir import (
+    RunDir,
+    hardware,
+    provenance,
+    write_json,
+)
+from mft_cli.schema import TrainConfig
+from mft_cli.zero import gathered, numel_of, partitioned_loading
+
+
+@dataclass
+class Assembly:
+    """A run ready to start, and what its export needs."""
+
+    fit: Fit
+    loaded: Loaded
+    method: Method
+    base_tokenizer: Any  # as it came; the export's, unless the method's new tokens stay
+    tokenizer: Any
+    base_vocabulary: int
+    end_ids: list[int]
+    spare: dict[str, tuple[int, torch.Tensor]]  # embedding rows that new tokens took over, as they were
+
+
+def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks: Ranks | None = None) -> Assembly:
+    """Tokenizer, rows, model, method, engine, and the position to go on from."""
+    device = pick_device(config)
+    ranks = ranks or Ranks(device=device)
+    precision = pick_precision(config.train.precision, device)
+    path = ranks.one_after_first(lambda: locate(config.model, say))
+    base_tokenizer, tokenizer = load_tokenizer(path, config.model), load_tokenizer(path, config.model)
+    method = make(config.method, config.train.logits_chunk)
+    wanted = method.prepare(tokenizer)
+    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    loaded = ranks.one_after_first(lambda: load(config.data, renderer, config.seed))
+    for line in loaded.lines:
+        say(line)
+    if ranks.any(stop.name is not None):
+        raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet")
+    torch.manual_seed(config.seed)
+    attention = resolve(backend(config, method, precision), device.type)
+    document = zero_settings.document(config, precision, ranks.world)
+    with partitioned_loading(document):
+        model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
+        check_context(model, loaded)
+        base_vocabulary = embedding_rows(model)
+        for token in wanted:
+            say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+        spare = spare_rows(model, len(tokenizer), len(wanted))
+        add_tokens(model, tokenizer, wanted)
+    model = method.adapt(model, tokenizer)
+    for line in method.facts():
+        say(line)
+    fast = install_fast_modules(model, config)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
+    flops = flops_per_token(model, length)
+    engine: TorchEngine | DeepSpeedEngine
+    if document is None:
+        engine = TorchEngine(model, method.param_groups(model), config.train, precision, device, ranks)
+    else:
+        engine = DeepSpeedEngine(model, method.param_groups(model), config.train, precision, document, ranks)
+    if config.launch.compile:
+        # the loop calls the body, not the model around it: logits are made only where there are labels
+        getattr(model, model.base_model_prefix).compile(dynamic=True)
+    check_same_data(run, loaded)
+    facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
+        "precision": precision,
+        "attention": attention,
+        "fast_modules": fast,
+        "method": method.facts(),
+        "ranks": ranks.world,
+        "deepspeed": document,
+    }
+    ranks.barrier()  # nobody still reads what is written now
+    if ranks.rank == 0:
+        write_json(run.provenance, facts)
+    position = Position(total_steps=total_steps(config, len(loaded.train)))
+    machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
+    position = resume(run, config, engine, position, machine, say)
+    metrics = Metrics(run, config.log, position.step, to_plain(config), say) if ranks.rank == 0 else NoMetrics()
+    fit = Fit(
+        engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
+        metrics=metrics, say=say, stop=stop, pad_id=int(tokenizer.pad_token_id), position=position,
+        flops_per_token=flops, peak_flops=peak_flops(device, config.log),
+        sample=sampler(run, config, model, renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+    )  # fmt: skip
+    return Assembly(fit, loaded, method, base_tokenizer, tokenizer, base_vocabulary, renderer.end_ids, spare)
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    wanted = config.launch.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.launch.threads or max(1, len(os.sched_getaffinity(0)) // local_world))
+    if wanted != "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
+def backend(config: TrainConfig, method: Method, precision: str) -> str:
+    """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
+    wanted = config.model.attention
+    if wanted == "flash_attention_2" and precision == "fp32":
+        raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
+    return "sdpa" if wanted == "auto" and (method.hides_positions or precision == "fp32") else wanted
+
+
+def spare_rows(model: Any, words: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
+    """Name -> (first row, rows) of embedding rows without a word that `new` tokens will take over."""
+    ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    rows = {n: p for n, p in model.named_parameters() if any(p is e for e in ends)}
+    if not new or words + new > embedding_rows(model):
+        return {}
+    with gathered(rows.values()):
+        return {n: (words, p[words : words + new].detach().clone()) for n, p in rows.items()}
+
+
+def check_context(model: Any, loaded: Loaded) -> None:
+    """Raises UserError if an example has more positions than the model knows."""
+    known = getattr(model.config, "max_position_embeddings", None)
+    longest = int(loaded.train.lengths.max())
+    if known is not None and longest > known:
+        raise UserError(
+            f"the longest example has {longest} tokens, but the model has {known} positions; set data.max_length={known} "
+            f"and data.on_long=drop or truncate"
+        )
+
+
+def install_fast_modules(model: Any, config: TrainConfig) -> int:
+    return fast_modules.install(model) if config.train.fast_modules else 0
+
+
+def describe(fit: Fit) -> str:
+    trained = sum(numel_of(p) for p in fit.engine.named.values())
+    world, stage = fit.engine.ranks.world, zero_settings.stage(fit.config.deepspeed)
+    on = (f", {world} ranks" if world > 1 else "") + (f", ZeRO stage {stage}" if stage else "")
+    of = f"{len(fit.train):,} examples in steps of {fit.config.train.global_batch_size}"
+    return f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}{on}"
+
+
+def resume(
+    run: RunDir,
+    config: TrainConfig,
+    engine: TorchEngine | DeepSpeedEngine,
+    fresh: Position,
+    machine: dict[str, Any],
+    say: Say,
+) -> Position:
+    """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
+    if not config.checkpoint.resume:
+        return fresh
+    # one rank reads the digests of all files
+    folder = engine.ranks.from_first(
+        checkpoints.newest_verified(run.checkpoints, say) if engine.ranks.rank == 0 else None
+    )
+    if folder is None:
+        if checkpoints.steps_in(run.checkpoints):
+            say("no checkpoint can be used: starting from the first step")
+        return fresh
+    stored = checkpoints.Stored(folder)
+    position = Position(**stored.trainer["position"])
+    if position.total_steps != fresh.total_steps:
+        if not config.checkpoint.retime:
+            raise UserError(
+                f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; "
+                f"masks and learning rate depend on it. checkpoint.retime=true goes on all the same"
+            )
+        position.total_steps = fresh.total_steps
+    for name in ("threads", "instruction_set", "machine", "ranks", "zero_stage"):
+        before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
+        if before != now:
+            say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
+    if position.best_step is not None and not checkpoints.step_folder(run.checkpoints, position.best_step).is_dir():
+        position.best_loss = position.best_step = None  # keep_best was off then: the best one is gone
+    engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
+    say(f"going on from {folder}")
+    return position
+
+
+def sampler(
+    run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, loaded: Loaded
+) -> Callable[[int], None] | None:
+    """Greedy completions of a few validation (else training) prompts, into samples.jsonl."""
+    if not config.log.samples_every_steps:
+        return None
+    import json
+
+    examples = loaded.validation if loaded.validation is not None else loaded.train
+
+    def sample(step: int) -> None:
+        training, before = model.training, model.config._attn_implementation
+        model.eval()
+        model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
+        with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
+            for i in range(min(config.log.samples, len(examples))):
+                start = int(examples.offsets[i])
+                first = start + int(examples.learnt[start : int(examples.offsets[i + 1])].argmax())
+                prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
+                made = model.generate(
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,
+                    do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
+                )  # fmt: skip
+                text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+                file.write(
+                    json.dumps({"step": step, "row": examples.keys[i], "completion": text}, ensure_ascii=False) + "\n"
+                )
+        model.config._attn_implementation = before
+        model.train(training)
+
+    return sample

@@ -1,0 +1,204 @@
+"""DeepSpeed's ZeRO stages behind the engine's interface. The only module that makes a DeepSpeed engine.
+
+DeepSpeed averages gradients over the ranks, so the loss is multiplied by their number. The fp32 state lives in its
+masters: they are set from the exact weights, not from the 16-bit ones that DeepSpeed makes them of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli.cross_entropy import make_head_loss
+from mft_cli.engine import DTYPES, Outcome, is_finite
+from mft_cli.fragments import Fragment, Read
+from mft_cli.methods.base import Losses
+from mft_cli.optim import make_adamw, set_learning_rate
+from mft_cli.ranks import Ranks
+from mft_cli.schema import TrainingConfig
+from mft_cli.zero import gathered, is_partitioned, round_partitions, shape_of
+
+
+class LossModule(nn.Module):
+    """What DeepSpeed takes for the model: its forward pass is a method's loss, so that ZeRO-3's hooks see all of it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.head_loss = make_head_loss(model)
+
+    def forward(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        found = loss(self.model, batch)
+        return found.sums, found.metrics  # plain containers: DeepSpeed hooks the tensors in them
+
+
+class DeepSpeedEngine:
+    """ZeRO stage 1, 2 or 3 over all ranks. `document` is DeepSpeed's configuration (see zero_settings)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        config: TrainingConfig,
+        precision: str,
+        document: dict[str, Any],
+        ranks: Ranks,
+    ):
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel("WARNING" if ranks.rank == 0 else "ERROR")
+        deepspeed.init_distributed(dist_init_required=False)
+        self.model, self.config, self.ranks = model, config, ranks
+        self.device, self.dtype = ranks.device, DTYPES[precision]
+        self.stage = int(document["zero_optimization"]["stage"])
+        self.named: dict[str, nn.Parameter] = {n: p for group in groups for n, p in group["params"]}
+        exact = self.exact_weights() if precision != "fp32" else {}
+        optimizer = make_adamw([{**g, "params": [p for _, p in g["params"]]} for g in groups], config)
+        # no model_parameters: the optimizer names what trains
+        self.deepspeed, *_ = deepspeed.initialize(model=LossModule(model), optimizer=optimizer, config=document)
+        self.zero: Any = self.deepspeed.optimizer
+        with torch.no_grad():
+            for name, weight in exact.items():
+                here = self.place(name)
+                if here is not None:
+                    start, master, _ = here
+                    whole = self.stage == 3  # a partition already
+                    master.copy_(weight if whole else weight.reshape(-1)[start : start + master.numel()])
+
+    def exact_weights(self) -> dict[str, Tensor]:
+        """The trained weights in fp32, before DeepSpeed rounds them: this rank's partitions in stage 3, else whole."""
+        if self.stage == 3:
+            return round_partitions(self.model, self.dtype)
+        return {n: p.detach().clone() for n, p in self.named.items()}
+
+    # ---- a step ----
+
+    def run(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> Losses:
+        sums, metrics = self.deepspeed(loss, batch)
+        return Losses(sums, metrics)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        self.deepspeed.backward(loss * self.ranks.world, scale_wrt_gas=False)
+
+    def step(self, rate: float, loss: float) -> Outcome:
+        """DeepSpeed clips and steps; it throws away a gradient that is not finite. So a loss that is not spoils it."""
+        set_learning_rate(self.zero, rate)
+        if not is_finite(loss):
+            from deepspeed.utils import safe_get_full_grad, safe_set_full_grad
+
+            first = next(iter(self.named.values()))
+            safe_set_full_grad(first, torch.full_like(safe_get_full_grad(first), math.nan))
+        self.deepspeed.step()
+        norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
+        applied = bool(self.deepspeed.was_step_applied()) and not self.zero.overflow
+        return Outcome(norm, applied, self.dtype == torch.float16 and self.zero.loss_scale >= 1.0)
+
+    # ---- state ----
+
+    def place(self, name: str) -> tuple[int, Tensor, Tensor] | None:
+        """(first element, this rank's part of the fp32 master, the flat tensor that the optimizer steps), or None."""
+        parameter: Any = self.named[name]
+        if self.stage == 3:
+            group = self.zero.grad_position[self.zero.get_param_id(parameter)][0]
+            master, _ = self.zero._get_fp32_opt_state_partition(parameter, False)
+            start = master.numel() * self.zero._get_param_partition_rank(parameter)
+            count = max(0, min(master.numel(), parameter.ds_numel - start))  # the last partition is padded
+            return (start, master[:count], self.zero.fp32_partitioned_groups_flat[group]) if count else None
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        flats = getattr(self.zero, "single_partition_of_fp32_groups", None)
+        flats = self.zero.fp32_groups_flat_partition if flats is None else flats  # stage 1 in bf16
+        flat = flats[mapping.param_group_index]
+        return mapping.lp_fragment_address.start, mapping.hp_fragment, flat
+
+    def moment(self, name: str, kind: str) -> Tensor:
+        """This rank's part of an optimizer tensor, a view."""
+        parameter: Any = self.named[name]
+        here = self.place(name)
+        assert here is not None
+        count = here[1].numel()
+        if self.stage == 3:
+            part, _ = self.zero._get_fp32_opt_state_partition(parameter, False, optim_state_key=kind)
+            return part[:count]
+        state = self.zero.optimizer.state[here[2]][kind]
+        return state.narrow(0, parameter._hp_mapping.hp_fragment_address.start, count)
+
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank holds of every trained parameter and of the optimizer's state; rank 0 adds the buffers."""
+        for name, parameter in self.named.items():
+            here = self.place(name)
+            if here is None:
+                continue
+            start, master, flat = here
+            state = self.zero.optimizer.state.get(flat, {})
+            moments = {
+                k: v if v.ndim == 0 or v.numel() == 1 else self.moment(name, k)
+                for k, v in state.items()
+                if isinstance(v, Tensor)
+            }
+            yield Fragment(name, master.detach(), shape_of(parameter), start, moments)
+        if self.ranks.rank == 0:
+            kept = set(self.model.state_dict())
+            for name, buffer in self.model.named_buffers():
+                if name in kept:
+                    yield Fragment(name, buffer, tuple(buffer.shape))
+
+    def small(self) -> dict[str, Any]:
+        return {"loss_scale": {"scale": float(self.zero.loss_scale), "run": 0} if self.dtype == torch.float16 else None}
+
+    @torch.no_grad()
+    def load(self, read: Read, moments: Read | None, small: dict[str, Any]) -> None:
+        """Every rank reads its own parts. `moments` None: the optimizer has not stepped yet."""
+        kept = set(self.model.state_dict())
+        for name, buffer in self.model.named_buffers():
+            if name in kept:
+                buffer.copy_(read(name, 0, buffer.numel()).view(buffer.shape))
+        for name in self.named:
+            here = self.place(name)
+            if here is None:
+                continue
+            start, master, flat = here
+            master.copy_(read(name, start, master.numel()))
+            if moments is not None:
+                state = self.zero.optimizer.state[flat]
+                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=flat.device))
+                state["step"].copy_(moments(f"{name}::step", 0, 1).view(()))
+                for kind in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(kind, torch.zeros_like(flat))
+                    self.moment(name, kind).copy_(moments(f"{name}::{kind}", start, master.numel()))
+        if small.get("loss_scale") and self.dtype == torch.float16:
+            self.zero.loss_scaler.cur_scale = small["loss_scale"]["scale"]
+        self.copy_back()
+
+    @torch.no_grad()
+    def copy_back(self) -> None:
+        """The masters into the weights that the model computes with."""
+        if self.stage != 3:
+            self.zero.update_lp_params()
+            return
+        for group in range(len(self.zero.fp16_groups)):
+            self.zero._reassign_or_swap_out_partitioned_parameters(group)
+        if self.zero.persistent_parameters:
+            self.zero.persistent_parameters[0].all_gather(self.zero.persistent_parameters)
+
+    def master(self, name: str) -> Tensor:
+        """A trained parameter in fp32, whole. All ranks have to call."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(self.named[name])
+
+    @torch.no_grad()
+    def full(self, name: str) -> Tensor:
+        """A whole parameter or buffer. All ranks have to call."""
+        if name in self.named:
+            return self.master(name)
+        tensor = self.model.state_dict(keep_vars=True)[name]
+        with gathered([tensor] if is_partitioned(tensor) else []):
+            return tensor.detach().clone()

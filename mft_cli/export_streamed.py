@@ -1,0 +1,140 @@
+"""The export of a model that no rank holds whole: tensor by tensor into sharded safetensors, then loaded again."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mft_cli import __version__
+from mft_cli.checkpoint import discard, flush_folder
+from mft_cli.export import model_card
+from mft_cli.models import quiet_transformers
+from mft_cli.ranks import Ranks
+from mft_cli.run_dir import write_atomically, write_json
+
+SHARD_BYTES = 5 * 10**9
+
+
+def export_streamed(
+    folder: Path, model: Any, tensor: Callable[[str], Tensor], ranks: Ranks, expected: Tensor | None, probe: Tensor,
+    *, vocabulary: int, tokenizer: Any, dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
+    trust: bool = False,
+) -> None:  # fmt: skip
+    """Write the model as a folder that from_pretrained loads. All ranks have to call; rank 0 writes.
+
+    `tensor(name)` gives a whole tensor, one at a time; `expected` are the trained model's logits of the tokens `probe`, or None
+    where the weights are an earlier step's.
+    The folder appears only after its tensors were counted and it was loaded again. Raises RuntimeError if they differ.
+    """
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    pieces = exported(model, tensor, vocabulary, dtype)
+    if ranks.rank:
+        for _ in pieces:  # takes part in gathering
+            pass
+        ranks.barrier()
+        return
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        written = write_shards(temporary, pieces)
+        config = copy.deepcopy(model.config)
+        config._attn_implementation = "sdpa"
+        config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
+        generation = copy.deepcopy(model.generation_config)
+        generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+        if generation.pad_token_id is None:
+            generation.pad_token_id = tokenizer.pad_token_id
+        with quiet_transformers():
+            for part in (config, generation, tokenizer):
+                part.save_pretrained(str(temporary))
+        write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
+        write_atomically(temporary / "README.md", model_card(facts, {}))
+        verify(temporary, written, probe, expected, dtype, trust)
+        flush_folder(temporary)
+        if folder.exists():
+            discard(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        ranks.barrier()
+
+
+def exported(
+    model: Any, tensor: Callable[[str], Tensor], vocabulary: int, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of everything that is saved: a tied head once, embeddings cut to the vocabulary."""
+    ends = {n for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
+    for name in model.state_dict():
+        if model.config.tie_word_embeddings and name == f"{head}.weight":
+            continue
+        value = tensor(name)
+        if name.rpartition(".")[0] in ends:
+            value = value[:vocabulary]
+        yield name, value.to("cpu", dtype if value.is_floating_point() else value.dtype)
+
+
+def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> dict[str, int]:
+    """Files of SHARD_BYTES, named and indexed as transformers does. Returns the bytes of every tensor."""
+    sizes: dict[str, int] = {}
+    shards: list[list[str]] = [[]]
+    held: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        save_file(held, folder / f"part-{len(shards)}", metadata={"format": "pt"})
+        held.clear()
+
+    for name, value in pieces:
+        if held and sum(sizes[n] for n in held) + value.nbytes > SHARD_BYTES:
+            flush()
+            shards.append([])
+        held[name] = value.contiguous().clone()
+        sizes[name] = value.nbytes
+        shards[-1].append(name)
+    flush()
+    places = {}
+    for i, names in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        os.replace(folder / f"part-{i}", folder / file)
+        places.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        write_json(folder / "model.safetensors.index.json", index)
+    return sizes
+
+
+def verify(
+    folder: Path, written: dict[str, int], probe: Tensor, expected: Tensor | None, dtype: torch.dtype, trust: bool
+) -> None:
+    """Tensor count and bytes, tied embeddings, and the logits of the folder loaded again."""
+    from transformers import AutoModelForCausalLM
+
+    found: dict[str, int] = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as handle:
+            found.update({n: handle.get_tensor(n).nbytes for n in handle.keys()})  # noqa: SIM118
+    if found != written:
+        raise RuntimeError(f"{folder}: {len(found)} tensors on the disk, {len(written)} were written")
+    with quiet_transformers(), torch.no_grad():
+        again = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
+        ).eval()
+        logits = again(probe.cpu()).logits.float()
+    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    if again.config.tie_word_embeddings and not tied:
+        raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
+    if expected is None:
+        return
+    close = 1e-4 if dtype == torch.float32 else 5e-2
+    worst = float((logits - expected.float().cpu()).abs().max() / expected.float().abs().max().clamp(min=1e-6))
+    if not worst <= close:
+        raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst:.2g}")

@@ -1,0 +1,103 @@
+"""The processes of a run: who this one is, and the few things that they say to each other."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from mft_cli.errors import UserError
+
+T = TypeVar("T")
+TIMEOUT = datetime.timedelta(hours=2)  # rank 0 may tokenize or write while the others wait
+
+
+@dataclass
+class Ranks:
+    """One process among `world`. With one process every method is the identity."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    device: torch.device = field(
+        default_factory=lambda: torch.device("cpu")
+    )  # what collectives take: the GPU with NCCL
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over all ranks, in float64; the same on every rank to the bit."""
+        if self.world == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return [float(v) for v in tensor.tolist()]
+
+    def any(self, flag: bool) -> bool:
+        return self.sum([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks."""
+        if self.world == 1:
+            return [value]
+        found: list[T | None] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found  # type: ignore[return-value]
+
+    def one_after_first(self, task: Callable[[], T]) -> T:
+        """Rank 0 (of every node) does it first, so that the others find its result in a cache.
+
+        A mistake on the first one is raised on all of them: nobody waits for a rank that has gone.
+        """
+        if self.world == 1:
+            return task()
+        result: T | None = None
+        error: Exception | None = None
+        for mine in (self.local_rank == 0, self.local_rank != 0):
+            if mine and error is None:
+                try:
+                    result = task()
+                except UserError as found:
+                    error = found
+            faults = [e for e in self.gather(str(error) if error else None) if e]
+            if faults:
+                raise UserError(faults[0])
+        return result  # type: ignore[return-value]
+
+
+def join(device: torch.device) -> Ranks:
+    """This process's place, from torch's environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+
+    Forms the process group: gloo on CPU, NCCL (with gloo for objects on the CPU) on GPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks(device=device)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    return Ranks(
+        rank=int(os.environ["RANK"]), world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))), device=device,
+    )  # fmt: skip
+
+
+def leave() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,69 @@
+"""Parameters that ZeRO-3 has partitioned: their real shape, and how to see them whole. Imports deepspeed when needed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def is_partitioned(parameter: Tensor) -> bool:
+    return hasattr(parameter, "ds_id")
+
+
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
+    """The whole parameter's shape: a partitioned one shows an empty tensor."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def numel_of(parameter: Tensor) -> int:
+    return math.prod(shape_of(parameter))
+
+
+@contextlib.contextmanager
+def gathered(parameters: Iterable[Tensor], modify: bool = False) -> Iterator[None]:
+    """Inside, partitioned parameters are whole on every rank; all ranks have to enter. `modify`: rank 0's changes stay."""
+    parts = list({id(p): p for p in parameters if is_partitioned(p)}.values())
+    if not parts:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts, modifier_rank=0 if modify else None):
+        yield
+
+
+@contextlib.contextmanager
+def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
+    """Inside, from_pretrained partitions every parameter as it is made (stage 3 only), in the dtype that it is asked for.
+
+    `document` is the DeepSpeed configuration. Its 16-bit sections are left out: zero.Init would round the weights before
+    the fp32 masters are made from them.
+    """
+    if document is None or document.get("zero_optimization", {}).get("stage") != 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig
+
+    plain = {k: v for k, v in document.items() if k not in ("bf16", "fp16", "data_types")}
+    kept = HfDeepSpeedConfig(plain)  # transformers holds a weak reference only
+    try:
+        yield
+    finally:
+        del kept
+
+
+def round_partitions(model: nn.Module, dtype: Any) -> dict[str, Tensor]:
+    """Casts the local partitions to `dtype`, as DeepSpeed wants them. Returns what they were, in fp32, by name."""
+    exact = {}
+    for name, parameter in model.named_parameters():
+        if is_partitioned(parameter) and parameter.is_floating_point():
+            partition: Any = parameter.ds_tensor  # type: ignore[attr-defined]
+            if parameter.requires_grad:
+                exact[name] = partition.data.clone()
+            partition.data = partition.data.to(dtype)
+            parameter.data = parameter.data.to(dtype)
+    return exact

@@ -1,0 +1,66 @@
+"""What tests/test_ranks.py starts once a rank: every method's first steps under one engine, results as JSON from rank 0."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mft_cli import config, schema
+from mft_cli.assembly import assemble, pick_device
+from mft_cli.loop import Fit, StopSignal
+from mft_cli.metrics import Say
+from mft_cli.ranks import Ranks, join, leave
+from mft_cli.run_dir import RunDir
+
+STEPS = 3
+
+
+def make_fit(values: dict[str, Any], ranks: Ranks) -> Fit:
+    asked: schema.TrainConfig = config.train_config(values)
+    run = RunDir(asked.run_dir or "")
+    run.root.mkdir(parents=True, exist_ok=True)
+    return assemble(run, asked, StopSignal(), Say(), ranks).fit
+
+
+def facts(fit: Fit) -> list[dict[str, Any]]:
+    """Steps of a run, as numbers that must not depend on the ranks."""
+    found = []
+    for k in range(fit.position.step, fit.position.step + STEPS):
+        r = fit.step(k)
+        found.append(
+            {
+                "examples": r.examples,
+                "counts": r.counts,
+                "shares": r.shares,
+                "terms": r.terms,
+                "loss": r.loss,
+                "norm": r.norm,
+            }
+        )
+    return found
+
+
+def main(cases: Path, out: Path) -> None:
+    wanted = json.loads(cases.read_text())
+    ranks = join(pick_device(config.build(schema.TrainConfig, next(iter(wanted.values())))))
+    results: dict[str, Any] = {}
+    for name, values in wanted.items():
+        fit = make_fit(values, ranks)
+        if values["run_dir"].endswith("-resume"):
+            results[name] = facts(fit)
+            continue
+        results[name] = facts(fit)
+        fit.position.step = STEPS
+        fit.save()
+        if ranks.rank == 0:
+            fit.run.config.write_text(config.to_yaml(fit.config))
+        ranks.barrier()
+    if ranks.rank == 0:
+        out.write_text(json.dumps(results))
+    leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

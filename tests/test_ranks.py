@@ -1,0 +1,129 @@
+"""Ranks and ZeRO stages change the speed, never the numbers: every method against one plain process.
+
+One process group for each (engine, ranks) runs all methods, then goes on from checkpoints that another engine wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from methods.test_contract import CASES
+from tiny import ROOT
+
+from mft_cli import config
+
+ENGINES = [("none", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("zero3", 4), ("zero2", 4), ("zero3_offload", 2)]
+SPLITS = [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 2, "packing": False}]
+
+
+def preset(group: str, name: str) -> dict[str, Any]:
+    import yaml
+
+    return dict(yaml.safe_load((config.CONF / group / f"{name}.yaml").read_text()))
+
+
+def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, engine: str, **train: Any) -> dict:
+    return {
+        "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)},
+        "method": {**preset("method", method), **variant},
+        "data": {"name": "tiny", "sources": {"tiny": {"path": str(data), "response": "answer"}}, "max_length": 256},
+        "train": {
+            "global_batch_size": 8, "max_steps": 6, "learning_rate": 0.01, "precision": "fp32", "row_length": 256,
+            "warmup_fraction": 0.0, "max_grad_norm": 0.5, **train,
+        },
+        "deepspeed": preset("deepspeed", engine), "launch": {"threads": 1, "device": "cpu"},
+    }  # fmt: skip
+
+
+def run_ranks(cases: dict[str, Any], world: int, folder: Path) -> dict[str, Any]:
+    """The rank program on `world` processes; what rank 0 found."""
+    file, out = folder / "cases.json", folder / "found.json"
+    file.write_text(json.dumps(cases))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {
+        **os.environ, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }  # fmt: skip
+    logs = [open(folder / f"rank{r}.log", "w") for r in range(world)]  # noqa: SIM115
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "rank_program.py"), str(file), str(out)],
+            env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=logs[r], stderr=subprocess.STDOUT,
+        )
+        for r in range(world)
+    ]  # fmt: skip
+    try:
+        for child in children:
+            child.wait(timeout=500)
+    finally:
+        for child in children:
+            child.kill()
+    assert out.exists(), "\n".join(f"rank {r}:\n{(folder / f'rank{r}.log').read_text()[-3000:]}" for r in range(world))
+    return dict(json.loads(out.read_text()))
+
+
+def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]:
+    cases = {}
+    for i, (method, variant) in enumerate(CASES):
+        name = f"{method}-{i}"
+        cases[name] = values(model, data, method, variant, root / name, engine, **SPLITS[i % len(SPLITS)])
+    checkpointed = {"gradient_checkpointing": True, "micro_batch_size": 2}
+    cases["checkpointing"] = values(model, data, "masked_thought", {}, root / "checkpointing", engine, **checkpointed)
+    return cases
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model, problem_file, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """One plain process: the reference, and its checkpoints after three steps."""
+    root = tmp_path_factory.mktemp("plain")
+    found = run_ranks(cases_of(tiny_model, problem_file, root, "none"), 1, root)
+    again = {
+        f"{n}-resume": {**v, "run_dir": f"{root / n}-resume"}
+        for n, v in cases_of(tiny_model, problem_file, root, "none").items()
+    }
+    for name in list(again):
+        os.symlink(root / name.removesuffix("-resume"), root / name)
+    folder = tmp_path_factory.mktemp("plain-again")
+    return root, {**found, **run_ranks(again, 1, folder)}
+
+
+def agree(found: list[dict], expected: list[dict], name: str) -> None:
+    for a, b in zip(found, expected, strict=True):
+        for exact in ("examples", "counts", "shares"):
+            assert a[exact] == b[exact], (name, exact)
+        assert a["terms"] == pytest.approx(b["terms"], rel=1e-5), name
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), name
+        assert a["norm"] == pytest.approx(b["norm"], rel=2e-5), name
+
+
+@pytest.mark.parametrize(("engine", "world"), ENGINES)
+def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_model, problem_file, tmp_path):
+    """Trajectories of every method, and going on from the plain run's checkpoint under other ranks and stages."""
+    root, expected = plain
+    cases = cases_of(tiny_model, problem_file, tmp_path, engine)
+    resumed = next(n for n in cases if n.startswith("masked_thought"))
+    folder = tmp_path / f"{resumed}-resume"
+    (folder / "checkpoints").mkdir(parents=True)
+    os.symlink(root / resumed / "checkpoints" / "step-00000003", folder / "checkpoints" / "step-00000003")
+    cases[f"{resumed}-resume"] = {**cases[resumed], "run_dir": str(folder)}
+    found = run_ranks(cases, world, tmp_path)
+    for name in cases:
+        agree(found[name], expected[name], f"{engine} on {world}: {name}")
+    # and back: one plain process goes on from what these ranks wrote
+    back = tmp_path / "back-resume"
+    back.mkdir()
+    os.symlink(tmp_path / resumed / "checkpoints", back / "checkpoints")
+    again = {"back": {**cases[resumed], "run_dir": str(back), "deepspeed": preset("deepspeed", "none")}}
+    small = tmp_path / "small"
+    small.mkdir()
+    agree(run_ranks(again, 1, small)["back"], expected[f"{resumed}-resume"], f"one process from {engine} on {world}")
