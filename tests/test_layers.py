@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
     ["errors", "schema", "rng", "__init__"],
-    ["config", "checks", "run_dir", "keys"],
+    ["config", "checks", "run_dir", "keys", "slurm"],
     [
         "answers",
         "exact_numbers",
@@ -25,7 +25,7 @@ LAYERS = [
     ],
     ["data", "models", "metrics", "optim", "checkpoint"],
     ["methods", "engine", "export", "data_show"],
-    ["loop", "eval", "rerun"],
+    ["loop", "eval", "rerun", "launch"],
     ["report", "train", "evaluate"],
     ["cli", "__main__"],
 ]
