@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from mft_cli import slurm
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, STOP_SIGNALS, UserError
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
 from mft_cli.schema.launching import LaunchConfig
 
 Say = Callable[[str], None]
@@ -75,7 +75,8 @@ def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say) 
     group = Group(ranks, launch.grace_s, say)
     first = group.run()
     if first is not None:
-        say(failure_text(first, ranks))
+        if text := failure_text(first, ranks):
+            say(text)
         return first.code if first.code > 0 else EXIT_OURS
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
@@ -285,14 +286,18 @@ class Group:
 
 
 def failure_text(first: Rank, ranks: list[Rank]) -> str:
-    """One line, and the end of the failed rank's log unless rank 0 has shown the same on the terminal."""
-    how = f"exit code {first.code}" if first.code > 0 else f"signal {signal.Signals(-first.code).name}"
-    line = f"rank {first.number} failed first ({how}); its output is in {first.log}"
+    """One line, and the end of the failed rank's log unless rank 0 has shown the same on the terminal.
+
+    Empty for a user's mistake that rank 0 has told.
+    """
     shown = next((tail(r.log, r.offset) for r in ranks if r.echo), "")
     text = tail(first.log, first.offset)
-    if first.echo or not text or last_line(text) in shown:
-        return line
-    return f"{line}, which ends:\n{text}"
+    told = first.echo or not text or last_line(text) in shown
+    if told and first.code == EXIT_USER:
+        return ""
+    how = f"exit code {first.code}" if first.code > 0 else f"signal {signal.Signals(-first.code).name}"
+    line = f"rank {first.number} failed first ({how}); its output is in {first.log}"
+    return line if told else f"{line}, which ends:\n{text}"
 
 
 def tail(path: Path, offset: int) -> str:
