@@ -18,7 +18,7 @@ from mft_cli.errors import EXIT_STOPPED, EXIT_USER, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
 from mft_cli.export import export, export_facts
 from mft_cli.export_streamed import export_streamed
-from mft_cli.launch import place_from_slurm, start_ranks, world_size
+from mft_cli.launch import start_ranks, world_size
 from mft_cli.loop import StopSignal
 from mft_cli.methods.base import Losses
 from mft_cli.metrics import Say
@@ -32,6 +32,7 @@ from mft_cli.run_dir import (
     write_json,
 )
 from mft_cli.schema import TrainConfig
+from mft_cli.srun import place_from_slurm
 from mft_cli.zero import is_partitioned
 
 

@@ -46,8 +46,10 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
     if document is None or document.get("zero_optimization", {}).get("stage") != 3:
         yield
         return
+    import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
+    deepspeed.init_distributed(dist_init_required=False)  # else it takes the world for one process
     plain = {k: v for k, v in document.items() if k not in ("bf16", "fp16", "data_types")}
     kept = HfDeepSpeedConfig(plain)  # transformers holds a weak reference only
     try:

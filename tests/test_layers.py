@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
     ["errors", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
-    ["config", "checks", "run_dir", "keys"],
+    ["config", "checks", "run_dir", "keys", "srun"],
     [
         "answers",
         "exact_numbers",
@@ -24,8 +24,8 @@ LAYERS = [
         "fast_modules",
     ],
     ["data", "models", "metrics", "optim", "checkpoint"],
-    ["methods", "engine", "engine_deepspeed", "export", "export_streamed", "data_show", "launch"],
-    ["loop", "eval", "rerun"],
+    ["methods", "engine", "engine_deepspeed", "export", "export_streamed", "data_show"],
+    ["loop", "eval", "rerun", "launch"],
     ["assembly"],
     ["report", "train", "evaluate"],
     ["cli", "__main__"],
