@@ -127,7 +127,8 @@ class Writer:
         self.bytes = self.files = 0
 
     def add(self, name: str, tensor: Tensor, shape: tuple[int, ...], start: int | None) -> None:
-        self.tensors[name] = tensor.detach().cpu().contiguous()
+        # scalars copied: a step count that several parameters share would be refused
+        self.tensors[name] = (tensor.detach().clone() if tensor.numel() == 1 else tensor.detach()).cpu().contiguous()
         if start is not None:
             self.parts[name] = {"start": start, "shape": list(shape)}
         self.bytes += tensor.numel() * tensor.element_size()

@@ -87,7 +87,9 @@ def main() -> None:
         sys.exit(EXIT_DONE)
     verb, rest = arguments[0], arguments[1:]
     if verb == "rank":
-        sys.exit(run(lambda: rank_verb(rest)))
+        from mft_cli.srun import rank_exit_code
+
+        sys.exit(rank_exit_code(run(lambda: rank_verb(rest))))
     if verb not in VERBS:
         import difflib
 

@@ -270,7 +270,7 @@ sys.exit(max(t.wait() for t in tasks))
 """
 TASK = """
 import os, sys
-from mft_cli.slurm import place_from_slurm, rank_exit_code
+from mft_cli.srun import place_from_slurm, rank_exit_code
 place_from_slurm()
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(*(os.environ[k] for k in names), *sys.argv[1:], flush=True)
