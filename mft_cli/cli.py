@@ -87,7 +87,7 @@ def main() -> None:
         sys.exit(EXIT_DONE)
     verb, rest = arguments[0], arguments[1:]
     if verb == "rank":
-        from mft_cli.srun import rank_exit_code
+        from mft_cli.allocation import rank_exit_code
 
         sys.exit(rank_exit_code(run(lambda: rank_verb(rest))))
     if verb not in VERBS:

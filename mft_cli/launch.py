@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mft_cli import srun
+from mft_cli import allocation
+from mft_cli.allocation import place_from_slurm as place_from_slurm
+from mft_cli.allocation import rank_exit_code as rank_exit_code
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
 from mft_cli.schema.launching import LaunchConfig
 
@@ -49,7 +51,7 @@ def ranks_per_node(launch: LaunchConfig) -> int:
 
 def world_size(launch: LaunchConfig) -> int:
     """Processes on all nodes."""
-    return ranks_per_node(launch) * srun.nodes(launch)
+    return ranks_per_node(launch) * allocation.nodes(launch)
 
 
 def threads_per_rank(launch: LaunchConfig) -> int:
@@ -83,14 +85,14 @@ def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say) 
 
 def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say) -> int:
     """One srun for all ranks. A signal goes on as USR1: srun answers INT with a status line and TERM by killing."""
-    call, environment = srun.srun_call(command, launch, ranks_per_node(launch), logs)
+    call, environment = allocation.srun_call(command, launch, ranks_per_node(launch), logs)
     srun = Rank(0, call, environment, logs, echo=True)
-    srun.clear_stopped(logs)
+    allocation.clear_stopped(logs)
     started = time.time()
     group = Group([srun], launch.grace_s, say, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
     first = group.run()
     if first is None:
-        return EXIT_STOPPED if srun.code != EXIT_DONE or srun.any_stopped(logs) else EXIT_DONE
+        return EXIT_STOPPED if srun.code != EXIT_DONE or allocation.any_stopped(logs) else EXIT_DONE
     others = [p for p in logs.glob("rank*.log") if p != srun.log and p.stat().st_mtime >= started - 1]
     shown = tail(srun.log, srun.offset)
     for path in sorted(others, key=lambda p: p.stat().st_mtime):
@@ -104,7 +106,7 @@ def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say) -
 
 def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
     """The environment of every rank of this node, with torch's names."""
-    per_node, nodes = ranks_per_node(launch), srun.nodes(launch)
+    per_node, nodes = ranks_per_node(launch), allocation.nodes(launch)
     if nodes > 1:
         for name in ("node_rank", "host", "port"):
             if getattr(launch, name) is None:
@@ -114,7 +116,7 @@ def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
         raise UserError(f"launch.node_rank={node}: expected a number below launch.nodes={nodes}")
     shared = {
         "WORLD_SIZE": per_node * nodes, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or "127.0.0.1",
-        "MASTER_PORT": launch.port or srun.free_port(), "OMP_NUM_THREADS": threads_per_rank(launch),
+        "MASTER_PORT": launch.port or allocation.free_port(), "OMP_NUM_THREADS": threads_per_rank(launch),
     }  # fmt: skip
     places = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
     return [{**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in place.items()}} for place in places]

@@ -32,7 +32,7 @@ from mft_cli.run_dir import (
     write_json,
 )
 from mft_cli.schema import TrainConfig
-from mft_cli.srun import place_from_slurm
+from mft_cli.allocation import place_from_slurm
 from mft_cli.zero import is_partitioned
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import ROOT
 
-from mft_cli import launch, srun
+from mft_cli import allocation, launch
 from mft_cli.errors import UserError
 from mft_cli.schema.launching import LaunchConfig
 
@@ -270,7 +270,7 @@ sys.exit(max(t.wait() for t in tasks))
 """
 TASK = """
 import os, sys
-from mft_cli.srun import place_from_slurm, rank_exit_code
+from mft_cli.launch import place_from_slurm, rank_exit_code
 place_from_slurm()
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(*(os.environ[k] for k in names), *sys.argv[1:], flush=True)
@@ -333,6 +333,6 @@ def test_outside_of_an_allocation(tmp_path, monkeypatch):
 def test_a_batch_script_alone_is_no_task(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.delenv("RANK", raising=False)
-    srun.place_from_slurm()
+    allocation.place_from_slurm()
     assert "RANK" not in os.environ
-    assert srun.rank_exit_code(75) == 75
+    assert allocation.rank_exit_code(75) == 75

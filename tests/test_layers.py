@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
     ["errors", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
-    ["config", "checks", "run_dir", "keys", "srun"],
+    ["config", "checks", "run_dir", "keys", "allocation"],
     [
         "answers",
         "exact_numbers",
