@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mft_cli import checkpoint as checkpoints
+from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
 from mft_cli.config import build, to_plain, to_yaml
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, Stopped, UserError
@@ -32,7 +33,6 @@ from mft_cli.run_dir import (
     write_json,
 )
 from mft_cli.schema import TrainConfig
-from mft_cli.allocation import place_from_slurm
 from mft_cli.zero import is_partitioned
 
 
