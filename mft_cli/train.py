@@ -58,7 +58,8 @@ def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
     code = start_ranks(command, config.launch, run.root / "logs", say)
     if code == EXIT_STOPPED:
-        raise Stopped(run.get_state().get("message", "stopped by a signal"))
+        state = run.get_state()
+        raise Stopped(state.get("message", "stopped by a signal"), state.get("by"))
     if code:
         state = run.get_state()
         if state.get("state") == "running":  # died without a word
@@ -104,7 +105,7 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say) -> None:
         free_memory()
     except Stopped as stopped:
         if first:
-            run.set_state("stopped", message=str(stopped), **where(run))
+            run.set_state("stopped", message=str(stopped), by=stopped.by, **where(run))
         raise
     except BaseException as error:
         message = str(error) or type(error).__name__
@@ -114,7 +115,7 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say) -> None:
                 log.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
     if stop.name:
-        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported")
+        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
 
 
 def where(run: RunDir) -> dict[str, Any]:
