@@ -26,10 +26,10 @@ LAYERS = [
     ["data", "models", "metrics", "optim", "checkpoint"],
     ["methods", "engine", "export", "data_show"],
     ["loop", "eval", "rerun"],
-    ["report", "train", "evaluate"],
+    ["report", "train", "evaluate", "sweep"],
     ["cli", "__main__"],
 ]
-ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 2}
+ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 3}
 FORBIDDEN_NAMES = ("utils", "common", "helpers", "misc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
