@@ -153,13 +153,36 @@ def train_verb(arguments: list[str]) -> None:
         run_with_hydra("train", without_cfg(arguments), lambda values: show_config(train_config(values)))
         return
 
-    def task(values: dict) -> None:
-        config = train_config(values)
-        from mft_cli.train import train
+    if arguments and arguments[0].startswith("--frozen="):
+        from mft_cli.submit import read_frozen
 
+        train_or_submit(read_frozen(arguments[0].split("=", 1)[1]))
+        return
+    run_with_hydra("train", arguments, train_or_submit)
+
+
+def train_or_submit(values: dict) -> None:
+    """Train here; launch=slurm outside a job submits one that does."""
+    from mft_cli.config import train_config
+    from mft_cli.slurm import inside_job, requeue_if_due
+
+    config = train_config(values)
+    if config.launch.name == "slurm" and not inside_job():
+        from mft_cli.rerun import run_folder
+        from mft_cli.submit import submit_run
+
+        folder = run_folder(config)
+        jobs = submit_run(config, folder / "slurm")
+        if not config.launch.dry_run:
+            print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
+        return
+    from mft_cli.train import train
+
+    try:
         train(config)
-
-    run_with_hydra("train", arguments, task)
+    except Stopped as stopped:
+        requeue_if_due(config.launch.slurm, stopped)
+        raise
 
 
 def rank_verb(arguments: list[str]) -> None:
@@ -192,9 +215,17 @@ def eval_verb(arguments: list[str]) -> None:
 
     def task(values: dict) -> None:
         config = eval_config(values)
+        from mft_cli.slurm import inside_job, requeue_if_due
+
+        if config.launch.name == "slurm" and not inside_job():
+            raise UserError("mft eval launch=slurm runs inside a job; submit one with sbatch slurm/eval.sbatch ...")
         from mft_cli.evaluate import evaluate_run
 
-        evaluate_run(config)
+        try:
+            evaluate_run(config)
+        except Stopped as stopped:
+            requeue_if_due(config.launch.slurm, stopped)
+            raise
 
     run_with_hydra("eval", arguments, task)
 

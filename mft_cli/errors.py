@@ -16,4 +16,8 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal and has saved its state."""
+    """The run was asked to stop by the signal `by`, such as SIGUSR1, and has saved its state."""
+
+    def __init__(self, message: str, by: str | None = None):
+        super().__init__(message)
+        self.by = by

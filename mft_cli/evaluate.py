@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -39,13 +41,36 @@ def evaluate_run(config: EvalRunConfig) -> Path:
         write_json(run.provenance, provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config))))
         run.set_state("running")
         try:
-            evaluate(config, run.root / "eval")
+            with stoppable():
+                evaluate(config, run.root / "eval")
+        except Stopped as stopped:
+            run.set_state("stopped", message=str(stopped))
+            raise
         except BaseException as error:
             run.set_state("failed", message=str(error) if isinstance(error, UserError) else repr(error))
             raise
         run.set_state("done")
         print(f"results in {run.root}")
     return run.root
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """TERM and USR1 (a SLURM job's end) end an evaluation with Stopped: what is generated is in its journal."""
+    numbers = [s for s in STOP_SIGNALS if s != signal.SIGINT]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name} during the evaluation; the completions that it has are kept", name)
+
+    before = {s: signal.signal(s, stop) for s in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ---- exports of a training run --------------------------------------------------------------------------------------
@@ -67,7 +92,7 @@ def run_forwarding(command: list[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if caught:
-        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept")
+        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept", caught[0])
     return code
 
 

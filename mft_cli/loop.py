@@ -234,7 +234,8 @@ class Fit:
                 f"train.learning_rate or train.precision=fp32 may help"
             )
         if stopping and p.step < p.total_steps:
-            raise Stopped(f"stopped by {self.stop.name or 'a signal'} after step {p.step} of {p.total_steps}, saved")
+            name = self.stop.name or "a signal"
+            raise Stopped(f"stopped by {name} after step {p.step} of {p.total_steps}, saved", self.stop.name)
 
     def validate(self) -> bool:
         """Loss on the validation split, on clean inputs. True if it is the best so far."""

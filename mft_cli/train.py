@@ -114,7 +114,7 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say) -> None:
                 log.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
     if stop.name:
-        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported")
+        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
 
 
 def where(run: RunDir) -> dict[str, Any]:

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "mft_cli"
 LAYERS = [
     ["errors", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
     ["config", "checks", "run_dir", "keys", "allocation"],
+    ["slurm", "submit"],
     [
         "answers",
         "exact_numbers",
@@ -30,7 +31,7 @@ LAYERS = [
     ["report", "train", "evaluate"],
     ["cli", "__main__"],
 ]
-ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 2}
+ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 2, "submitit": 1}
 FORBIDDEN_NAMES = ("utils", "common", "helpers", "misc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -38,11 +38,15 @@ class SlurmConfig:
     cpus_per_task: AtLeastOne | None = key(None, "Processor cores of a task.")
     memory: str | None = key(None, "Memory of a node, such as 200G.")
     constraint: str | None = key(None, "Node features.")
-    container: str | None = key(None, "Container image (srun --container-image).")
+    container: str | None = key(None, "Container image in which the ranks run (srun --container-image, pyxis).")
+    container_mounts: list[str] = key([], "Folders that the container sees, such as /data:/data.")
     setup: list[str] = key([], "Shell lines in front of the command, such as module load cuda.")
     signal_s: AtLeastOne = key(120, "Seconds before the time limit at which the run is told to save and requeue.")
     requeue: bool = key(True, "Put a job that was stopped by preemption or its time limit back into the queue.")
-    extra: dict[str, str] = key({}, "Further sbatch options by their long name, such as {reservation: week}.")
+    max_requeues: Count = key(100, "Restarts after which a job is not requeued any more.")
+    max_parallel: AtLeastOne = key(256, "Jobs of a sweep's array that run at the same time.")
+    eval_job: bool = key(False, "Evaluate in a job of its own, on one GPU, after the training has ended well.")
+    extra: dict[str, str] = key({}, "More sbatch options by long name: {reservation: week}; an empty text: a bare flag.")
 
 
 @dataclass(config=STRICT)

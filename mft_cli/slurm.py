@@ -1,0 +1,72 @@
+"""Inside a SLURM job: what SLURM says of it, and back into the queue after a stop that the user did not ask for.
+
+Who stopped a run, as SLURM 22.05 shows it to the batch step:
+
+    the time limit comes near   USR1 (--signal=B:USR1@120); the job is RUNNING: requeue it
+    preemption, in its grace    TERM to srun's tasks only; RUNNING, PreemptTime is set: requeue it, or it would end here
+    preemption, after its grace TERM; COMPLETING, one more restart than we know of: SLURM requeues it itself
+    scancel                     TERM; COMPLETING, no restart: the user's word, leave it
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from mft_cli.errors import Stopped
+from mft_cli.schema import SlurmConfig
+
+ASK_S = 60.0
+
+
+def inside_job() -> bool:
+    """True in an allocation (sbatch, salloc, srun)."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
+    """Put this job back into the queue if its time was up or it was preempted. True if it was; prints what it did."""
+    if not inside_job():
+        return False
+    name = os.environ["SLURM_JOB_ID"]
+    try:
+        verdict = decide(slurm, stopped.by, job_facts(name))
+        if verdict is None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # requeueing ends this very process with TERM
+            print(f"mft: SLURM job {name} goes back into the queue", flush=True)
+            ask("requeue", name)
+            return True
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()
+        verdict = f"could not be requeued ({said}); submit the same command again"
+    print(f"mft: SLURM job {name} {verdict}", flush=True)
+    return False
+
+
+def decide(slurm: SlurmConfig, by: str | None, facts: dict[str, str]) -> str | None:
+    """None: requeue. Else why not, in words. `facts` is what `scontrol show job` says."""
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if facts.get("BatchFlag") == "0":
+        return "is interactive: not requeued"
+    if facts.get("JobState") != "RUNNING":
+        again = int(facts.get("Restarts", "0")) > restarts
+        return "is requeued by SLURM" if again else "was cancelled: not requeued"
+    if by != "SIGUSR1" and facts.get("PreemptTime", "None") in ("None", "Unknown"):
+        return f"was stopped by {by}, neither preempted nor out of time: not requeued"
+    if not slurm.requeue:
+        return "is not requeued: launch.slurm.requeue=false"
+    if restarts >= slurm.max_requeues:
+        return f"was restarted {restarts} times (launch.slurm.max_requeues): not requeued"
+    return None
+
+
+def job_facts(name: str) -> dict[str, str]:
+    """`scontrol show job` as a dict. Raises OSError, CalledProcessError, TimeoutExpired."""
+    shown = ask("--oneliner", "show", "job", name)
+    return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+
+def ask(*words: str) -> str:
+    done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=ASK_S, check=True)
+    return done.stdout

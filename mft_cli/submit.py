@@ -1,0 +1,144 @@
+"""Handing runs to SLURM: `mft train launch=slurm` from outside a job, and the array of a sweep.
+
+submitit writes the batch script and keeps its files in one folder. It starts the driver as the batch step itself (no
+srun around it, `exec` all the way), so that `--signal=B:USR1@...` reaches the driver, which saves and requeues. submitit's
+own checkpointing stays unused: after the exec none of its handlers is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config import to_plain
+from mft_cli.errors import UserError
+from mft_cli.run_dir import write_json
+from mft_cli.schema import LaunchConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What submitit pickles: a command line of mft that takes the place of submitit's own process."""
+
+    arguments: tuple[str, ...]
+
+    def __call__(self) -> None:
+        sys.stdout.flush()
+        os.execv(sys.executable, self.command())
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "mft_cli", *self.arguments]
+
+
+def submit_run(config: TrainConfig, folder: Path) -> list[str]:
+    """Submit one run, its files in `folder`. Returns the ids of its jobs: training, and evaluation if it is chained."""
+    return submit_all([(config, folder)], folder)
+
+
+def submit_all(runs: Sequence[tuple[TrainConfig, Path]], folder: Path) -> list[str]:
+    """Submit runs, each with a folder for its frozen configuration, as one job or one array: its files in `folder`.
+
+    With launch.slurm.eval_job the evaluations are jobs of their own, each waiting for its training to end well.
+    Returns job ids (`12`, or `12_0`, `12_1`, ... of an array), trainings before evaluations. Raises UserError.
+    """
+    launch = runs[0][0].launch
+    if any(config.launch != launch for config, _ in runs):
+        raise UserError("launch.* differs between the jobs of this sweep; the tasks of one SLURM array share it")
+    chained = launch.slurm.eval_job and all(config.eval.benchmarks for config, _ in runs)
+    trainings = [(without_evaluation(config) if chained else config, where) for config, where in runs]
+    drivers = [frozen_driver(config, where / "train.json", launch.dry_run) for config, where in trainings]
+    name = f"mft-{runs[0][0].method.name}"
+    jobs = submit(drivers, folder, job_parameters(launch, name), launch.dry_run)
+    if not chained:
+        return jobs
+    small = dataclasses.replace(launch, nodes=1, gpus=launch.gpus and 1, processes=None)
+    evaluations = [(dataclasses.replace(config, launch=small), where) for config, where in runs]
+    drivers = [frozen_driver(config, where / "evaluation.json", launch.dry_run) for config, where in evaluations]
+    parameters = job_parameters(small, f"{name}-eval")
+    parameters["dependency"] = f"{'afterok' if len(jobs) == 1 else 'aftercorr'}:{jobs[0].split('_')[0]}"
+    parameters["additional_parameters"]["kill-on-invalid-dep"] = "yes"
+    return jobs + submit(drivers, folder, parameters, launch.dry_run)
+
+
+def without_evaluation(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, benchmarks={}))
+
+
+def frozen_driver(config: TrainConfig, file: Path, dry_run: bool) -> Driver:
+    """The command of a run whose configuration is frozen in `file`; inside the job it runs, instead of submitting."""
+    launch = dataclasses.replace(config.launch, name="slurm", dry_run=False)
+    if not dry_run:
+        write_json(file, to_plain(dataclasses.replace(config, launch=launch)))
+    return Driver(("train", f"--frozen={file}"))
+
+
+def job_parameters(launch: LaunchConfig, name: str) -> dict[str, Any]:
+    """submitit's parameters of a job: `launch.slurm.*`, one task a rank, the batch step signalled before the limit."""
+    s = launch.slurm
+    more: dict[str, Any] = {
+        "signal": f"B:USR1@{s.signal_s}",
+        "requeue" if s.requeue else "no-requeue": True,
+        **({"mem": s.memory} if s.memory else {}),
+        **{option: value or True for option, value in s.extra.items()},
+    }
+    return {
+        "job_name": name, "partition": s.partition, "account": s.account, "qos": s.qos, "time": s.time,
+        "nodes": launch.nodes or 1, "ntasks_per_node": launch.gpus or launch.processes or 1,
+        "cpus_per_task": s.cpus_per_task, "gpus_per_node": launch.gpus if s.gpus_per_node is None else s.gpus_per_node,
+        "constraint": s.constraint, "setup": list(s.setup), "array_parallelism": s.max_parallel, "wckey": None,
+        "stderr_to_stdout": True, "use_srun": False, "additional_parameters": more,
+    }  # fmt: skip
+
+
+def submit(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any], dry_run: bool) -> list[str]:
+    """One job, or one array of them. A dry run prints the batch script and the commands, and makes up the id."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    count = len(drivers)
+    if dry_run:
+        print(script(drivers, folder, parameters))
+        return ["JOBID"] if count == 1 else [f"JOBID_{i}" for i in range(count)]
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "launch=slurm: there is no sbatch on this machine; start it on a login node of the cluster, "
+            "or look at what it would submit with launch.dry_run=true"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = SlurmExecutor(folder, max_num_timeout=0, python=f"exec {shlex.quote(sys.executable)}")
+    executor.update_parameters(**parameters)
+    try:
+        with executor.batch():
+            jobs = [executor.submit(driver) for driver in drivers]
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line for line in str(error).splitlines() if "error" in line.lower()]
+        raise UserError(f"sbatch refused the job: {' '.join(lines) or error}; see launch.slurm.*") from None
+    return [str(job.job_id) for job in jobs]
+
+
+def script(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any]) -> str:
+    """The batch script that submitit would write, with the commands that its tasks would become."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    one = len(drivers) == 1
+    command = shlex.join(drivers[0].command()) if one else 'the command of task "$SLURM_ARRAY_TASK_ID" below'
+    given = parameters if one else {**parameters, "map_count": len(drivers)}
+    text = _make_sbatch_string(command=f"exec {command}", folder=folder, **given)
+    tasks = [] if one else [f"# task {i}: {shlex.join(d.command())}" for i, d in enumerate(drivers)]
+    return "\n".join([text.rstrip(), *tasks, ""])
+
+
+def read_frozen(file: str) -> dict[str, Any]:
+    """A frozen configuration as plain values. Raises UserError."""
+    try:
+        return dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--frozen={file}: cannot be read ({error})") from None
