@@ -164,7 +164,7 @@ def train_verb(arguments: list[str]) -> None:
 def train_or_submit(values: dict) -> None:
     """Train here; launch=slurm outside a job submits one that does."""
     from mft_cli.config import train_config
-    from mft_cli.slurm import inside_job, requeue_if_due
+    from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
 
     config = train_config(values)
     if config.launch.name == "slurm" and not inside_job():
@@ -176,9 +176,10 @@ def train_or_submit(values: dict) -> None:
         if not config.launch.dry_run:
             print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
         return
-    from mft_cli.train import train
-
     try:
+        mind_early_signals()
+        from mft_cli.train import train
+
         train(config)
     except Stopped as stopped:
         requeue_if_due(config.launch.slurm, stopped)
@@ -215,13 +216,14 @@ def eval_verb(arguments: list[str]) -> None:
 
     def task(values: dict) -> None:
         config = eval_config(values)
-        from mft_cli.slurm import inside_job, requeue_if_due
+        from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
 
         if config.launch.name == "slurm" and not inside_job():
             raise UserError("mft eval launch=slurm runs inside a job; submit one with sbatch slurm/eval.sbatch ...")
-        from mft_cli.evaluate import evaluate_run
-
         try:
+            mind_early_signals()
+            from mft_cli.evaluate import evaluate_run
+
             evaluate_run(config)
         except Stopped as stopped:
             requeue_if_due(config.launch.slurm, stopped)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from types import FrameType
 
 from mft_cli.errors import Stopped
 from mft_cli.schema import SlurmConfig
@@ -23,6 +24,17 @@ ASK_S = 60.0
 def inside_job() -> bool:
     """True in an allocation (sbatch, salloc, srun)."""
     return "SLURM_JOB_ID" in os.environ
+
+
+def mind_early_signals() -> None:
+    """Until training or evaluation has handlers of its own, USR1 ends the start-up with Stopped instead of the process."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(f"stopped by {signal.Signals(number).name} before the first step", signal.Signals(number).name)
+
+    if inside_job():
+        signal.signal(signal.SIGUSR1, stop)
 
 
 def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:

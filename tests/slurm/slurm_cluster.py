@@ -5,7 +5,7 @@
 
 Nothing outside the folder is read or written (no /etc/slurm, no /run/munge), ports are free ones, so that two clusters do
 not meet. The daemons are children that the kernel ends with this process, so that a killed test leaves none behind.
-By hand: `python tests/slurm/cluster.py` starts one and opens a shell in it.
+By hand: `python tests/slurm/slurm_cluster.py` starts one and opens a shell in it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SlurmctldPort={ctld_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+# A requeued job waits for cred_expire seconds (120 by default) before it may start again.
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
