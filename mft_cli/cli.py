@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
 
@@ -14,6 +15,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft eval    evaluate a model on benchmarks
   mft score   score a file of completions again, without a model
   mft report  compare runs: tables, curves, one HTML page
+  mft sweep   many runs: how far they are, once more those that failed, which setting is best
   mft data    look at training data: what is learnt, what would be masked
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
@@ -25,7 +27,8 @@ TRAIN_HELP = """mft train: fine-tune a model with a method, export it, evaluate 
   mft train method=masked_thought data=gsm8k eval=gsm8k        real GSM8K, evaluated at the end
   mft train method=sft data=local data.sources.local.path=my.jsonl train.epochs=1
   mft train method=masked_thought method.mask_ratio=0.2 run_dir=outputs/mine
-  mft train -m method=sft,masked_thought seed=1,2,3            a Hydra sweep: six runs, one after the other
+  mft train -m method=sft,masked_thought seed=1,2,3            a sweep: six runs, one after the other
+  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...   two at a time; see mft sweep --help
   mft train experiment=paper_masked_thought_gsm8k --cfg job    print the whole configuration and stop
 
 The same command started again goes on from its newest good checkpoint, and evaluates what is not evaluated yet.
@@ -60,6 +63,21 @@ REPORT_HELP = """mft report: compare runs
   mft report outputs out=outputs/report     all runs below a folder
 
 Writes report.html (one self-contained page), report.md, report.json and the curves as PNG.
+"""
+
+SWEEP_HELP = """mft sweep: many runs of one command
+
+  mft train -m method=masked_thought method.mask_ratio=0.1,0.2,0.3,0.4 seed=1,2,3     12 runs, one after the other
+  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...                     two at a time
+  mft train -m hydra/sweeper=optuna 'train.learning_rate=tag(log,interval(1e-5,1e-3))' data.validation.rows=64 ...
+
+  mft sweep status FOLDER                 every job: state, step, time, and what went wrong
+  mft sweep retry FOLDER [jobs=2]         run again what failed, was stopped or was killed
+  mft sweep report FOLDER [select=NAME]   score against the swept value, and which setting is best: sweep.html, sweep.md
+                  [out=FOLDER]            NAME: validation_loss (default), a benchmark, or <benchmark>/gold_logprob
+
+The same mft train -m command finds its folder (outputs/sweeps/...) again, skips finished runs and goes on with the
+others. A failed job does not stop the rest. Launchers and searches: docs/sweeps.md.
 """
 
 DATA_HELP = """mft data: look at training data
@@ -133,7 +151,10 @@ def run(task: Callable[[], None]) -> int:
 
 
 def help_text(verb: str) -> str:
-    text = {"train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "data": DATA_HELP}[verb]
+    text = {
+        "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "sweep": SWEEP_HELP,
+        "data": DATA_HELP,
+    }[verb]  # fmt: skip
     if "{" in text:
         from mft_cli.config import groups
 
@@ -153,6 +174,11 @@ def train_verb(arguments: list[str]) -> None:
         run_with_hydra("train", without_cfg(arguments), lambda values: show_config(train_config(values)))
         return
 
+    if is_sweep(arguments):
+        from mft_cli.sweep.start import sweep
+
+        sweep(arguments, run_training)
+        return
     if arguments and arguments[0].startswith("--frozen="):
         from mft_cli.submit import read_frozen
 
@@ -164,18 +190,27 @@ def train_verb(arguments: list[str]) -> None:
 def train_or_submit(values: dict) -> None:
     """Train here; launch=slurm outside a job submits one that does."""
     from mft_cli.config import train_config
-    from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
+    from mft_cli.slurm import inside_job
 
     config = train_config(values)
-    if config.launch.name == "slurm" and not inside_job():
-        from mft_cli.rerun import run_folder
-        from mft_cli.submit import submit_run
-
-        folder = run_folder(config)
-        jobs = submit_run(config, folder / "slurm")
-        if not config.launch.dry_run:
-            print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
+    if config.launch.name != "slurm" or inside_job():
+        run_training(config)
         return
+    from mft_cli.rerun import run_folder
+    from mft_cli.submit import submit_run
+
+    folder = run_folder(config)
+    jobs = submit_run(config, folder / "slurm")
+    if not config.launch.dry_run:
+        print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
+
+
+def run_training(config: Any) -> None:
+    """One run, for the command and for a job of a sweep. A SLURM job whose time is up goes back into the queue."""
+    from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
+
+    if config.launch.name == "slurm" and not inside_job():
+        raise UserError("launch=slurm: a sweep is submitted with hydra/launcher=mft_slurm")
     try:
         mind_early_signals()
         from mft_cli.train import train
@@ -298,8 +333,15 @@ def data_verb(arguments: list[str]) -> None:
     run_with_hydra("train", rest, task)
 
 
+def sweep_verb(arguments: list[str]) -> None:
+    from mft_cli.sweep.command import command
+
+    command(arguments, run_training)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
-    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "data": data_verb,
+    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "sweep": sweep_verb,
+    "data": data_verb,
 }  # fmt: skip
 
 
@@ -332,6 +374,13 @@ def print_only(arguments: list[str]) -> bool:
     """`--cfg job` alone: we print the whole validated configuration, defaults included."""
     joined = " ".join(arguments)
     return ("--cfg job" in joined or "-c job" in joined or "--cfg=job" in joined) and "--package" not in joined
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether the command asks for several runs (and not for Hydra to print something)."""
+    prints = ("--cfg", "-c", "--info", "-i", "--hydra-help")
+    wanted = any(a in ("-m", "--multirun") or a.lstrip("+") == "hydra.mode=MULTIRUN" for a in arguments)
+    return wanted and not any(a.split("=", 1)[0] in prints for a in arguments)
 
 
 def without_cfg(arguments: list[str]) -> list[str]:

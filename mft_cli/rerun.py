@@ -14,7 +14,7 @@ from mft_cli.run_dir import RunDir, digest_of, file_digest, read_json
 from mft_cli.schema import TrainConfig
 
 # Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
-FREE = ("run_dir", "note", "log", "checkpoint", "launch", "deepspeed", "eval")
+FREE = ("run_dir", "note", "log", "checkpoint", "launch", "deepspeed", "eval", "sweep")
 TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
 
 

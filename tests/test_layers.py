@@ -28,10 +28,10 @@ LAYERS = [
     ["methods", "engine", "engine_deepspeed", "export", "export_streamed", "data_show"],
     ["loop", "eval", "rerun", "launch"],
     ["assembly"],
-    ["report", "train", "evaluate"],
+    ["report", "train", "evaluate", "sweep"],
     ["cli", "__main__"],
 ]
-ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 2, "submitit": 1}
+ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 3, "submitit": 1}
 FORBIDDEN_NAMES = ("utils", "common", "helpers", "misc")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

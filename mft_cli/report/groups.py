@@ -13,7 +13,7 @@ from mft_cli.report.runs import Run
 from mft_cli.report.wording import NONE, is_number, setting
 
 # Settings that do not change what a run computes, so that two runs that differ only here are the same experiment.
-INCIDENTAL = re.compile(r"^(seed|run_dir|note|log\..*|checkpoint\..*)$")
+INCIDENTAL = re.compile(r"^(seed|run_dir|note|log\..*|checkpoint\..*|sweep\..*)$")
 MISSING = "(not set)"
 NOT_APPLICABLE = NONE
 

@@ -9,7 +9,7 @@ from mft_cli.schema.evaluation import EvalConfig
 from mft_cli.schema.inputs import DataConfig, ModelConfig, PromptConfig
 from mft_cli.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig
 from mft_cli.schema.methods import AnyMethod, SftConfig
-from mft_cli.schema.training import CheckpointConfig, LogConfig, TrainingConfig
+from mft_cli.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
 
 @dataclass(config=STRICT)
@@ -34,6 +34,7 @@ class TrainConfig(RunConfig):
     train: TrainingConfig = key(TrainingConfig, "Optimizer, schedule and steps.")
     checkpoint: CheckpointConfig = key(CheckpointConfig, "Checkpoints.")
     log: LogConfig = key(LogConfig, "Watching.")
+    sweep: SweepConfig = key(SweepConfig, "Sweeps.")
     deepspeed: DeepspeedConfig = key(DeepspeedConfig, "DeepSpeed.")
     peft: PeftConfig = key(PeftConfig, "Parameter-efficient fine-tuning.")
 

@@ -64,3 +64,13 @@ class LogConfig:
     wandb_project: str = key("mft", "Weights & Biases project.")
     tensorboard: bool = key(False, "TensorBoard files in the run folder.")
     peak_tflops: Positive | None = key(None, "Peak of the device, for model FLOP utilisation; null: known GPUs only.")
+
+
+@dataclass(config=STRICT)
+class SweepConfig:
+    """What a sweep looks at."""
+
+    objective: str = key(
+        "validation_loss",
+        "The number of a run that a sweep chooses by: validation_loss, a benchmark's name, or <benchmark>/gold_logprob.",
+    )

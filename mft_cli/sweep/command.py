@@ -1,0 +1,121 @@
+"""`mft sweep status|retry|report|run FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER, UserError
+from mft_cli.report.terminal import aligned
+from mft_cli.report.wording import NONE, count, duration, one_line
+from mft_cli.run_dir import RunDir, read_json
+from mft_cli.sweep.jobs import Train, run_job
+from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, seconds, told_apart, varied
+from mft_cli.sweep.local import in_parallel
+from mft_cli.sweep.start import finish
+
+OWN = {"status": (), "retry": ("jobs",), "report": ("out", "select"), "run": ("cores",)}
+
+
+def command(arguments: list[str], train: Train) -> None:
+    """The verb. Raises UserError for words that it does not know."""
+    verb, rest = (arguments or [""])[0], arguments[1:]
+    if verb not in OWN:
+        raise UserError("mft sweep has the commands status, retry and report: mft sweep status outputs/sweeps/<name>")
+    own = dict(a.split("=", 1) for a in rest if a.split("=", 1)[0] in OWN[verb] and "=" in a)
+    words = [a for a in rest if a.split("=", 1)[0] not in own]
+    if len(words) != (2 if verb == "run" else 1):
+        raise UserError(f"mft sweep {verb} takes one sweep's folder; see mft sweep --help")
+    ledger = Ledger.open(words[0])
+    if verb == "status":
+        print(status(ledger))
+    elif verb == "retry":
+        retry(ledger, own.get("jobs"))
+    elif verb == "report":
+        from mft_cli.sweep.report import build
+
+        print(build(ledger, Path(own.get("out", ledger.root / "report")), own.get("select")))
+    else:
+        run_one(ledger, words[1], own.get("cores"), train)
+
+
+# ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def status(ledger: Ledger) -> str:
+    """Counts, and one line a job."""
+    jobs = ledger.truths()
+    keys = varied(jobs)
+    states = Counter(job.state for job in jobs)
+    head = f"{ledger.root}: {count(len(jobs), 'job')}, " + ", ".join(f"{n} {state}" for state, n in states.items())
+    rows = [("job", "settings", "step", "state", "time", "message"), *(row(ledger, job, keys) for job in jobs)]
+    return "\n".join([head, "", *aligned(rows)])
+
+
+def row(ledger: Ledger, job: Job, keys: list[str]) -> tuple[str, ...]:
+    message = one_line(job.message.splitlines()[0]) if job.message else ""
+    time = duration(seconds(job)) if seconds(job) is not None else ""
+    return (str(job.number), one_line(told_apart(job, keys)), steps(ledger, job), job.state, time, message)
+
+
+def steps(ledger: Ledger, job: Job) -> str:
+    """Finished steps of all, as the run's folder knows them."""
+    folder = ledger.run_folder(job)
+    if folder is None:
+        return NONE
+    state = RunDir(folder).get_state()
+    step = max(last_logged(folder / "metrics.jsonl"), state.get("step") or 0)
+    return f"{step}/{state.get('total_steps') or '?'}" if step else NONE
+
+
+def last_logged(path: Path) -> int:
+    """The step of the last whole row, from the file's end: it may be long, and its last line torn."""
+    import json
+
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 8192))
+        lines = file.read().split(b"\n")
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
+
+
+# ---- retry and run --------------------------------------------------------------------------------------------------
+
+
+def retry(ledger: Ledger, asked: str | None) -> None:
+    """Run the unfinished jobs again on this machine, with the launcher's number at a time. Raises UserError, Stopped."""
+    launcher = read_json(ledger.facts).get("launcher", {})
+    at_a_time = asked or str(launcher.get("jobs", 1))
+    if not at_a_time.isdigit() or int(at_a_time) < 1:
+        raise UserError(f"jobs={at_a_time}: expected a number of jobs at a time, 1 or more")
+    with ledger.lock():
+        numbers = [job.number for job in ledger.truths() if job.state in UNFINISHED]
+        if not numbers:
+            print("nothing to do: every job is done or running")
+            return
+        print(f"again: {count(len(numbers), 'job')} of {ledger.root}; output in {ledger.log(0).parent}", flush=True)
+        gpus = [ledger.values(n).get("launch", {}).get("gpus") or 1 for n in numbers]
+        in_parallel(ledger, numbers, int(at_a_time), max(gpus))
+        finish(ledger)
+
+
+def run_one(ledger: Ledger, number: str, cores: str | None, train: Train) -> None:
+    """One job in this process: what a launcher starts. Exits with the job's own code."""
+    if not number.isdigit():
+        raise UserError(f"mft sweep run FOLDER {number}: expected the number of a job")
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    print(f"-- job {number}, {datetime.now():%Y-%m-%d %H:%M:%S}, process {os.getpid()}", flush=True)
+    code = run_job(ledger, int(number), train).exit_code
+    if code in (EXIT_USER, EXIT_OURS):
+        sys.exit(code)
+    assert code == EXIT_DONE

@@ -1,0 +1,84 @@
+"""One job of a sweep in this process, with its record kept true."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from mft_cli.config import train_config
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
+from mft_cli.report.runs import read_run
+from mft_cli.schema import TrainConfig
+from mft_cli.sweep.ledger import Job, Ledger, here
+from mft_cli.sweep.objective import reached
+
+Train = Callable[[TrainConfig], object]
+
+
+def run_job(ledger: Ledger, number: int, train: Train) -> Job:
+    """Train as the job's frozen configuration says; the finished record. An error is recorded, printed and not raised.
+
+    Raises Stopped, recorded too.
+    """
+    ledger.update(
+        number,
+        state="running",
+        where=here(),
+        started=time.time(),
+        ended=None,
+        exit_code=None,
+        message="",
+        objective=None,
+    )
+    try:
+        config = train_config(ledger.values(number))
+        folder = folder_of(config)
+        ledger.update(number, run=os.path.relpath(folder, ledger.root))
+        train(config)
+    except UserError as error:
+        print(f"mft: {error}", file=sys.stderr, flush=True)
+        return end(ledger, number, "failed", EXIT_USER, str(error))
+    except (Stopped, KeyboardInterrupt) as stopped:
+        end(ledger, number, "stopped", EXIT_STOPPED, str(stopped) or "interrupted")
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return end(ledger, number, "failed", EXIT_OURS, f"{type(error).__name__}: {error}")
+    finally:
+        gc.collect()  # the next job of this process needs the memory
+    return ledger.update(number, **done(folder, config.sweep.objective))
+
+
+def done(folder: Path, metric: str) -> dict[str, object]:
+    """What the record of a finished run says."""
+    value = reached(read_run(folder, folder.name), metric)
+    return {"state": "done", "ended": time.time(), "exit_code": EXIT_DONE, "message": "", "objective": value}
+
+
+def end(ledger: Ledger, number: int, state: str, code: int, message: str) -> Job:
+    return ledger.update(number, state=state, ended=time.time(), exit_code=code, message=message)
+
+
+def folder_of(config: TrainConfig) -> Path:
+    from mft_cli.rerun import run_folder
+
+    return run_folder(config)
+
+
+def is_finished(ledger: Ledger, job: Job) -> bool:
+    """Whether a rerun may skip the job: its record says done, and its run folder holds the finished run on the same data."""
+    if job.state != "done":
+        return False
+    from mft_cli.rerun import is_done
+    from mft_cli.run_dir import RunDir
+
+    try:
+        config = train_config(ledger.values(job.number))
+        return is_done(RunDir(folder_of(config)), config)
+    except UserError:
+        return False  # the job itself says what is wrong

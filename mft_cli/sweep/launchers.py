@@ -1,0 +1,135 @@
+"""Hydra's side of a sweep: launchers that compose the jobs, enter them in the ledger and have them run.
+
+Hydra instantiates launchers by name, of the namespace `hydra_plugins` only, and finds them by scanning installed packages,
+which an editable installation defeats. So ours are registered by hand, in a module of that namespace made on the spot.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from mft_cli.errors import UserError
+from mft_cli.sweep.ledger import Job, Ledger
+
+Run = Callable[[Ledger, list[int], dict[str, Any]], None]  # ledger, jobs to run, the launcher's options
+MODULE = "hydra_plugins.mft"
+OPTIONS: dict[str, dict[str, Any]] = {"basic": {}, "mft_local": {"jobs": 2}}  # hydra/launcher=<name> and its keys
+
+
+class Sweep(Protocol):
+    """What a launcher asks of the sweep that it belongs to."""
+
+    def begin(self, folder: str, launcher: str, options: dict[str, Any]) -> Ledger: ...
+    def check(self, values: dict[str, Any], hydra: Any) -> None: ...
+    def finished(self, ledger: Ledger, job: Job) -> bool: ...
+
+
+def register(sweep: Sweep, runners: dict[str, Run]) -> None:
+    """Put a launcher a runner into Hydra's registry; `basic` takes the place of Hydra's own.
+
+    A launcher enters its jobs in the ledger, leaves out those that are finished, hands the others to its runner and
+    gives the sweeper every job's objective (None for a failed one).
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import JobReturn, JobStatus, setup_globals
+    from hydra.plugins.launcher import Launcher
+
+    def launcher(name: str, run: Run) -> type:
+        class Ours(Launcher):
+            def __init__(self, **options: Any):
+                self.options = options
+
+            def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+                self.loader, self.config = hydra_context.config_loader, config
+
+            def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+                setup_globals()
+                ledger = sweep.begin(str(self.config.hydra.sweep.dir), name, self.options)
+                jobs = [ledger.add([str(o) for o in overrides]) for overrides in job_overrides]
+                todo = [job.number for job in jobs if enter(sweep, ledger, job, self.loader, self.config)]
+                if len(todo) < len(jobs):
+                    print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done already", flush=True)
+                run(ledger, todo, self.options)
+                return [returned(ledger.get(job.number)) for job in jobs]
+
+        Ours.__name__ = Ours.__qualname__ = name
+        Ours.__module__ = MODULE
+        return Ours
+
+    def returned(job: Job) -> Any:
+        return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.objective)
+
+    plugins, store, module = Plugins.instance(), ConfigStore.instance(), namespace_module()
+    for name, run in runners.items():
+        made = launcher(name, run)
+        setattr(module, name, made)
+        plugins.register(made)
+        store.store(group="hydra/launcher", name=name, node={"_target_": f"{MODULE}.{name}", **OPTIONS[name]})
+
+
+def namespace_module() -> types.ModuleType:
+    """An empty module hydra_plugins.mft, importable by that name."""
+    parent, name = MODULE.split(".")
+    try:
+        package = importlib.import_module(parent)
+    except ModuleNotFoundError:  # no plugin is installed
+        package = sys.modules[parent] = types.ModuleType(parent)
+        package.__path__ = []
+    module = sys.modules[MODULE] = types.ModuleType(MODULE)
+    setattr(package, name, module)
+    return module
+
+
+def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: Any) -> bool:
+    """Compose a job and freeze it. True if it is to be run."""
+    values = composed(loader, config, job)
+    sweep.check(values, config.hydra)
+    changed = ledger.freeze(job.number, values)
+    if not changed and sweep.finished(ledger, job):
+        return False
+    if ledger.truth(job).state != "running":
+        ledger.reset(job.number)
+    return True
+
+
+def composed(loader: Any, config: Any, job: Job) -> dict[str, Any]:
+    """One job's configuration as nested plain dicts, interpolations such as ${hydra:job.num} resolved."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
+
+    before = HydraConfig.instance().cfg
+    whole = loader.load_sweep_config(config, list(job.overrides))
+    with open_dict(whole):
+        whole.hydra.job.id = whole.hydra.job.num = job.number
+    try:
+        HydraConfig.instance().set_config(whole)
+        own = copy.deepcopy(whole)
+        with open_dict(own):
+            del own["hydra"]
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    finally:
+        HydraConfig.instance().cfg = before
+    if not isinstance(values, dict):
+        raise UserError(f"job {job.number}: the configuration is no mapping")
+    return {str(k): v for k, v in values.items()}
+
+
+def sweep_name(overrides: Sequence[str]) -> str:
+    """The last parts of the swept keys, joined: mask_ratio+seed. Empty for what Hydra cannot read and will complain of."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return ""
+    swept = [
+        o.get_key_element().lstrip("+~").rsplit(".", 1)[-1].rsplit("/", 1)[-1] for o in parsed if o.is_sweep_override()
+    ]
+    return "+".join(swept)[:60]

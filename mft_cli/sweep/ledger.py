@@ -1,0 +1,206 @@
+"""The ledger of a sweep: what was asked for and what became of it, one small file a job.
+
+    <sweep>/sweep.json              the command, its launcher
+    <sweep>/jobs/0003.json          the record of job 3 (`Job`), written whole or not at all
+    <sweep>/jobs/0003.config.json   its frozen configuration: values reach the job as they are, no shell between
+    <sweep>/logs/0003.log           what it printed, where it had a process of its own
+
+A record has one writer at a time: the sweep's process while the job waits, the job's own process while it runs, the
+sweep's process again when that has ended. Readers need no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mft_cli.errors import UserError
+from mft_cli.run_dir import RunDir, read_json, write_json
+
+UNFINISHED = ("waiting", "failed", "stopped", "dead")  # what a retry runs again
+
+
+@dataclass
+class Job:
+    """One run of a sweep. `state`: waiting, running, done, failed or stopped; `truth` may also say dead."""
+
+    number: int
+    overrides: list[str]
+    state: str = "waiting"
+    run: str | None = None  # the run's folder, relative to the sweep's
+    exit_code: int | None = None
+    message: str = ""
+    objective: float | None = None
+    started: float | None = None  # seconds since 1970
+    ended: float | None = None
+    where: dict[str, Any] = field(default_factory=dict)  # host, pid, created of a process; a cluster's id: slurm
+
+
+class Ledger:
+    """The files of one sweep's folder."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.facts = self.root / "sweep.json"
+        self.jobs = self.root / "jobs"
+
+    @classmethod
+    def open(cls, root: Path | str) -> Ledger:
+        """An existing sweep. Raises UserError if the folder holds none."""
+        ledger = cls(root)
+        if not ledger.facts.is_file():
+            raise UserError(
+                f"{root} is no sweep's folder (it has no sweep.json); mft train -m prints the folder's name"
+            )
+        return ledger
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time starts jobs. A dead one's lock is free."""
+        import fcntl
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.root}: another mft process is running this sweep; look at it with mft sweep status {self.root}"
+                ) from None
+            yield
+
+    # ---- records ----------------------------------------------------------------------------------------------------
+
+    def record(self, number: int) -> Path:
+        return self.jobs / f"{number:04}.json"
+
+    def log(self, number: int) -> Path:
+        return self.root / "logs" / f"{number:04}.log"
+
+    def get(self, number: int) -> Job:
+        """Raises UserError if there is no such job."""
+        try:
+            values = read_json(self.record(number))
+        except FileNotFoundError:
+            raise UserError(f"{self.root} has no job {number}") from None
+        known = {f.name for f in fields(Job)}
+        return Job(**{k: v for k, v in values.items() if k in known})
+
+    def all(self) -> list[Job]:
+        """Every record as it stands, by number."""
+        return [self.get(int(path.stem)) for path in sorted(self.jobs.glob("[0-9]*.json")) if path.stem.isdigit()]
+
+    def update(self, number: int, **changes: Any) -> Job:
+        """Change fields of a record."""
+        job = replace(self.get(number), **changes)
+        write_json(self.record(number), asdict(job))
+        return job
+
+    def reset(self, number: int) -> Job:
+        """A job that is to run (again) waits for its turn."""
+        return self.update(
+            number, state="waiting", where={}, message="", exit_code=None, objective=None, started=None, ended=None
+        )
+
+    def add(self, overrides: Sequence[str]) -> Job:
+        """The job with these overrides: the known one, else a new one with the next number. Needs the lock."""
+        known = self.all()
+        for job in known:
+            if job.overrides == list(overrides):
+                return job
+        job = Job(number=1 + max((j.number for j in known), default=-1), overrides=list(overrides))
+        write_json(self.record(job.number), asdict(job))
+        return job
+
+    def freeze(self, number: int, values: dict[str, Any]) -> bool:
+        """Keep a job's composed configuration. False if the same is there already."""
+        path = self.jobs / f"{number:04}.config.json"
+        if path.exists() and read_json(path) == values:
+            return False
+        write_json(path, values)
+        return True
+
+    def values(self, number: int) -> dict[str, Any]:
+        """The frozen configuration, as nested plain dicts. Raises UserError if the job was never composed."""
+        path = self.jobs / f"{number:04}.config.json"
+        if not path.is_file():
+            raise UserError(f"job {number} of {self.root} has no configuration: {self.get(number).message}")
+        return dict(read_json(path))
+
+    def run_folder(self, job: Job) -> Path | None:
+        """The run's folder; None before the job has started."""
+        return self.root / job.run if job.run else None
+
+    # ---- the truth --------------------------------------------------------------------------------------------------
+
+    def truth(self, job: Job) -> Job:
+        """The record, corrected where its process was killed before it could write: state dead, or what the run says."""
+        if job.state != "running" or alive(job.where) is not False:
+            return job
+        folder = self.run_folder(job)
+        state = RunDir(folder).get_state() if folder else {}
+        if state.get("state") in ("stopped", "failed"):
+            return replace(job, state=state["state"], message=str(state.get("message", "")))
+        saved = f"the run has saved step {state['step']}" if state.get("step") else "nothing was saved"
+        if state.get("state") == "done":
+            saved = "the run is trained"
+        return replace(job, state="dead", message=f"its process is gone (killed?); {saved}")
+
+    def truths(self) -> list[Job]:
+        """Every job as it really is."""
+        return [self.truth(job) for job in self.all()]
+
+
+def here() -> dict[str, Any]:
+    """This process, so that another one can tell later whether it still lives."""
+    import psutil
+
+    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+
+
+def alive(where: dict[str, Any]) -> bool | None:
+    """Whether the process still lives; None if it cannot be told from here (another host, a cluster's job)."""
+    import psutil
+
+    if "pid" not in where or where.get("host") != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(where["pid"])
+        same = abs(process.create_time() - where["created"]) < 1  # a number is given again to another process
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def varied(jobs: Sequence[Job]) -> list[str]:
+    """The keys whose values are not the same in all jobs, in the order of the command."""
+    tables = [settings(job) for job in jobs]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({table.get(key) for table in tables}) > 1]
+
+
+def settings(job: Job) -> dict[str, str]:
+    """Key -> value of a job's overrides, as they were typed."""
+    pairs = (override.partition("=") for override in job.overrides)
+    return {key.lstrip("+~"): value for key, _, value in pairs}
+
+
+def told_apart(job: Job, keys: Sequence[str]) -> str:
+    """A job's own settings in short: mask_ratio=0.1 seed=2."""
+    table = settings(job)
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={table[key]}" for key in keys if key in table) or f"job {job.number}"
+
+
+def seconds(job: Job) -> float | None:
+    """How long the job ran, or has been running."""
+    if job.started is None:
+        return None
+    if job.ended is None and job.state != "running":
+        return None
+    return (job.ended or time.time()) - job.started

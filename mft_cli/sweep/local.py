@@ -1,0 +1,199 @@
+"""Jobs of a sweep on this machine: several at a time, each a process of its own, or one after the other in this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from mft_cli.errors import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mft_cli.report.wording import duration
+from mft_cli.sweep.jobs import Train, end, run_job
+from mft_cli.sweep.ledger import Job, Ledger, alive, told_apart, varied
+
+POLL_S = 0.2
+
+
+class Caught:
+    """Notes the first stop signal, and hands each on to `receiver`; the old handlers come back at the end."""
+
+    def __init__(self, receiver: Callable[[int], None] = lambda number: None):
+        self.name: str | None = None
+        self.receiver = receiver
+
+    def __enter__(self) -> Caught:
+        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Again, after a training run in this process has put its own handlers in place."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.name = self.name or signal.Signals(number).name
+        self.receiver(number)
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Child:
+    """A job's process: ours, or one that outlived the sweep which started it (process None)."""
+
+    job: Job
+    slot: int
+    pid: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def running(self) -> bool:
+        if self.process is not None:
+            return self.process.poll() is None
+        return alive(self.job.where) is True
+
+    def signal(self, number: int) -> None:
+        if self.running():
+            os.kill(self.pid, number)
+
+
+def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
+    """One job after the other in this process. Raises Stopped."""
+    keys = varied(ledger.all())
+    with Caught() as caught:
+        for place, number in enumerate(numbers, 1):
+            job = ledger.truth(ledger.get(number))
+            print(f"job {number} ({place} of {len(numbers)}): {told_apart(job, keys)}", flush=True)
+            while job.state == "running" and not caught.name:  # a process that outlived a killed sweep has it
+                time.sleep(POLL_S)
+                job = ledger.truth(ledger.get(number))
+            if caught.name:
+                raise Stopped(f"stopped by {caught.name} between two jobs")
+            if job.state != "done":
+                run_job(ledger, number, train)
+            caught.listen()
+
+
+def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: int = 1) -> None:
+    """`at_a_time` processes at once, `gpus` GPUs each. Raises Stopped when told to stop and all have saved."""
+    pending = list(numbers)
+    running: list[Child] = []
+    times: list[float] = []
+    shown = Progress(ledger, len(numbers), at_a_time)
+
+    def hand_on(signal_number: int) -> None:
+        for child in running:
+            child.signal(signal_number)
+
+    with Caught(hand_on) as caught:
+        while pending or running:
+            for child in [c for c in running if not c.running()]:
+                running.remove(child)
+                job = settle(ledger, child, caught.name)
+                times += [job.ended - job.started] if job.ended and job.started else []
+            while pending and len(running) < at_a_time and not caught.name:
+                free = min(set(range(at_a_time)) - {c.slot for c in running})
+                running.append(start(ledger, pending.pop(0), free, at_a_time, gpus))
+            shown(numbers, times)
+            if caught.name and not running:
+                break
+            time.sleep(POLL_S)
+        shown(numbers, times, last=True)
+    if caught.name:
+        raise Stopped(f"stopped by {caught.name}; every running job has saved and ended")
+
+
+def start(ledger: Ledger, number: int, slot: int, slots: int, gpus: int) -> Child:
+    """The job's process; its output goes to the job's log. A job that still runs elsewhere on this machine is waited for."""
+    job = ledger.truth(ledger.get(number))
+    if job.state == "running" and "pid" in job.where:
+        return Child(job, slot, job.where["pid"])
+    ledger.reset(number)
+    log = ledger.log(number)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment, words = share_of_the_machine(slot, slots, gpus)
+    command = [sys.executable, "-m", "mft_cli", "sweep", "run", str(ledger.root), str(number), *words]
+    with open(log, "ab") as file:
+        # A session of its own: Ctrl-C reaches the sweep alone, which hands it on once.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )  # fmt: skip
+    return Child(job, slot, process.pid, process)
+
+
+def share_of_the_machine(slot: int, slots: int, gpus: int) -> tuple[dict[str, str], list[str]]:
+    """Environment and words for one of `slots` processes: its GPUs, or its processor cores where there is no GPU."""
+    environment = dict(os.environ)
+    visible = visible_gpus()
+    if visible:
+        own = [visible[(slot * gpus + i) % len(visible)] for i in range(min(gpus, len(visible)))]
+        return {**environment, "CUDA_VISIBLE_DEVICES": ",".join(own)}, []
+    cores = sorted(os.sched_getaffinity(0))
+    own_cores = cores[slot::slots] or [cores[slot % len(cores)]]
+    return environment, [f"cores={','.join(map(str, own_cores))}"]
+
+
+def visible_gpus() -> list[str]:
+    """NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [word for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if word.strip()]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+def settle(ledger: Ledger, child: Child, stop: str | None) -> Job:
+    """The record after the process has ended: its own, or ours where it was killed before it could write."""
+    job = ledger.get(child.job.number)
+    if job.state not in ("running", "waiting"):
+        return job
+    code = child.process.returncode if child.process else None
+    if stop and (code is None or code < 0):
+        return end(ledger, job.number, "stopped", EXIT_STOPPED, f"stopped by {stop} before its first step")
+    reason = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        reason += " (out of memory?)"
+    return ledger.update(
+        job.number, state="failed", ended=time.time(), exit_code=code, message=f"{reason}; see {ledger.log(job.number)}"
+    )
+
+
+class Progress:
+    """One line on what is finished, failed and running, and the time left; overwritten on a terminal."""
+
+    def __init__(self, ledger: Ledger, total: int, at_a_time: int):
+        self.ledger, self.total, self.at_a_time = ledger, total, at_a_time
+        self.shown, self.looked = "", 0.0
+
+    def __call__(self, numbers: Sequence[int], times: Sequence[float], last: bool = False) -> None:
+        if time.monotonic() - self.looked < 1 and not last:
+            return
+        self.looked = time.monotonic()
+        line = progress_line([self.ledger.get(n) for n in numbers], times, self.at_a_time)
+        terminal = sys.stdout.isatty()
+        if line != self.shown:
+            print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal and not last else "\n", flush=True)
+        elif last and terminal:
+            print(flush=True)
+        self.shown = line
+
+
+def progress_line(jobs: Sequence[Job], times: Sequence[float], at_a_time: int) -> str:
+    """5 of 12 jobs done, 1 failed, 2 running, 4 waiting; about 14 min left."""
+    count = Counter(job.state for job in jobs)
+    words = [f"{count['done']} of {len(jobs)} jobs done"]
+    words += [f"{count[state]} {state}" for state in ("failed", "stopped", "running", "waiting") if count[state]]
+    line = ", ".join(words)
+    left = count["running"] + count["waiting"]
+    if times and left:
+        # a running job counts as half done: better than nothing, and never far off at the end
+        rounds = (count["waiting"] + count["running"] / 2) / at_a_time
+        line += f"; about {duration(max(1.0, rounds * sum(times) / len(times)))} left"
+    return line

@@ -1,0 +1,123 @@
+"""`mft train -m`: a sweep's folder, its jobs through Hydra, and one sentence on how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config import build, own_overrides, run_with_hydra
+from mft_cli.errors import EXIT_OURS, UserError
+from mft_cli.report.wording import count
+from mft_cli.run_dir import digest_of, hide_secret, write_json
+from mft_cli.schema import TrainConfig
+from mft_cli.sweep.jobs import Train, is_finished
+from mft_cli.sweep.launchers import register, sweep_name
+from mft_cli.sweep.ledger import Job, Ledger, told_apart, varied
+from mft_cli.sweep.local import in_parallel, in_sequence
+from mft_cli.sweep.objective import VALIDATION, can_be_reached, lower_is_better
+
+FLAGS = ("-m", "--multirun")
+# How, not what: the same sweep by another launcher, or with more trials, is the same sweep and finds its folder again.
+HOW = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials")
+
+
+def sweep_folder(arguments: list[str]) -> Path:
+    """A name that the overrides decide: the same command finds its own sweep again."""
+    what = [a for a in arguments if a not in FLAGS and not a.lstrip("+").startswith(HOW)]
+    name = sweep_name([a for a in own_overrides(what) if "=" in a and not a.startswith("-")])
+    return Path("outputs/sweeps") / f"{name or 'sweep'}-{digest_of(what)[:8]}"
+
+
+def sweep(arguments: list[str], train: Train) -> None:
+    """Run a sweep, or go on with it. Raises UserError if jobs failed, Stopped; exits with 1 if one was our defect."""
+    given = any(a.partition("=")[0].lstrip("+") == "hydra.sweep.dir" for a in arguments)
+    place = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments)}'"]
+    with contextlib.ExitStack() as stack:
+        current = Current(arguments, stack)
+        sequential = lambda ledger, numbers, options: in_sequence(ledger, numbers, train)  # noqa: E731
+        register(current, {"basic": sequential, "mft_local": parallel})
+        try:
+            run_with_hydra("train", [*arguments, *place], lambda values: None)
+        except ValueError:  # Optuna's, when no trial of all has a value: the jobs say why
+            if current.ledger is None or all(job.state == "done" for job in current.ledger.all()):
+                raise
+        if current.ledger is not None:
+            finish(current.ledger)
+
+
+class Current:
+    """The sweep that this process runs: its folder is made and locked when the first job is known to be composable."""
+
+    def __init__(self, arguments: list[str], stack: contextlib.ExitStack):
+        self.command = ["mft", "train", *map(hide_secret, arguments)]
+        self.stack = stack
+        self.ledger: Ledger | None = None
+
+    def begin(self, folder: str, launcher: str, options: dict[str, Any]) -> Ledger:
+        """The ledger, at every batch of jobs. Raises UserError if another process runs this sweep."""
+        if self.ledger is None:
+            ledger = Ledger(folder)
+            self.stack.enter_context(ledger.lock())
+            print(f"sweep {folder}", flush=True)
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            write_json(ledger.facts, {"command": self.command, "time": now, "launcher": {"name": launcher, **options}})
+            self.ledger = ledger
+        return self.ledger
+
+    def finished(self, ledger: Ledger, job: Job) -> bool:
+        return is_finished(ledger, job)
+
+    def check(self, values: dict[str, Any], hydra: Any) -> None:
+        check_objective(values, hydra)
+
+
+def parallel(ledger: Ledger, numbers: list[int], options: dict[str, Any]) -> None:
+    """The runner of hydra/launcher=mft_local. Raises UserError for a number of jobs below 1."""
+    jobs = options.get("jobs")
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise UserError(f"hydra.launcher.jobs={jobs}: expected a number of jobs at a time, 1 or more")
+    gpus = [ledger.values(n).get("launch", {}).get("gpus") or 1 for n in numbers]
+    in_parallel(ledger, numbers, jobs, max(gpus, default=1))
+
+
+def check_objective(values: dict[str, Any], hydra: Any) -> None:
+    """A sweeper that searches needs a number from every run, and to know which way is better. Raises UserError."""
+    if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+        return
+    try:
+        config: TrainConfig = build(TrainConfig, values)
+    except UserError:
+        return  # the job itself says what is wrong, and costs the others nothing
+    metric = config.sweep.objective
+    if not can_be_reached(config):
+        needed = "data.validation.rows=N" if metric == VALIDATION else f"eval={metric.partition('/')[0]}"
+        raise UserError(f"sweep.objective={metric}: the sweeper needs it of every run, set {needed}")
+    direction = hydra.sweeper.get("direction")
+    wanted = "minimize" if lower_is_better(metric) else "maximize"
+    if direction is not None and getattr(direction, "name", str(direction)) != wanted:
+        raise UserError(f"sweep.objective={metric} is better when {'lower' if wanted == 'minimize' else 'higher'}: "
+                        f"set hydra.sweeper.direction={wanted}")  # fmt: skip
+
+
+def finish(ledger: Ledger) -> None:
+    """One sentence on the outcome. Raises UserError if jobs failed; exits with 1 if one failed by a defect of ours."""
+    jobs = ledger.truths()
+    bad = [job for job in jobs if job.state != "done"]
+    done = f"{len(jobs) - len(bad)} of {count(len(jobs), 'job')} done"
+    if not bad:
+        print(f"{done}; mft sweep report {ledger.root}", flush=True)
+        return
+    keys = varied(jobs)
+    lines = [f"  job {job.number} ({told_apart(job, keys)}) {job.state}: {first_line(job)}" for job in bad]
+    text = "\n".join([f"{done}, {len(bad)} not; again: mft sweep retry {ledger.root}", *lines])
+    if any(job.exit_code == EXIT_OURS for job in bad):
+        print(f"mft: {text}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_OURS)
+    raise UserError(text)
+
+
+def first_line(job: Job) -> str:
+    return job.message.splitlines()[0] if job.message else ""
