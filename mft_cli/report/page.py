@@ -66,18 +66,9 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
     """The page."""
     script = (TEMPLATES / "script.js.jinja").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,  # not select_autoescape: that goes by the file's ending and would skip .jinja
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_seen,
-    )
-    environment.globals.update(
-        tables=tables, wording=wording, score_scale=score_scale, difference_scale=difference_scale
-    )
-    return environment.get_template("page.html.jinja").render(
+    page = environment()
+    page.globals.update(tables=tables, wording=wording, score_scale=score_scale, difference_scale=difference_scale)
+    return page.get_template("page.html.jinja").render(
         s=summary,
         plots=[(plot, _data(plot.light), _data(plot.dark)) for plot in plots],
         script=Markup(script),
@@ -88,6 +79,18 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
         levels=(ALARM, WARNING, NOTE),
         made=(made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z"),
         few=FEW_PAIRS,
+    )
+
+
+def environment() -> Environment:
+    """Jinja as every page of ours has it: values escaped, missing names an error, acting characters made visible."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,  # not select_autoescape: that goes by the file's ending and would skip .jinja
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_seen,
     )
 
 

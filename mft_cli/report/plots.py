@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,17 @@ class Curve:
     kind: str
     field: str
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting of a sweep: the swept value, each seed's score, their mean and its interval (None for one seed)."""
+
+    x: str
+    values: list[float]
+    mean: float
+    interval: tuple[float, float] | None
+    best: bool = False
 
 
 CURVES = (
@@ -107,48 +119,124 @@ def running_mean(values: list[float], width: int) -> list[float]:
 
 def _figure(curve: Curve, series: list[Any], dark: bool) -> bytes:
     """One PNG. Uses the object interface: pyplot would keep every figure in memory and look for a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    ink, paper, grid = ("#e6e6e6", "#1b1e23", "#3a3f47") if dark else ("#222222", "#ffffff", "#e3e3e3")
-    height = 3.3 + 0.19 * len(series)
-    figure = Figure(figsize=(6.4, height), dpi=144, facecolor=paper, layout="constrained")
-    axes = figure.add_subplot(facecolor=paper)
+    figure, axes, ink = _paper(curve.title, "optimizer step", curve.unit, 3.3 + 0.19 * len(series), dark)
     for order, line in enumerate(series):
         # Runs that lie on top of each other (the same schedule) stay visible: earlier lines are wider.
         _line(axes, curve, line, 1.5 + 2.6 * (1 - (order + 1) / len(series)), dark)
-    axes.set_title(curve.title, color=ink, fontsize=11, loc="left", fontweight="bold")
-    axes.set_xlabel("optimizer step", color=ink, fontsize=9)
-    axes.set_ylabel(curve.unit, color=ink, fontsize=9)
     everything = [value for line in series for value in line[3]]
     if min(everything) > 0 and max(everything) > 50 * min(everything) and curve.field in ("loss", "grad_norm"):
         axes.set_yscale("log")
     elif curve.field != "loss":
         axes.set_ylim(bottom=0)
+    axes.locator_params(axis="x", integer=True)
+    if len(series) <= 16:
+        figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    return _png(figure)
+
+
+def _paper(title: str, x: str, y: str, height: float, dark: bool) -> tuple[Any, Any, str]:
+    """An empty figure, its axes, and the colour of its ink."""
+    from matplotlib.figure import Figure
+
+    ink, paper, grid = ("#e6e6e6", "#1b1e23", "#3a3f47") if dark else ("#222222", "#ffffff", "#e3e3e3")
+    figure = Figure(figsize=(6.4, height), dpi=144, facecolor=paper, layout="constrained")
+    axes = figure.add_subplot(facecolor=paper)
+    axes.set_title(_plain(title), color=ink, fontsize=11, loc="left", fontweight="bold")
+    axes.set_xlabel(_plain(x), color=ink, fontsize=9)
+    axes.set_ylabel(_plain(y), color=ink, fontsize=9)
     axes.grid(True, color=grid, linewidth=0.7)
     axes.tick_params(colors=ink, labelsize=8.5)
-    axes.locator_params(axis="x", integer=True)
     for name, spine in axes.spines.items():
         spine.set_visible(name in ("left", "bottom"))
         spine.set_color(ink)
-    if len(series) <= 16:
-        figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    return figure, axes, ink
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     # Without a software entry the same data gives the same bytes under any matplotlib.
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
+def _plain(text: str) -> str:
+    """matplotlib reads $...$ as mathematics."""
+    return one_line(text).replace("$", r"\$")
+
+
 def _line(axes: Any, curve: Curve, line: Any, width: float, dark: bool) -> None:
     """One run's curve."""
     index, label, steps, values = line
-    # matplotlib hides labels that start with an underscore and reads $...$ as mathematics.
-    name = one_line(label).replace("$", r"\$")
+    name = _plain(label)
     name = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}…{name[-NAME_LENGTH // 2 + 1 :]}"
-    name = f" {name}" if name.startswith("_") else name
+    name = f" {name}" if name.startswith("_") else name  # matplotlib hides labels that start with an underscore
     style = {"color": colour(index, dark), "linestyle": DASHES[(index // len(LIGHT)) % len(DASHES)]}
     if smoothed(curve, values):
         axes.plot(steps, values, linewidth=0.8, alpha=0.4, color=style["color"])
         values = running_mean(values, max(5, len(values) // 30))
     marker = "o" if len(values) <= 12 else ""
     axes.plot(steps, values, linewidth=width, label=name, marker=marker, markersize=3.5, **style)
+
+
+# ---- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def sweep_line(metric: str, key: str, points: list[Point], dark: bool = False) -> bytes:
+    """Score against one swept value: means with intervals, every seed a faint dot; the best in another colour."""
+    figure, axes, _ = _paper(f"{metric} against {key}", key, metric, 3.6, dark)
+    numbers = as_numbers([point.x for point in points])
+    places = numbers or [float(i) for i in range(len(points))]
+    order = sorted(range(len(points)), key=lambda i: places[i])
+    if numbers and all(point.interval for point in points):
+        axes.plot([places[i] for i in order], [points[i].mean for i in order], color=colour(6, dark), linewidth=1)
+    for place, point in zip(places, points, strict=True):
+        paint = colour(1 if point.best else 0, dark)
+        axes.plot([place] * len(point.values), point.values, "o", color=paint, alpha=0.35, markersize=4)
+        axes.plot([place], [point.mean], "D" if point.best else "o", color=paint, markersize=6)
+        if point.interval:
+            axes.plot([place, place], list(point.interval), color=paint, linewidth=2)
+    if not numbers:
+        axes.set_xticks(places, [_plain(point.x)[:NAME_LENGTH] for point in points], rotation=20, ha="right")
+    elif min(numbers) > 0 and max(numbers) > 50 * min(numbers):
+        axes.set_xscale("log")
+    return _png(figure)
+
+
+def sweep_map(metric: str, keys: tuple[str, str], points: dict[tuple[str, str], Point], dark: bool = False) -> bytes:
+    """Mean score of every pair of two swept values, written into its cell; the best is framed."""
+    down, across = (in_order(dict.fromkeys(pair[i] for pair in points)) for i in (0, 1))
+    height = min(14.0, 1.6 + 0.45 * len(down))
+    figure, axes, ink = _paper(f"{metric}: mean over seeds", keys[1], keys[0], height, dark)
+    table = [[points[y, x].mean if (y, x) in points else float("nan") for x in across] for y in down]
+    image = axes.imshow(table, aspect="auto", cmap="cividis")
+    axes.grid(False)
+    axes.set_xticks(range(len(across)), [_plain(x)[:NAME_LENGTH] for x in across])
+    axes.set_yticks(range(len(down)), [_plain(y)[:NAME_LENGTH] for y in down])
+    means = [point.mean for point in points.values()]
+    middle = (min(means) + max(means)) / 2
+    for (y, x), point in points.items():
+        paint = "#111111" if point.mean > middle else "#f2f2f2"
+        place = (across.index(x), down.index(y))
+        axes.text(*place, f"{point.mean:.4g}", ha="center", va="center", fontsize=8.5, color=paint,
+                  fontweight="bold" if point.best else "normal")  # fmt: skip
+        if point.best:
+            axes.plot(*place, "s", markersize=30, markerfacecolor="none", markeredgecolor=colour(1, dark))
+    figure.colorbar(image).ax.tick_params(colors=ink, labelsize=8)
+    return _png(figure)
+
+
+def as_numbers(texts: list[str]) -> list[float] | None:
+    """The swept values as finite numbers; None if one is something else."""
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        return None
+    return numbers if all(is_number(n) for n in numbers) else None
+
+
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Numbers by size, words as they came."""
+    found = list(texts)
+    return sorted(found, key=float) if as_numbers(found) else found

@@ -1,0 +1,231 @@
+"""The sweep report: sentences, tables and plots as sweep.html, sweep.md, sweep.json and PNG; the text goes to the terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mft_cli.report import markdown, page, plots
+from mft_cli.report.terminal import aligned
+from mft_cli.report.wording import NONE, count, decimal, decimal_interval, one_line, signed, signed_interval
+from mft_cli.run_dir import write_atomically
+from mft_cli.sweep.ledger import Ledger
+from mft_cli.sweep.objective import lower_is_better
+from mft_cli.sweep.results import Comparison, Results, Score, Setting, results
+
+MANY = 12  # values of a key: with more, a map of two keys is no map
+NO_LUCK = "the best of many is partly luck, so its score is higher than a new run's would be"
+READING = (
+    "A setting is one value for every swept key but the seed. Its score is the mean over its seeds; the interval is "
+    "Student's, 95 %, for the mean over seeds drawn like these. It covers the seed (order, masks, new weights, and the "
+    "draw of the validation rows), not the draw of the benchmark's problems.",
+    "The best is the setting with the best mean. It is compared with every other setting, on the seeds that both have "
+    "(paired: what a seed does to both cancels), else unpaired (Welch). The intervals hold together at 95 % (Bonferroni).",
+    "Where the interval of a difference holds zero, the best is not distinguishable from that setting by these seeds.",
+    f"The score that chose is not the score to report: {NO_LUCK}. Report a benchmark that did not choose.",
+)
+
+
+@dataclass
+class Table:
+    title: str
+    caption: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass
+class Picture:
+    name: str
+    title: str
+    light: bytes
+    dark: bytes
+
+
+def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
+    """Write the report into `out`. Returns the text for the terminal. Raises UserError if there is nothing to report."""
+    found = results(ledger, select)
+    sentences, tables, pictures = in_short(found), all_tables(found), draw(found)
+    title = f"Sweep {ledger.root.resolve().name}"
+    out.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (out / f"{picture.name}.png").write_bytes(picture.light)
+    write_atomically(out / "sweep.json", json.dumps(as_json(found), indent=2) + "\n")
+    write_atomically(out / "sweep.md", as_markdown(title, sentences, tables, pictures))
+    write_atomically(out / "sweep.html", as_page(title, sentences, tables, pictures))
+    blocks = [f"{one_line(t.title)}\n" + "\n".join(aligned([t.head, *t.rows])) for t in tables]
+    return "\n\n".join([*blocks, "\n".join(sentences), f"report: {out / 'sweep.html'}\n        {out / 'sweep.md'}"])
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def in_short(found: Results) -> list[str]:
+    """The findings in sentences, what is missing first."""
+    lines = []
+    if found.unfinished:
+        states = ", ".join(f"{job.number} ({job.state})" for job in found.unfinished[:10])
+        lines.append(f"{count(len(found.unfinished), 'job')} not done and left out: {states}.")
+    if found.best is None or found.selected_by is None:
+        names = ", ".join(found.metrics) or "none"
+        return [
+            *lines,
+            f"Nothing was chosen: no run has a validation loss (data.validation.rows=N). Scores there are: {names}; "
+            f"select=<name> chooses by one of them.",
+        ]
+    lines += [chosen(found, found.best, found.selected_by), told(found)]
+    best = found.best
+    tests = [f"{metric} {with_interval(best.scores[metric])}" for metric in found.test_metrics if metric in best.scores]
+    if tests:
+        lines.append(f"Reported for it on what did not choose it: {'; '.join(tests)}.")
+    else:
+        lines.append(f"No benchmark is left that did not choose: {NO_LUCK}.")
+    return lines
+
+
+def chosen(found: Results, best: Setting, metric: str) -> str:
+    way = "lower" if lower_is_better(metric) else "higher"
+    score = best.scores[metric]
+    return f"Best by {metric} ({way} is better): {best.label}, {with_interval(score)} over {count(len(score.by_seed), 'seed')}."
+
+
+def told(found: Results) -> str:
+    """Whether the best is the best."""
+    if not found.comparisons:
+        return "There is no other setting to compare it with."
+    if all(one.interval is None for one in found.comparisons):
+        return "One seed a setting: whether the best is more than luck cannot be said. Sweep seed=1,2,3 too."
+    if not found.rivals:
+        first = found.comparisons[0]
+        return f"It is better than every other setting; the nearest is {first.other}, {margin(first)} worse."
+    named = "; ".join(f"{one.other} ({margin(one)})" for one in found.rivals[:6])
+    more = f" and {len(found.rivals) - 6} more" if len(found.rivals) > 6 else ""
+    return f"It is not distinguishable from {count(len(found.rivals), 'other setting')} by these seeds: {named}{more}."
+
+
+def margin(one: Comparison) -> str:
+    return f"{signed(one.difference, 4)} {signed_interval(one.interval, 4) if one.interval else '(too few seeds)'}"
+
+
+def with_interval(score: Score) -> str:
+    return f"{decimal(score.mean, 4)} {decimal_interval(score.interval, 4) if score.interval else '(one seed)'}"
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def all_tables(found: Results) -> list[Table]:
+    """Scores of every setting, and the best against the others."""
+    head = ("setting", "seeds", *(f"{metric} [95 %]" for metric in found.metrics))
+    rows = [score_row(found, one) for one in found.settings]
+    tables = [Table("Scores", f"Mean over seeds: {', '.join(found.seeds)}.", head, rows)]
+    if found.comparisons and found.best:
+        caption = f"How much better {found.best.label} is by {found.selected_by}; all intervals together hold at 95 %."
+        rows = [
+            (one.other, str(one.paired or "unpaired"), margin(one), verdict(one)) for one in found.comparisons
+        ]  # fmt: skip
+        tables.append(
+            Table("The best against the others", caption, ("setting", "common seeds", "better by", "verdict"), rows)
+        )
+    return tables
+
+
+def score_row(found: Results, one: Setting) -> tuple[str, ...]:
+    mark = " (best)" if one is found.best else ""
+    seeds = max((len(score.by_seed) for score in one.scores.values()), default=0)
+    cells = [with_interval(one.scores[m]) if m in one.scores else NONE for m in found.metrics]
+    return (one_line(one.label) + mark, str(seeds), *cells)
+
+
+def verdict(one: Comparison) -> str:
+    if one.interval is None:
+        return "too few seeds to tell"
+    return "worse than the best" if one.decided else "not distinguishable"
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def draw(found: Results) -> list[Picture]:
+    """A line for one swept key, a map for two with few values, else every key by itself."""
+    pictures = []
+    for metric in found.metrics:
+        have = [one for one in found.settings if metric in one.scores]
+        made = {one.values: point(found, one, metric) for one in have}
+        name = "sweep-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in metric)
+        values = [len({one.values[i] for one in have}) for i in range(len(found.keys))]
+        if len(found.keys) == 2 and max(values) <= MANY:
+            pair = {(v[0], v[1]): p for v, p in made.items()}
+            keys = (found.keys[0], found.keys[1])
+            images = [plots.sweep_map(metric, keys, pair, dark) for dark in (False, True)]
+            pictures.append(Picture(name, f"{metric} against {keys[0]} and {keys[1]}", *images))
+            continue
+        for i, key in enumerate(found.keys):
+            # with several keys, a setting stands at its own value of this one, whatever the others are
+            line = [plots.Point(v[i], p.values, p.mean, p.interval, p.best) for v, p in made.items()]
+            images = [plots.sweep_line(metric, key, line, dark) for dark in (False, True)]
+            last = f"-{key.replace('.', '-').replace('/', '-')}" if len(found.keys) > 1 else ""
+            pictures.append(Picture(name + last, f"{metric} against {key}", *images))
+    return pictures
+
+
+def point(found: Results, one: Setting, metric: str) -> plots.Point:
+    score = one.scores[metric]
+    return plots.Point(
+        "".join(one.values[:1]), list(score.by_seed.values()), score.mean, score.interval, one is found.best
+    )
+
+
+def as_markdown(title: str, sentences: list[str], tables: list[Table], pictures: list[Picture]) -> str:
+    lines = [f"# {markdown.cell(title)}", "", *(f"- {markdown.cell(text)}" for text in sentences), ""]
+    for table in tables:
+        lines += [f"## {table.title}", "", markdown.cell(table.caption), "", *markdown.table(table.head, table.rows)]
+    lines += [line for p in pictures for line in (f"![{markdown.cell(p.title)}]({p.name}.png)", "")]
+    return "\n".join([*lines, "## How to read", "", *(f"- {text}" for text in READING)]) + "\n"
+
+
+def as_page(title: str, sentences: list[str], tables: list[Table], pictures: list[Picture]) -> str:
+    """sweep.html: self-contained, no script."""
+    shown = [{"title": p.title, "light": data(p.light), "dark": data(p.dark)} for p in pictures]
+    return page.environment().get_template("sweep.html.jinja").render(
+        title=title, sentences=sentences, tables=tables, plots=shown, reading=READING, colours=[],
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )  # fmt: skip
+
+
+def data(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def as_json(found: Results) -> dict[str, Any]:
+    """Everything, for other programs."""
+    return {
+        "keys": found.keys,
+        "selected_by": found.selected_by,
+        "best": found.best.label if found.best else None,
+        "seeds": found.seeds,
+        "unfinished": [job.number for job in found.unfinished],
+        "settings": [
+            {
+                "values": dict(zip(found.keys, one.values, strict=True)),
+                "scores": {
+                    m: {"mean": s.mean, "interval": s.interval, "seeds": s.by_seed} for m, s in one.scores.items()
+                },
+            }
+            for one in found.settings
+        ],
+        "best_against": [
+            {
+                "other": c.other,
+                "difference": c.difference,
+                "interval": c.interval,
+                "paired": c.paired,
+                "decided": c.decided,
+            }
+            for c in found.comparisons
+        ],
+    }
