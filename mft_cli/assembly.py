@@ -63,7 +63,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     for line in loaded.lines:
         say(line)
     if ranks.any(stop.name is not None):
-        raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet")
+        raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
     attention = resolve(backend(config, method, precision), device.type)
     document = zero_settings.document(config, precision, ranks.world)

@@ -56,9 +56,10 @@ def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
     frozen = run.root / "frozen.json"
     write_json(frozen, to_plain(config))
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
-    code = start_ranks(command, config.launch, run.root / "logs", say)
+    heard: list[str] = []
+    code = start_ranks(command, config.launch, run.root / "logs", say, heard)
     if code == EXIT_STOPPED:
-        raise Stopped(run.get_state().get("message", "stopped by a signal"))
+        raise Stopped(run.get_state().get("message", "stopped by a signal"), heard[0] if heard else None)
     if code:
         state = run.get_state()
         if state.get("state") == "running":  # died without a word

@@ -46,7 +46,9 @@ class SlurmConfig:
     max_requeues: Count = key(100, "Restarts after which a job is not requeued any more.")
     max_parallel: AtLeastOne = key(256, "Jobs of a sweep's array that run at the same time.")
     eval_job: bool = key(False, "Evaluate in a job of its own, on one GPU, after the training has ended well.")
-    extra: dict[str, str] = key({}, "More sbatch options by long name: {reservation: week}; an empty text: a bare flag.")
+    extra: dict[str, str] = key(
+        {}, "More sbatch options by long name: {reservation: week}; an empty text: a bare flag."
+    )
 
 
 @dataclass(config=STRICT)

@@ -107,7 +107,7 @@ class Undisturbed:
 
 
 def test_train_script_and_words_with_blanks_and_quotes(site, tiny_model, problem_file):
-    note = "two  blanks, a \"quote\", it's $HOME `x` ü"
+    note = 'two  blanks, a "quote", it\'s $HOME `x` ü'
     quoted = note.replace("\\", "\\\\").replace('"', '\\"')
     job = site.train(*tiny_overrides(tiny_model, problem_file, run_dir="run"), f'note="{quoted}"')
     assert site.ended(job)["JobState"] == "COMPLETED", site.output(job)
