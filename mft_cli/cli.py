@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
 
@@ -174,51 +173,16 @@ def train_verb(arguments: list[str]) -> None:
         run_with_hydra("train", without_cfg(arguments), lambda values: show_config(train_config(values)))
         return
 
+    from mft_cli.driver import read_frozen, run_training, train_or_submit
+
     if is_sweep(arguments):
         from mft_cli.sweep.start import sweep
 
         sweep(arguments, run_training)
-        return
-    if arguments and arguments[0].startswith("--frozen="):
-        from mft_cli.submit import read_frozen
-
-        train_or_submit(read_frozen(arguments[0].split("=", 1)[1]))
-        return
-    run_with_hydra("train", arguments, train_or_submit)
-
-
-def train_or_submit(values: dict) -> None:
-    """Train here; launch=slurm outside a job submits one that does."""
-    from mft_cli.config import train_config
-    from mft_cli.slurm import inside_job
-
-    config = train_config(values)
-    if config.launch.name != "slurm" or inside_job():
-        run_training(config)
-        return
-    from mft_cli.rerun import run_folder
-    from mft_cli.submit import submit_run
-
-    folder = run_folder(config)
-    jobs = submit_run(config, folder / "slurm")
-    if not config.launch.dry_run:
-        print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
-
-
-def run_training(config: Any) -> None:
-    """One run, for the command and for a job of a sweep. A SLURM job whose time is up goes back into the queue."""
-    from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
-
-    if config.launch.name == "slurm" and not inside_job():
-        raise UserError("launch=slurm: a sweep is submitted with hydra/launcher=mft_slurm")
-    try:
-        mind_early_signals()
-        from mft_cli.train import train
-
-        train(config)
-    except Stopped as stopped:
-        requeue_if_due(config.launch.slurm, stopped)
-        raise
+    elif arguments and arguments[0].startswith("--frozen="):
+        train_or_submit(train_config(read_frozen(arguments[0].split("=", 1)[1])))
+    else:
+        run_with_hydra("train", arguments, lambda values: train_or_submit(train_config(values)))
 
 
 def rank_verb(arguments: list[str]) -> None:
@@ -251,18 +215,9 @@ def eval_verb(arguments: list[str]) -> None:
 
     def task(values: dict) -> None:
         config = eval_config(values)
-        from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
+        from mft_cli.driver import run_evaluation
 
-        if config.launch.name == "slurm" and not inside_job():
-            raise UserError("mft eval launch=slurm runs inside a job; submit one with sbatch slurm/eval.sbatch ...")
-        try:
-            mind_early_signals()
-            from mft_cli.evaluate import evaluate_run
-
-            evaluate_run(config)
-        except Stopped as stopped:
-            requeue_if_due(config.launch.slurm, stopped)
-            raise
+        run_evaluation(config)
 
     run_with_hydra("eval", arguments, task)
 
@@ -334,6 +289,7 @@ def data_verb(arguments: list[str]) -> None:
 
 
 def sweep_verb(arguments: list[str]) -> None:
+    from mft_cli.driver import run_training
     from mft_cli.sweep.command import command
 
     command(arguments, run_training)

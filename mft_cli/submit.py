@@ -8,7 +8,6 @@ own checkpointing stays unused: after the exec none of its handlers is left.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import shutil
@@ -134,11 +133,3 @@ def script(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any]) 
     text = _make_sbatch_string(command=f"exec {command}", folder=folder, **given)
     tasks = [] if one else [f"# task {i}: {shlex.join(d.command())}" for i, d in enumerate(drivers)]
     return "\n".join([text.rstrip(), *tasks, ""])
-
-
-def read_frozen(file: str) -> dict[str, Any]:
-    """A frozen configuration as plain values. Raises UserError."""
-    try:
-        return dict(json.loads(Path(file).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--frozen={file}: cannot be read ({error})") from None
