@@ -14,6 +14,7 @@ import torch
 from mft_cli import checkpoint as checkpoints
 from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
+from mft_cli.attention import packed_kwargs
 from mft_cli.config import build, to_plain, to_yaml
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
@@ -194,13 +195,20 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         last = step == fit.position.step  # other steps' weights are on the disk only
         probe = torch.arange(8, device=engine.device).remainder(settings["vocabulary"])[None]
         with torch.no_grad():
-            logits = engine.run(lambda m, ids: Losses({"logits": m(input_ids=ids).logits}), probe).sums["logits"]
+            logits = engine.run(probe_logits, probe).sums["logits"]
         expected = logits[..., : settings["vocabulary"]] if last else None
         export_streamed(folder, model, tensor, engine.ranks, expected, probe, **settings)
     else:
         if engine.ranks.rank == 0:
             export(folder, model, {name: tensor(name) for name in stored.weights}, **settings)
         engine.ranks.barrier()
+
+
+def probe_logits(model: Any, ids: torch.Tensor) -> Losses:
+    """Logits [1, T, V] of one sequence, in the form in which an engine runs a loss."""
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]
+    packed = packed_kwargs([[ids.shape[1]]], None)
+    return Losses({"logits": model(input_ids=ids, position_ids=positions, use_cache=False, **packed).logits})
 
 
 def inherited(base: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from methods.test_contract import CASES
-from tiny import ROOT
+from tiny import ROOT, mft, tiny_overrides
 
 from mft_cli import config
 
@@ -127,3 +127,39 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     small = tmp_path / "small"
     small.mkdir()
     agree(run_ranks(again, 1, small)["back"], expected[f"{resumed}-resume"], f"one process from {engine} on {world}")
+
+
+def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model, problem_file, tmp_path):
+    """Launch, streamed export and its verification, by the command line."""
+    from safetensors.torch import load_file
+
+    common = tiny_overrides(tiny_model, problem_file, method="masked_thought")
+    one = mft("train", *common, f"run_dir={tmp_path / 'one'}", cwd=tmp_path)
+    two = mft("train", *common, f"run_dir={tmp_path / 'two'}", "launch.processes=2", "deepspeed=zero3", cwd=tmp_path)
+    assert one.returncode == two.returncode == 0, two.stdout + two.stderr
+    a, b = (load_file(tmp_path / n / "export" / "model.safetensors") for n in ("one", "two"))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].shape == b[name].shape
+        assert float((a[name] - b[name]).abs().max()) < 1e-6
+    assert (tmp_path / "two" / "logs" / "rank1.log").exists()
+    assert json.loads((tmp_path / "two" / "state.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("deepspeed.config.train_batch_size=7", "contradicts train.global_batch_size"),
+        ("deepspeed.config.gradient_clipping=3", "contradicts train.max_grad_norm"),
+        ("deepspeed.config.optimizer.type=Lamb", "contradicts train.learning_rate"),
+        ("deepspeed.config.zero_optimization.stage=0", "expected 1, 2 or 3"),
+        ("deepspeed.config.bf16.enabled=true", "contradicts train.precision=fp32"),
+        ("launch.compile=true", "does not go with ZeRO stage 3"),
+        ("deepspeed.config_file=missing.json", "not a readable JSON file"),
+    ],
+)
+def test_contradictions_are_told_before_anything_starts(override, said, tiny_model, problem_file, tmp_path):
+    done = mft("train", *tiny_overrides(tiny_model, problem_file), "deepspeed=zero3", override, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
