@@ -189,7 +189,7 @@ def sweep_line(metric: str, key: str, points: list[Point], dark: bool = False) -
     numbers = as_numbers([point.x for point in points])
     places = numbers or [float(i) for i in range(len(points))]
     order = sorted(range(len(points)), key=lambda i: places[i])
-    if numbers and all(point.interval for point in points):
+    if numbers and len(set(numbers)) == len(numbers):
         axes.plot([places[i] for i in order], [points[i].mean for i in order], color=colour(6, dark), linewidth=1)
     for place, point in zip(places, points, strict=True):
         paint = colour(1 if point.best else 0, dark)

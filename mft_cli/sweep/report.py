@@ -18,7 +18,7 @@ from mft_cli.sweep.objective import lower_is_better
 from mft_cli.sweep.results import Comparison, Results, Score, Setting, results
 
 MANY = 12  # values of a key: with more, a map of two keys is no map
-NO_LUCK = "the best of many is partly luck, so its score is higher than a new run's would be"
+LUCK = "the best of many is partly luck, so its score looks better than a new run's would"
 READING = (
     "A setting is one value for every swept key but the seed. Its score is the mean over its seeds; the interval is "
     "Student's, 95 %, for the mean over seeds drawn like these. It covers the seed (order, masks, new weights, and the "
@@ -26,7 +26,7 @@ READING = (
     "The best is the setting with the best mean. It is compared with every other setting, on the seeds that both have "
     "(paired: what a seed does to both cancels), else unpaired (Welch). The intervals hold together at 95 % (Bonferroni).",
     "Where the interval of a difference holds zero, the best is not distinguishable from that setting by these seeds.",
-    f"The score that chose is not the score to report: {NO_LUCK}. Report a benchmark that did not choose.",
+    f"The score that chose is not the score to report: {LUCK}. Report a benchmark that did not choose.",
 )
 
 
@@ -83,7 +83,7 @@ def in_short(found: Results) -> list[str]:
     if tests:
         lines.append(f"Reported for it on what did not choose it: {'; '.join(tests)}.")
     else:
-        lines.append(f"No benchmark is left that did not choose: {NO_LUCK}.")
+        lines.append(f"No benchmark is left that did not choose: {LUCK}.")
     return lines
 
 

@@ -95,7 +95,7 @@ def results(ledger: Ledger, select: str | None) -> Results:
     ]
     if not done:
         raise UserError(f"{ledger.root}: no job is done yet; look at it with mft sweep status {ledger.root}")
-    keys = [key for key in varied(jobs) if key != "seed"]
+    keys = [key for key in varied([job for job, _ in done]) if key != "seed"]
     found = grouped(done, keys)
     metrics = list(dict.fromkeys(m for one in found for m in one.scores))
     wanted = select or str(done[0][1].config.get("sweep.objective") or VALIDATION)
