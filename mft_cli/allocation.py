@@ -26,6 +26,11 @@ def nodes(launch: LaunchConfig) -> int:
     return int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) if launch.name == "slurm" else 1
 
 
+def tasks_per_node(launch: LaunchConfig) -> int:
+    """With launch.name=slurm what --ntasks-per-node says, else 1."""
+    return int(os.environ.get("SLURM_NTASKS_PER_NODE", "1")) if launch.name == "slurm" else 1
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("", 0))
@@ -48,6 +53,8 @@ def srun_call(command: list[str], launch: LaunchConfig, per_node: int, logs: Pat
     cores = launch.slurm.cpus_per_task or os.environ.get("SLURM_CPUS_PER_TASK")
     options += [f"--cpus-per-task={cores}"] if cores else []
     options += [f"--container-image={launch.slurm.container}"] if launch.slurm.container else []
+    mounts = ",".join(launch.slurm.container_mounts)
+    options += [f"--container-mounts={mounts}"] if mounts else []
     here = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
     alone = count == 1 and "SLURMD_NODENAME" in here  # this process is on the node: a port can be tried out
     port = launch.port or (free_port() if alone else FIRST_PORT + int(job) % PORTS)

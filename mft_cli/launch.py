@@ -46,7 +46,7 @@ def ranks_per_node(launch: LaunchConfig) -> int:
                 f"launch.gpus={launch.gpus}, but torch sees {seen} GPUs on this machine; "
                 f"{f'set launch.gpus to at most {seen}' if seen else 'set launch.processes for processes without GPUs'}"
             )
-    return launch.gpus or launch.processes or 1
+    return launch.gpus or launch.processes or allocation.tasks_per_node(launch)
 
 
 def world_size(launch: LaunchConfig) -> int:
@@ -61,20 +61,22 @@ def threads_per_rank(launch: LaunchConfig) -> int:
     return launch.threads or (int(own) if own.isdigit() and int(own) else max(1, cores // ranks_per_node(launch)))
 
 
-def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say) -> int:
+def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str] | None = None) -> int:
     """Run `command` once a rank of this node (with launch.name=slurm: of the allocation) and wait for all of them.
 
     Rank 0 writes to the terminal and to logs/rank0.log, every other rank to logs/rank<N>.log. Must be called in the main
     thread: signals are handled there, and the ranks are ended with the thread that started them.
     Returns 0 if all ranks did, 75 if they stopped after a signal, else the exit code of the rank that failed first
-    (1 if a signal ended it). Raises UserError for settings that cannot be started.
+    (1 if a signal ended it). The names of the signals that came are appended to `heard`. Raises UserError for settings
+    that cannot be started.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    heard = [] if heard is None else heard
     if launch.name == "slurm":
-        return start_srun(command, launch, logs, say)
+        return start_srun(command, launch, logs, say, heard)
     environments = local_environments(launch)
     ranks = [Rank(int(e["RANK"]), command, e, logs, echo=e["RANK"] == "0") for e in environments]
-    group = Group(ranks, launch.grace_s, say)
+    group = Group(ranks, launch.grace_s, say, heard)
     first = group.run()
     if first is not None:
         if text := failure_text(first, ranks):
@@ -83,13 +85,13 @@ def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say) 
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
 
-def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say) -> int:
+def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str]) -> int:
     """One srun for all ranks. A signal goes on as USR1: srun answers INT with a status line and TERM by killing."""
     call, environment = allocation.srun_call(command, launch, ranks_per_node(launch), logs)
     srun = Rank(0, call, environment, logs, echo=True)
     allocation.clear_stopped(logs)
     started = time.time()
-    group = Group([srun], launch.grace_s, say, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
+    group = Group([srun], launch.grace_s, say, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
     first = group.run()
     if first is None:
         return EXIT_STOPPED if srun.code != EXIT_DONE or allocation.any_stopped(logs) else EXIT_DONE
@@ -194,9 +196,10 @@ class Group:
     """The ranks of one call, watched until the last one has ended."""
 
     def __init__(
-        self, ranks: list[Rank], grace_s: float, say: Say, forward_as: int | None = None, end_with: int | None = None
-    ):
-        self.ranks, self.grace_s, self.say = ranks, grace_s, say
+        self, ranks: list[Rank], grace_s: float, say: Say, heard: list[str],
+        forward_as: int | None = None, end_with: int | None = None,
+    ):  # fmt: skip
+        self.ranks, self.grace_s, self.say, self.heard = ranks, grace_s, say, heard
         self.forward_as, self.end_with = forward_as, end_with
         self.ended: queue.SimpleQueue[tuple[Rank, int]] = queue.SimpleQueue()
         self.alive: list[Rank] = []
@@ -265,6 +268,7 @@ class Group:
         if not (self.seen and self.forward_as):
             self.signal_all(self.forward_as or number)
         self.seen.add(number)
+        self.heard.append(signal.Signals(number).name)
 
     def too_late(self) -> None:
         self.say(f"the ranks have not stopped within launch.grace_s={self.grace_s:g} seconds: they are killed")

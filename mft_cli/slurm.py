@@ -19,6 +19,7 @@ from mft_cli.errors import Stopped
 from mft_cli.schema import SlurmConfig
 
 ASK_S = 60.0
+TO_COME = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
 def inside_job() -> bool:
@@ -77,6 +78,18 @@ def job_facts(name: str) -> dict[str, str]:
     """`scontrol show job` as a dict. Raises OSError, CalledProcessError, TimeoutExpired."""
     shown = ask("--oneliner", "show", "job", name)
     return dict(word.split("=", 1) for word in shown.split() if "=" in word)
+
+
+def queue() -> dict[str, str] | None:
+    """Id (12, or 12_3 in an array) -> state of this user's jobs that have not ended. None where SLURM does not answer."""
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", "--array", "--format=%i %T", f"--user={os.getuid()}"],
+            capture_output=True, text=True, timeout=ASK_S, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split() for line in done.stdout.splitlines() if line.strip())
 
 
 def ask(*words: str) -> str:

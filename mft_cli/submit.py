@@ -38,44 +38,32 @@ class Driver:
 
 
 def submit_run(config: TrainConfig, folder: Path) -> list[str]:
-    """Submit one run, its files in `folder`. Returns the ids of its jobs: training, and evaluation if it is chained."""
-    return submit_all([(config, folder)], folder)
+    """Submit one run, its frozen configuration and SLURM's files in `folder`. Returns the job's id.
 
-
-def submit_all(runs: Sequence[tuple[TrainConfig, Path]], folder: Path) -> list[str]:
-    """Submit runs, each with a folder for its frozen configuration, as one job or one array: its files in `folder`.
-
-    With launch.slurm.eval_job the evaluations are jobs of their own, each waiting for its training to end well.
-    Returns job ids (`12`, or `12_0`, `12_1`, ... of an array), trainings before evaluations. Raises UserError.
+    With launch.slurm.eval_job also the id of the evaluation, a job that starts when the training has ended well.
     """
-    launch = runs[0][0].launch
-    if any(config.launch != launch for config, _ in runs):
-        raise UserError("launch.* differs between the jobs of this sweep; the tasks of one SLURM array share it")
-    chained = launch.slurm.eval_job and all(config.eval.benchmarks for config, _ in runs)
-    trainings = [(without_evaluation(config) if chained else config, where) for config, where in runs]
-    drivers = [frozen_driver(config, where / "train.json", launch.dry_run) for config, where in trainings]
-    name = f"mft-{runs[0][0].method.name}"
-    jobs = submit(drivers, folder, job_parameters(launch, name), launch.dry_run)
+    launch, name = config.launch, f"mft-{config.method.name}"
+    chained = launch.slurm.eval_job and bool(config.eval.benchmarks)
+    training = frozen_driver(without_evaluation(config) if chained else config, folder / "train.json")
+    jobs = submit([training], folder, job_parameters(launch, name), launch.dry_run)
     if not chained:
         return jobs
     small = dataclasses.replace(launch, nodes=1, gpus=launch.gpus and 1, processes=None)
-    evaluations = [(dataclasses.replace(config, launch=small), where) for config, where in runs]
-    drivers = [frozen_driver(config, where / "evaluation.json", launch.dry_run) for config, where in evaluations]
+    evaluation = frozen_driver(dataclasses.replace(config, launch=small), folder / "evaluation.json")
     parameters = job_parameters(small, f"{name}-eval")
-    parameters["dependency"] = f"{'afterok' if len(jobs) == 1 else 'aftercorr'}:{jobs[0].split('_')[0]}"
+    parameters["dependency"] = f"afterok:{jobs[0]}"
     parameters["additional_parameters"]["kill-on-invalid-dep"] = "yes"
-    return jobs + submit(drivers, folder, parameters, launch.dry_run)
+    return jobs + submit([evaluation], folder, parameters, launch.dry_run)
 
 
 def without_evaluation(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, eval=dataclasses.replace(config.eval, benchmarks={}))
 
 
-def frozen_driver(config: TrainConfig, file: Path, dry_run: bool) -> Driver:
-    """The command of a run whose configuration is frozen in `file`; inside the job it runs, instead of submitting."""
-    launch = dataclasses.replace(config.launch, name="slurm", dry_run=False)
-    if not dry_run:
-        write_json(file, to_plain(dataclasses.replace(config, launch=launch)))
+def frozen_driver(config: TrainConfig, file: Path) -> Driver:
+    """The command of a run whose configuration is frozen in `file`, unless this is a dry run."""
+    if not config.launch.dry_run:
+        write_json(file, to_plain(config))
     return Driver(("train", f"--frozen={file}"))
 
 

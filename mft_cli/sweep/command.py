@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER, UserError
 from mft_cli.report.terminal import aligned
 from mft_cli.report.wording import NONE, count, duration, one_line
 from mft_cli.run_dir import RunDir, read_json
+from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, run_job
 from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, seconds, told_apart, varied
 from mft_cli.sweep.local import in_parallel
 from mft_cli.sweep.start import finish
 
-OWN = {"status": (), "retry": ("jobs",), "report": ("out", "select"), "run": ("cores",)}
+OWN = {"status": (), "retry": ("jobs",), "report": ("out", "select"), "run": ("cores", "launch")}
 
 
 def command(arguments: list[str], train: Train) -> None:
@@ -39,7 +41,7 @@ def command(arguments: list[str], train: Train) -> None:
 
         print(build(ledger, Path(own.get("out", ledger.root / "report")), own.get("select")))
     else:
-        run_one(ledger, words[1], own.get("cores"), train)
+        run_one(ledger, words[1], own, train)
 
 
 # ---- status ---------------------------------------------------------------------------------------------------------
@@ -102,18 +104,25 @@ def retry(ledger: Ledger, asked: str | None) -> None:
         if not numbers:
             print("nothing to do: every job is done or running")
             return
+        if launcher.get("name") == "mft_slurm":
+            in_array(ledger, numbers, launcher)
+            finish(ledger)
+            return
         print(f"again: {count(len(numbers), 'job')} of {ledger.root}; output in {ledger.log(0).parent}", flush=True)
         gpus = [ledger.values(n).get("launch", {}).get("gpus") or 1 for n in numbers]
         in_parallel(ledger, numbers, int(at_a_time), max(gpus))
         finish(ledger)
 
 
-def run_one(ledger: Ledger, number: str, cores: str | None, train: Train) -> None:
-    """One job in this process: what a launcher starts. Exits with the job's own code."""
+def run_one(ledger: Ledger, number: str, own: dict[str, str], train: Train) -> None:
+    """One job in this process: what a launcher starts, with launch=slurm in a task of an array. Exits with its code."""
     if not number.isdigit():
         raise UserError(f"mft sweep run FOLDER {number}: expected the number of a job")
-    if cores:
-        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    if "cores" in own:
+        os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
+    if own.get("launch") == "slurm":
+        here: Train = train
+        train = lambda config: here(replace(config, launch=replace(config.launch, name="slurm")))  # noqa: E731
     print(f"-- job {number}, {datetime.now():%Y-%m-%d %H:%M:%S}, process {os.getpid()}", flush=True)
     code = run_job(ledger, int(number), train).exit_code
     if code in (EXIT_USER, EXIT_OURS):

@@ -14,11 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mft_cli.errors import UserError
-from mft_cli.sweep.ledger import Job, Ledger
+from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger
 
 Run = Callable[[Ledger, list[int], dict[str, Any]], None]  # ledger, jobs to run, the launcher's options
 MODULE = "hydra_plugins.mft"
-OPTIONS: dict[str, dict[str, Any]] = {"basic": {}, "mft_local": {"jobs": 2}}  # hydra/launcher=<name> and its keys
+OPTIONS: dict[str, dict[str, Any]] = {
+    "basic": {},
+    "mft_local": {"jobs": 2},
+    "mft_slurm": {"wait": False},
+}  # hydra/launcher=<name> and its keys
 
 
 class Sweep(Protocol):
@@ -93,7 +97,7 @@ def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: Any) -> b
     changed = ledger.freeze(job.number, values)
     if not changed and sweep.finished(ledger, job):
         return False
-    if ledger.truth(job).state != "running":
+    if ledger.truth(job).state not in IN_CLUSTER:
         ledger.reset(job.number)
     return True
 

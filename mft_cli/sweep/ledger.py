@@ -3,6 +3,7 @@
     <sweep>/sweep.json              the command, its launcher
     <sweep>/jobs/0003.json          the record of job 3 (`Job`), written whole or not at all
     <sweep>/jobs/0003.config.json   its frozen configuration: values reach the job as they are, no shell between
+    <sweep>/jobs/0003.slurm         its id in SLURM, where it was submitted there
     <sweep>/logs/0003.log           what it printed, where it had a process of its own
 
 A record has one writer at a time: the sweep's process while the job waits, the job's own process while it runs, the
@@ -20,15 +21,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli import slurm
 from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, read_json, write_json
+from mft_cli.run_dir import RunDir, read_json, write_atomically, write_json
 
+IN_CLUSTER = ("queued", "running")  # a second submission would only be in the way
 UNFINISHED = ("waiting", "failed", "stopped", "dead")  # what a retry runs again
 
 
 @dataclass
 class Job:
-    """One run of a sweep. `state`: waiting, running, done, failed or stopped; `truth` may also say dead."""
+    """One run of a sweep. `state`: waiting, queued, running, done, failed or stopped; `truth` may also say dead."""
 
     number: int
     overrides: list[str]
@@ -39,7 +42,7 @@ class Job:
     objective: float | None = None
     started: float | None = None  # seconds since 1970
     ended: float | None = None
-    where: dict[str, Any] = field(default_factory=dict)  # host, pid, created of a process; a cluster's id: slurm
+    where: dict[str, Any] = field(default_factory=dict)  # host, pid, created of its process
 
 
 class Ledger:
@@ -104,6 +107,7 @@ class Ledger:
 
     def reset(self, number: int) -> Job:
         """A job that is to run (again) waits for its turn."""
+        self.cluster_file(number).unlink(missing_ok=True)
         return self.update(
             number, state="waiting", where={}, message="", exit_code=None, objective=None, started=None, ended=None
         )
@@ -133,15 +137,44 @@ class Ledger:
             raise UserError(f"job {number} of {self.root} has no configuration: {self.get(number).message}")
         return dict(read_json(path))
 
+    # A file of its own: the submitter learns the id when the job may be writing its record already.
+
+    def cluster_file(self, number: int) -> Path:
+        return self.jobs / f"{number:04}.slurm"
+
+    def set_cluster_id(self, number: int, name: str) -> None:
+        write_atomically(self.cluster_file(number), name + "\n")
+
+    def cluster_id(self, number: int) -> str | None:
+        file = self.cluster_file(number)
+        return file.read_text().strip() if file.is_file() else None
+
     def run_folder(self, job: Job) -> Path | None:
         """The run's folder; None before the job has started."""
         return self.root / job.run if job.run else None
 
     # ---- the truth --------------------------------------------------------------------------------------------------
 
-    def truth(self, job: Job) -> Job:
-        """The record, corrected where its process was killed before it could write: state dead, or what the run says."""
-        if job.state != "running" or alive(job.where) is not False:
+    def truth(self, job: Job, queue: dict[str, str] | None = None) -> Job:
+        """The record, corrected where its process was killed before it could write: state dead, or what the run says.
+
+        `queue` is SLURM's, where it has been asked already.
+        """
+        name = self.cluster_id(job.number)
+        gone = False
+        if name is not None and job.state in ("queued", "running", "stopped"):
+            queue = slurm.queue() if queue is None else queue
+            if queue is None:
+                return job
+            if queue.get(name) in slurm.TO_COME:
+                return replace(job, state="queued", message=f"in SLURM's queue as {name}")
+            gone = name not in queue
+            if job.state == "queued":
+                message = f"SLURM job {name} has left the queue before mft started (cancelled?)"
+                return replace(job, state="dead", message=message) if gone else replace(job, state="running")
+        if job.state == "queued" and name is None:
+            return replace(job, state="waiting")  # its submission was cut off
+        if job.state != "running" or (not gone and alive(job.where) is not False):
             return job
         folder = self.run_folder(job)
         state = RunDir(folder).get_state() if folder else {}
@@ -154,7 +187,9 @@ class Ledger:
 
     def truths(self) -> list[Job]:
         """Every job as it really is."""
-        return [self.truth(job) for job in self.all()]
+        jobs = self.all()
+        queue = slurm.queue() if any(self.cluster_id(job.number) for job in jobs) else None
+        return [self.truth(job, queue) for job in jobs]
 
 
 def here() -> dict[str, Any]:

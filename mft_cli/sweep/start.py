@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,15 +15,17 @@ from mft_cli.errors import EXIT_OURS, UserError
 from mft_cli.report.wording import count
 from mft_cli.run_dir import digest_of, hide_secret, write_json
 from mft_cli.schema import TrainConfig
+from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, is_finished
 from mft_cli.sweep.launchers import register, sweep_name
-from mft_cli.sweep.ledger import Job, Ledger, told_apart, varied
+from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger, told_apart, varied
 from mft_cli.sweep.local import in_parallel, in_sequence
 from mft_cli.sweep.objective import VALIDATION, can_be_reached, lower_is_better
 
+DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=true$", re.IGNORECASE)
 FLAGS = ("-m", "--multirun")
 # How, not what: the same sweep by another launcher, or with more trials, is the same sweep and finds its folder again.
-HOW = ("hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials")
+HOW = ("hydra/launcher", "hydra.launcher.", "launch.dry_run", "hydra.sweeper.n_trials")
 
 
 def sweep_folder(arguments: list[str]) -> Path:
@@ -31,6 +35,11 @@ def sweep_folder(arguments: list[str]) -> Path:
     return Path("outputs/sweeps") / f"{name or 'sweep'}-{digest_of(what)[:8]}"
 
 
+def is_dry_run(arguments: list[str]) -> bool:
+    """launch.dry_run=true of a sweep for SLURM."""
+    return "hydra/launcher=mft_slurm" in arguments and any(DRY_RUN.match(a) for a in arguments)
+
+
 def sweep(arguments: list[str], train: Train) -> None:
     """Run a sweep, or go on with it. Raises UserError if jobs failed, Stopped; exits with 1 if one was our defect."""
     given = any(a.partition("=")[0].lstrip("+") == "hydra.sweep.dir" for a in arguments)
@@ -38,13 +47,17 @@ def sweep(arguments: list[str], train: Train) -> None:
     with contextlib.ExitStack() as stack:
         current = Current(arguments, stack)
         sequential = lambda ledger, numbers, options: in_sequence(ledger, numbers, train)  # noqa: E731
-        register(current, {"basic": sequential, "mft_local": parallel})
+        dry_run = is_dry_run(arguments)
+        if dry_run:  # the jobs are entered as for a real one, but nothing runs
+            arguments = [a for a in arguments if not DRY_RUN.match(a)]
+        array = functools.partial(in_array, dry_run=dry_run)
+        register(current, {"basic": sequential, "mft_local": parallel, "mft_slurm": array})
         try:
             run_with_hydra("train", [*arguments, *place], lambda values: None)
         except ValueError:  # Optuna's, when no trial of all has a value: the jobs say why
             if current.ledger is None or all(job.state == "done" for job in current.ledger.all()):
                 raise
-        if current.ledger is not None:
+        if current.ledger is not None and not dry_run:
             finish(current.ledger)
 
 
@@ -87,6 +100,9 @@ def check_objective(values: dict[str, Any], hydra: Any) -> None:
     """A sweeper that searches needs a number from every run, and to know which way is better. Raises UserError."""
     if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
         return
+    launcher = hydra.launcher
+    if str(launcher["_target_"]).endswith(".mft_slurm") and not launcher.get("wait"):
+        raise UserError("a sweeper that searches needs every run's number: set hydra.launcher.wait=true")
     try:
         config: TrainConfig = build(TrainConfig, values)
     except UserError:
@@ -105,8 +121,11 @@ def check_objective(values: dict[str, Any], hydra: Any) -> None:
 def finish(ledger: Ledger) -> None:
     """One sentence on the outcome. Raises UserError if jobs failed; exits with 1 if one failed by a defect of ours."""
     jobs = ledger.truths()
-    bad = [job for job in jobs if job.state != "done"]
-    done = f"{len(jobs) - len(bad)} of {count(len(jobs), 'job')} done"
+    going_on = [job for job in jobs if job.state in IN_CLUSTER]
+    bad = [job for job in jobs if job.state != "done" and job not in going_on]
+    done = f"{len(jobs) - len(bad) - len(going_on)} of {count(len(jobs), 'job')} done"
+    if going_on:
+        done += f", {len(going_on)} queued or running (mft sweep status {ledger.root})"
     if not bad:
         print(f"{done}; mft sweep report {ledger.root}", flush=True)
         return

@@ -18,6 +18,10 @@ from tiny import ROOT, tiny_overrides
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 WAIT_S = 100.0
+EVALUATION = (
+    "eval=gsm_symbolic", "eval.engine=hf", "eval.dtype=float32", "eval.benchmarks.gsm_symbolic.limit=4",
+    "eval.benchmarks.gsm_symbolic.max_new_tokens=8",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,13 @@ class Site:
     def state(self, run: str = "run") -> dict:
         file = self.folder / run / "state.json"
         return json.loads(file.read_text()) if file.exists() else {}
+
+    def states(self, folder: str) -> list[str]:
+        """State of every job of a sweep, as `mft sweep status` tells it."""
+        shown = self.mft("sweep", "status", folder).stdout
+        return re.findall(
+            r" (waiting|queued|running|done|failed|stopped|dead)(?= |$)", shown.split("message", 1)[1], re.M
+        )
 
     def until(self, happened: Callable[[], bool], what: Callable[[], str]) -> None:
         end = time.monotonic() + WAIT_S
@@ -116,12 +127,70 @@ def test_train_script_and_words_with_blanks_and_quotes(site, tiny_model, problem
 
 
 def test_a_run_submits_itself_and_evaluates_in_a_second_job(site, tiny_model, problem_file):
-    small = {"eval": "local_benchmark"}
-    del small
-    done = site.mft("train", "launch=slurm", *tiny_overrides(tiny_model, problem_file, run_dir="run"))
-    job = re.search(r"SLURM job (\d+);", done.stdout)[1]
-    assert site.ended(job)["JobState"] == "COMPLETED", site.output(job)
-    assert site.state()["state"] == "done"
+    same = [*tiny_overrides(tiny_model, problem_file, run_dir="run"), *EVALUATION, "launch.slurm.eval_job=true"]
+    shown = site.mft("train", "launch=slurm", "launch.dry_run=true", "launch.slurm.memory=1G", *same).stdout
+    for line in ("#SBATCH --signal=B:USR1@120", "#SBATCH --mem=1G", "#SBATCH --dependency=afterok:JOBID", "train.json"):
+        assert line in shown
+    assert not (site.folder / "run").exists()
+    done = site.mft("train", "launch=slurm", *same)
+    training, evaluation = re.search(r"SLURM job (\d+), then (\d+);", done.stdout).groups()
+    assert site.ended(training)["JobState"] == "COMPLETED", site.output(training)
+    assert not (site.folder / "run" / "eval").exists()
+    assert site.ended(evaluation)["JobState"] == "COMPLETED", site.output(evaluation)
+    metrics = json.loads((site.folder / "run" / "eval" / "gsm_symbolic" / "metrics.json").read_text())
+    assert metrics["n"] == 4
+
+
+def test_an_evaluation_waits_in_vain_for_a_training_that_failed(site, tiny_model, tmp_path):
+    missing = tiny_overrides(tiny_model, tmp_path / "missing.jsonl", run_dir="run")
+    done = site.mft("train", "launch=slurm", *missing, *EVALUATION, "launch.slurm.eval_job=true")
+    training, evaluation = re.search(r"SLURM job (\d+), then (\d+);", done.stdout).groups()
+    facts = site.ended(training)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "2:0")
+    assert site.ended(evaluation)["JobState"] == "CANCELLED"
+
+
+def test_sweep_with_a_failure_and_its_retry(site, tiny_model, problem_file):
+    """Four jobs, one of which lacks its data: the others are done, and a retry runs that one alone."""
+    later = site.folder / "later.jsonl"
+    same = [o for o in tiny_overrides(tiny_model, problem_file) if not o.startswith("data.sources.local.path=")]
+    words = [
+        "train",
+        "-m",
+        "hydra/launcher=mft_slurm",
+        *same,
+        "seed=1,2",
+        f"data.sources.local.path={problem_file},{later}",
+    ]
+    shown = site.mft(*words, "launch.dry_run=true").stdout
+    assert "#SBATCH --array=0-3%4" in shown
+    assert "nothing submitted; 4 jobs composed" in shown
+    folder = re.search(r"sweep (\S+)", shown)[1]
+    assert site.states(folder) == ["waiting"] * 4
+    refused = site.mft(*words, "launch.slurm.partition=nowhere", check=False)
+    assert refused.returncode == 2
+    assert "sbatch refused the job" in refused.stderr
+    done = site.mft(*words)
+    assert re.search(r"submitted 4 jobs as SLURM job \d+", done.stdout)
+    assert f"sweep {folder}\n" in done.stdout
+    again = site.mft(*words)
+    assert "4 jobs queued or running already" in again.stdout
+    site.until(lambda: not {"queued", "running"} & set(site.states(folder)), lambda: "the sweep's end")
+    assert site.states(folder) == ["done", "failed", "done", "failed"], site.mft("sweep", "status", folder).stdout
+    later.write_bytes(problem_file.read_bytes())
+    retried = site.mft("sweep", "retry", folder)
+    assert "submitted 2 jobs" in retried.stdout
+    site.until(lambda: not {"queued", "running"} & set(site.states(folder)), lambda: "the retry's end")
+    assert site.states(folder) == ["done"] * 4, site.mft("sweep", "status", folder).stdout
+
+
+def test_a_cancelled_task_leaves_the_others(site, tiny_model, problem_file):
+    words = ["train", "-m", "hydra/launcher=mft_slurm", *tiny_overrides(tiny_model, problem_file), "seed=1,2,3"]
+    done = site.mft(*words, "launch.slurm.max_parallel=1")
+    job, folder = re.search(r"SLURM job (\d+)", done.stdout)[1], re.search(r"sweep (\S+)", done.stdout)[1]
+    site.run("scancel", f"{job}_1")
+    site.until(lambda: not {"queued", "running"} & set(site.states(folder)), lambda: "the sweep's end")
+    assert site.states(folder) == ["done", "dead", "done"], site.mft("sweep", "status", folder).stdout
 
 
 def test_preemption(site, tiny_model, problem_file):
@@ -162,3 +231,16 @@ def test_scancel(site, tiny_model, problem_file):
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
     site.until(lambda: site.state()["state"] == "stopped", lambda: site.output(job))
     site.until(lambda: "was cancelled: not requeued" in site.output(job), lambda: site.output(job))
+
+
+def test_two_ranks_are_preempted(site, tiny_model, problem_file):
+    """srun's tasks: the ranks save within the grace time, and the driver requeues."""
+    same = tiny_overrides(tiny_model, problem_file, **steps(700))
+    job = site.train(*same, "run_dir=run", options=("--ntasks-per-node=2",))
+    site.until_saved(job)
+    urgent = site.run("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 1").stdout.strip()
+    site.ended(urgent)
+    facts = site.ended(job)
+    output = site.output(job)
+    print(output)
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), output
