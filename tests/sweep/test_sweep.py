@@ -56,6 +56,12 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def three_jobs(folder: Path) -> Ledger:
+    """The ledger, once it holds its three jobs."""
+    until(lambda: len(list((folder / "outputs/sweeps").glob("*/jobs/????.json"))) == 3)
+    return ledger_in(folder)
+
+
 def saved_steps(ledger: Ledger, number: int) -> int:
     folder = ledger.run_folder(ledger.get(number))
     return len(list(folder.glob("checkpoints/step-*/manifest.json"))) if folder else 0
@@ -81,13 +87,12 @@ def test_a_failing_job_costs_the_others_nothing_and_a_rerun_repeats_nothing(tiny
     assert len(ledger.all()) == 4
     shown = mft("sweep", "status", str(ledger.root), cwd=tmp_path).stdout
     assert "4 jobs, 2 done, 2 failed" in shown
-    assert "5/5" not in shown.splitlines()[3]  # 32 of 40 rows in steps of 8
-    assert "4/4" in shown.splitlines()[3]
+    assert "4/4" in shown.splitlines()[4]
 
 
 def test_difficult_values_reach_a_job_in_a_process_of_its_own(tiny_model, problem_file, tmp_path):
     note = """a b  'c' "d" \\ $HOME [1,2] {x: y} ünï 数, ; & | > < `e` #f %"""
-    quoted = "note='" + note.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    quoted = "note='" + note.replace("'", "\\'") + "'"
     done = mft(
         "train", "-m", *PARALLEL, quoted, "seed=1,2", "train.betas=[0.9,0.99],[0.8,0.95]",
         *tiny_overrides(tiny_model, problem_file), cwd=tmp_path,
@@ -118,14 +123,13 @@ def long_run(tiny_model: Path, problem_file: Path, epochs: int) -> list[str]:
 
 
 def test_a_killed_sweep_tells_the_truth_and_goes_on(tiny_model, problem_file, tmp_path):
-    command = long_run(tiny_model, problem_file, 200)
+    command = long_run(tiny_model, problem_file, 80)
     sweep = start(*command, cwd=tmp_path)
-    until(lambda: (tmp_path / "outputs/sweeps").is_dir() and len(ledger_in(tmp_path).all()) == 3)
-    ledger = ledger_in(tmp_path)
-    until(lambda: saved_steps(ledger, 0) > 0 and saved_steps(ledger, 1) > 0)
+    ledger = three_jobs(tmp_path)
     refused = mft(*command, cwd=tmp_path)
     assert refused.returncode == 2
     assert "another mft process is running this sweep" in refused.stderr
+    until(lambda: saved_steps(ledger, 0) > 0 and saved_steps(ledger, 1) > 0)
     sweep.kill()
     sweep.wait()
     os.kill(ledger.get(0).where["pid"], signal.SIGKILL)  # its process, too; that of job 1 goes on alone
@@ -144,9 +148,8 @@ def test_a_killed_sweep_tells_the_truth_and_goes_on(tiny_model, problem_file, tm
 
 
 def test_a_stopped_sweep_saves_and_retry_finishes_it(tiny_model, problem_file, tmp_path):
-    sweep = start(*long_run(tiny_model, problem_file, 200), cwd=tmp_path)
-    until(lambda: (tmp_path / "outputs/sweeps").is_dir() and len(ledger_in(tmp_path).all()) == 3)
-    ledger = ledger_in(tmp_path)
+    sweep = start(*long_run(tiny_model, problem_file, 80), cwd=tmp_path)
+    ledger = three_jobs(tmp_path)
     until(lambda: saved_steps(ledger, 0) > 0 and saved_steps(ledger, 1) > 0)
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(60) == 75, sweep.stdout.read()
@@ -161,13 +164,13 @@ def test_a_stopped_sweep_saves_and_retry_finishes_it(tiny_model, problem_file, t
 
 
 def test_a_job_killed_from_outside_is_failed_and_its_sweep_goes_on(tiny_model, problem_file, tmp_path):
-    sweep = start(*long_run(tiny_model, problem_file, 60), cwd=tmp_path)
-    until(lambda: (tmp_path / "outputs/sweeps").is_dir() and len(ledger_in(tmp_path).all()) == 3)
-    ledger = ledger_in(tmp_path)
+    sweep = start(*long_run(tiny_model, problem_file, 10), cwd=tmp_path)
+    ledger = three_jobs(tmp_path)
     until(lambda: ledger.get(1).state == "running")
     os.kill(ledger.get(1).where["pid"], signal.SIGKILL)
     output, _ = sweep.communicate(timeout=180)
-    assert sweep.returncode == 1, output  # nobody's mistake in the settings
+    assert sweep.returncode == 2, output
+    assert "2 of 3 jobs done, 1 not" in output
     assert states(ledger) == ["done", "failed", "done"]
     assert "killed by SIGKILL" in ledger.get(1).message
 
