@@ -15,6 +15,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft score   score a file of completions again, without a model
   mft report  compare runs: tables, curves, one HTML page
   mft data    look at training data: what is learnt, what would be masked
+  mft plan    memory, time and disk of a training before it is paid for
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
 """
@@ -69,6 +70,25 @@ DATA_HELP = """mft data: look at training data
   mft data show data=local data.sources.local.path=my.jsonl
 
 rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
+"""
+
+PLAN_HELP = """mft plan: memory, time and disk of a training before it is paid for
+
+  mft plan method=sft model=llama2_7b data=gsm8k gpus=8 gpu_memory_gb=80 mfu=0.4 peak_tflops=312 mean_tokens=210
+  mft plan model=llama2_70b gpus=64 rows=100000 mean_tokens=600 train.gradient_checkpointing=true
+  mft plan model=qwen25_7b peft.name=lora peft.rank=16 gpus=1 rows=7473 mean_tokens=210
+  mft plan model=local model.path=my/model arch=my/config.json gpus=8 json=true
+
+Takes every override of mft train, and:
+  gpus=N            GPUs in all (default launch.gpus x nodes, else 1); nodes=N (default: 8 GPUs a node)
+  gpu_memory_gb=80  memory of one, 1e9 bytes; reserve=0.05 of it is left for what the plan does not count
+  mfu=0.4 peak_tflops=312  what share of which peak is reached; without the peak no time is given
+  rows=N mean_tokens=N     training examples and tokens of one, where the data or the tokenizer is not here
+  label_share=0.6   share of tokens that are learnt (default: counted, else 1)
+  arch=FILE         the model's config.json, or its numbers: arch='{model_type: llama, hidden_size: 4096, ...}'
+  json=true         for scripts
+Prints for every ZeRO stage what lies on a GPU, with and without gradient checkpointing, what fits, and the arithmetic.
+Nothing is downloaded and no weight is loaded. What it counts and how it was checked: docs/plan.md
 """
 
 
@@ -129,8 +149,9 @@ def run(task: Callable[[], None]) -> int:
 
 
 def help_text(verb: str) -> str:
-    text = {"train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "data": DATA_HELP}[verb]
-    if "{" in text:
+    text = {"train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "data": DATA_HELP,
+            "plan": PLAN_HELP}[verb]  # fmt: skip
+    if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
 
         found = groups()
@@ -251,8 +272,26 @@ def data_verb(arguments: list[str]) -> None:
     run_with_hydra("train", rest, task)
 
 
+def plan_verb(arguments: list[str]) -> None:
+    from mft_cli.config import run_with_hydra, train_config
+    from mft_cli.plan.settings import NAMES
+
+    own, rest = own_keys(arguments, *NAMES)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan waits for no download, nor for a hub that does not answer
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+    def task(values: dict) -> None:
+        config = train_config(values)
+        from mft_cli.plan.run import plan
+
+        plan(config, own)
+
+    run_with_hydra("train", rest, task)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "data": data_verb,
+    "plan": plan_verb,
 }  # fmt: skip
 
 
@@ -310,7 +349,7 @@ def complete(arguments: list[str]) -> None:
     if (
         arguments[1:]
         and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data"))
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan"))
     ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))

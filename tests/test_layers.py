@@ -26,7 +26,7 @@ LAYERS = [
     ["data", "models", "metrics", "optim", "checkpoint"],
     ["methods", "engine", "export", "data_show"],
     ["loop", "eval", "rerun"],
-    ["report", "train", "evaluate"],
+    ["report", "train", "evaluate", "plan"],
     ["cli", "__main__"],
 ]
 ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 2}
