@@ -84,15 +84,10 @@ def around_layers(s: Shape, m: Micro) -> float:
 
 def kept(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> Item:
     """All activations that are alive when the forward pass ends."""
-    if checkpointing:
-        one = m.positions * m.compute * s.width
-        return Item(
-            "activations", f"L {s.layers} x {m.compute}D {m.compute * s.width:,} B x M {m.positions:,}", s.layers * one
-        )
-    one = layer_bytes(s, m, trained)
+    one = m.positions * m.compute * s.width if checkpointing else layer_bytes(s, m, trained)
+    letters = f"{m.compute}D = " if checkpointing else ""
     return Item(
-        "activations", f"L {s.layers} x {one / m.positions:,.0f} B x M {m.positions:,}",
-        s.layers * one,
+        "activations", f"L {s.layers} x {letters}{one / m.positions:,.0f} B x M {m.positions:,}", s.layers * one
     )  # fmt: skip
 
 
@@ -109,6 +104,15 @@ def head_forward(s: Shape, m: Micro, trained: Trained) -> float:
     adding = logits + gradient + product
     replacing = 2 * logits + gradient if chunks > 1 else 0
     return max(adding, replacing) + block
+
+
+def head_backward(s: Shape, m: Micro, trained: Trained) -> float:
+    """The head's fp32 gradient is scaled into the compute precision; a CPU makes a temporary fp32 product for that."""
+    hidden = m.compute * m.labels * s.width
+    if not trained.trains_head:
+        return hidden
+    temporary = 4 * s.head if m.cpu and m.compute < 4 else 0
+    return hidden + (4 + m.compute) * s.head + temporary
 
 
 def last_backward(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> float:
@@ -135,12 +139,13 @@ def working(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> list[I
         "around the layers", "last norm, hidden states and their gradient, rotary tables", around_layers(s, m)
     )
     forward = Item("logits and loss", head_formula(s, m, trained), head_forward(s, m, trained))
+    scaling = Item("head's gradient", scaling_formula(m), head_backward(s, m, trained))
     backward = Item(
         "backward of a layer", "its passing gradients" + (" and recomputed activations" if checkpointing else ""),
         last_backward(s, m, trained, checkpointing),
     )  # fmt: skip
     end = Item("embedding's gradient", f"{m.compute} x V x D", end_of_backward(s, m, trained))
-    most = max((forward, backward), key=lambda item: item.bytes)
+    most = max((forward, scaling, backward), key=lambda item: item.bytes)
     if end.bytes > layers.bytes + around.bytes + most.bytes:
         return [end]
     return [layers, around, most]
@@ -150,3 +155,8 @@ def head_formula(s: Shape, m: Micro, trained: Trained) -> str:
     chunk = min(m.chunk, m.labels)
     text = f"{chunk:,} x V {s.vocabulary:,} x {m.compute} B of logits"
     return text + (f" + V x D x ({m.compute} + 4) B of the head's gradient" if trained.trains_head else "")
+
+
+def scaling_formula(m: Micro) -> str:
+    temporary = " + 4 B of the product" if m.cpu and m.compute < 4 else ""
+    return f"V x D x (4 B saved + {m.compute} B scaled{temporary})"

@@ -64,21 +64,30 @@ class StageMemory:
 
     stage: str
     checkpointing: bool
-    items: tuple[Item, ...]
+    items: tuple[Item, ...]  # parameters, gradients, optimizer, masks, buffers
+    work: tuple[Item, ...]  # what comes and goes within a step, at the moment when it is most
     cpu: tuple[Item, ...]
     limit: float
 
     @property
     def total(self) -> float:
-        return sum(i.bytes for i in self.items)
+        return self.part_of(self.items) + self.work_total
+
+    @property
+    def work_total(self) -> float:
+        return self.part_of(self.work)
 
     @property
     def cpu_total(self) -> float:
-        return sum(i.bytes for i in self.cpu)
+        return self.part_of(self.cpu)
 
     @property
     def fits(self) -> bool:
         return self.total <= self.limit
+
+    @staticmethod
+    def part_of(items: tuple[Item, ...]) -> float:
+        return sum(i.bytes for i in items)
 
     def part(self, *names: str) -> float:
         return sum(i.bytes for i in self.items if i.name in names)
@@ -96,12 +105,11 @@ def make_problem(config: TrainConfig, settings: Settings, shape: Shape, trained:
 def stage_memory(p: Problem, stage: str, checkpointing: bool, limit: float) -> StageMemory:
     """The peak of one GPU in a step that has several micro-batches: earlier gradients are there during a forward."""
     work = working(p.shape, p.micro, p.trained, checkpointing)
-    items = [*states(p, stage), *work]
-    extra = buffers(p, stage)
     step = step_copy(p, stage)
     if step and step.bytes > sum(i.bytes for i in work):
-        items = [i for i in items if i not in work] + [step]  # the step's copy outweighs all activations
-    return StageMemory(stage, checkpointing, (*items, *extra), tuple(cpu_items(p, stage)), limit)
+        work = [step]  # by then all activations are gone
+    items = [*states(p, stage), *buffers(p, stage)]
+    return StageMemory(stage, checkpointing, tuple(items), tuple(work), tuple(cpu_items(p, stage)), limit)
 
 
 def states(p: Problem, stage: str) -> list[Item]:

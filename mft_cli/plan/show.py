@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mft_cli.metrics import duration
-from mft_cli.plan.activations import layer_terms
+from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes
 from mft_cli.plan.run import Plan
 
@@ -90,29 +90,36 @@ def stage_lines(p: Plan) -> list[str]:
     for stage in STAGES:
         plain, checkpointed = (s for s in p.stages if s.stage == stage)
         lines.append(stage_row(plain, checkpointed))
-    lines += ["work: activations, logits and loss, or the gradients that pass through a layer. The arithmetic:"]
+    lines += work_arithmetic(p)
     for stage in STAGES:
-        plain, checkpointed = (s for s in p.stages if s.stage == stage)
+        plain = next(s for s in p.stages if s.stage == stage)
         lines.append(f"  {stage}")
-        lines += [f"    {i.name}: {i.formula} = {gb(i.bytes)}" for i in plain.items]
-        lines += [
-            f"    {i.name} with checkpointing: {i.formula} = {gb(i.bytes)}"
-            for i in checkpointed.items
-            if i not in plain.items
-        ]
+        lines += [item_line(i) for i in plain.items]
         if plain.cpu:
-            lines.append(f"    processors' memory of a node: {gb(plain.cpu_total)}")
-            lines += [f"      {i.name}: {i.formula} = {gb(i.bytes)}" for i in plain.cpu]
-            lines.append("      DeepSpeed's own estimate allows half as much again for its pinned buffers")
+            lines.append(f"    on the processors of a node {gb(plain.cpu_total)}:")
+            lines += ["  " + item_line(i) for i in plain.cpu]
+            lines.append("      DeepSpeed's own estimate allows half as much again for pinned buffers")
     return lines
 
 
-def work_bytes(s: StageMemory) -> float:
-    return s.total - s.part("parameters", "gradients", "optimizer", "buffers")
+def item_line(item: Item) -> str:
+    return f"    {item.name}: {item.formula} = {gb(item.bytes)}"
+
+
+def work_arithmetic(p: Plan) -> list[str]:
+    """What comes and goes in a step, once for all stages; then where the optimizer's step is more than that."""
+    lines = []
+    for checkpointing in (False, True):
+        first = next(s for s in p.stages if s.stage == "none" and s.checkpointing == checkpointing)
+        lines.append(f"  work {'with' if checkpointing else 'without'} checkpointing, at its peak")
+        lines += [item_line(i) for i in first.work]
+        others = [s for s in p.stages if s.checkpointing == checkpointing and s.work != first.work]
+        lines += [f"{item_line(s.work[0])} instead ({s.stage})" for s in others]
+    return lines
 
 
 def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
-    parts = [plain.part("parameters"), plain.part("gradients"), plain.part("optimizer"), work_bytes(plain)]
+    parts = [plain.part("parameters", "masks"), plain.part("gradients"), plain.part("optimizer"), plain.work_total]
     numbers = [f"{v / 1e9:.1f}" for v in [*parts, plain.part("buffers"), plain.total]]
     fits = ["fits" if s.fits else "too much" for s in (plain, checkpointed)]
     return (
@@ -201,6 +208,8 @@ def as_json(p: Plan) -> dict[str, Any]:
 
 def stage_values(s: StageMemory) -> dict[str, Any]:
     return {
-        "stage": s.stage, "gradient_checkpointing": s.checkpointing, "total": s.total, "fits": s.fits,
-        "items": [vars(i) for i in s.items], "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
+        "stage": s.stage, "gradient_checkpointing": s.checkpointing,
+        "total": s.total, "fits": s.fits,
+        "items": [vars(i) for i in s.items], 
+        "work": [vars(i) for i in s.work], "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
     }  # fmt: skip

@@ -52,7 +52,7 @@ def read_data(config: TrainConfig, settings: Settings) -> DataFacts:
     lacking = " and ".join(n for n, v in (("rows=", rows), ("mean_tokens=", settings.mean_tokens)) if v is None)
     return DataFacts(
         rows, settings.mean_tokens, settings.mean_tokens, settings.label_share,
-        missing=f"tokens are not known ({reason}): give {lacking} (training examples, tokens of one on average)",
+        missing=f"tokens   not known: give {lacking} (training examples; tokens of one on average). Reason: {reason}",
     )  # fmt: skip
 
 
