@@ -7,86 +7,7 @@ import sys
 from collections.abc import Callable
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
-
-HELP = """mft: masking in language-model fine-tuning, from configuration to a score
-
-  mft train   fine-tune a model with a method, export it, evaluate it
-  mft eval    evaluate a model on benchmarks
-  mft score   score a file of completions again, without a model
-  mft report  compare runs: tables, curves, one HTML page
-  mft sweep   many runs: how far they are, once more those that failed, which setting is best
-  mft data    look at training data: what is learnt, what would be masked
-
-  mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
-"""
-
-TRAIN_HELP = """mft train: fine-tune a model with a method, export it, evaluate it
-
-  mft train method=masked_thought                              the embedded default: SmolLM2-135M on gsm_symbolic
-  mft train method=masked_thought data=gsm8k eval=gsm8k        real GSM8K, evaluated at the end
-  mft train method=sft data=local data.sources.local.path=my.jsonl train.epochs=1
-  mft train method=masked_thought method.mask_ratio=0.2 run_dir=outputs/mine
-  mft train -m method=sft,masked_thought seed=1,2,3            a sweep: six runs, one after the other
-  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...   two at a time; see mft sweep --help
-  mft train experiment=paper_masked_thought_gsm8k --cfg job    print the whole configuration and stop
-
-The same command started again goes on from its newest good checkpoint, and evaluates what is not evaluated yet.
-Groups (choose with group=option): {groups}
-All keys: docs/keys.md.  Hydra's own flags: --cfg, --info, --multirun, --config-dir, ... (mft train --hydra-help).
-Tab completion: eval "$(mft -sc install=bash)"
-"""
-
-EVAL_HELP = """mft eval: evaluate a model on benchmarks
-
-  mft eval model.path=outputs/<run>/export eval=gsm8k
-  mft eval model=smollm2_135m eval=[gsm_symbolic,gsm_symbolic_heldout] eval.engine=hf
-  mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.limit=100 eval.dtype=float32
-  mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.samples=8 eval.benchmarks.gsm8k.temperature=0.7
-
-Benchmarks: {benchmarks}
-A killed evaluation goes on where it was. Results: outputs/eval-.../eval/<benchmark>/metrics.json
-"""
-
-SCORE_HELP = """mft score: score a file of completions again, without a model
-
-  mft score generations=outputs/<run>/eval/gsm8k/generations.jsonl eval=gsm8k out=scores
-  mft score generations=mine.jsonl eval=gsm_symbolic out=scores
-
-A line needs "id", "sample" and "completion"; with "gold" on every line the benchmark's own data is not needed.
-Writes scores.jsonl and metrics.json into out.
-"""
-
-REPORT_HELP = """mft report: compare runs
-
-  mft report outputs/a outputs/b            two runs, side by side
-  mft report outputs out=outputs/report     all runs below a folder
-
-Writes report.html (one self-contained page), report.md, report.json and the curves as PNG.
-"""
-
-SWEEP_HELP = """mft sweep: many runs of one command
-
-  mft train -m method=masked_thought method.mask_ratio=0.1,0.2,0.3,0.4 seed=1,2,3     12 runs, one after the other
-  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...                     two at a time
-  mft train -m hydra/sweeper=optuna 'train.learning_rate=tag(log,interval(1e-5,1e-3))' data.validation.rows=64 ...
-
-  mft sweep status FOLDER                 every job: state, step, time, and what went wrong
-  mft sweep retry FOLDER [jobs=2]         run again what failed, was stopped or was killed
-  mft sweep report FOLDER [select=NAME]   score against the swept value, and which setting is best: sweep.html, sweep.md
-                  [out=FOLDER]            NAME: validation_loss (default), a benchmark, or <benchmark>/gold_logprob
-
-The same mft train -m command finds its folder (outputs/sweeps/...) again, skips finished runs and goes on with the
-others. A failed job does not stop the rest. Launchers and searches: docs/sweeps.md.
-"""
-
-DATA_HELP = """mft data: look at training data
-
-  mft data show method=masked_thought data=gsm8k               three examples: prompt, response, what would be masked
-  mft data show method=masked_thought rows=10 progress=0.5     as halfway through training
-  mft data show data=local data.sources.local.path=my.jsonl
-
-rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
-"""
+from mft_cli.help_texts import DATA_HELP, EVAL_HELP, HELP, PLAN_HELP, REPORT_HELP, SCORE_HELP, SWEEP_HELP, TRAIN_HELP
 
 
 def main() -> None:
@@ -152,9 +73,9 @@ def run(task: Callable[[], None]) -> int:
 def help_text(verb: str) -> str:
     text = {
         "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "sweep": SWEEP_HELP,
-        "data": DATA_HELP,
+        "data": DATA_HELP, "plan": PLAN_HELP,
     }[verb]  # fmt: skip
-    if "{" in text:
+    if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
 
         found = groups()
@@ -295,9 +216,26 @@ def sweep_verb(arguments: list[str]) -> None:
     command(arguments, run_training)
 
 
+def plan_verb(arguments: list[str]) -> None:
+    from mft_cli.config import run_with_hydra, train_config
+    from mft_cli.plan.settings import NAMES
+
+    own, rest = own_keys(arguments, *NAMES)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan waits for no download, nor for a hub that does not answer
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+    def task(values: dict) -> None:
+        config = train_config(values)
+        from mft_cli.plan.run import plan
+
+        plan(config, own)
+
+    run_with_hydra("train", rest, task)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "sweep": sweep_verb,
-    "data": data_verb,
+    "data": data_verb, "plan": plan_verb,
 }  # fmt: skip
 
 
@@ -362,7 +300,7 @@ def complete(arguments: list[str]) -> None:
     if (
         arguments[1:]
         and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data"))
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan"))
     ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))

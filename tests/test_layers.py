@@ -11,7 +11,7 @@ from tiny import ROOT
 PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
-    ["errors", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
+    ["errors", "help_texts", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
     ["config", "checks", "run_dir", "keys", "allocation"],
     ["slurm", "submit"],
     [
@@ -28,7 +28,7 @@ LAYERS = [
     ["methods", "engine", "engine_deepspeed", "export", "export_streamed", "data_show"],
     ["loop", "eval", "rerun", "launch"],
     ["assembly"],
-    ["report", "train", "evaluate", "sweep"],
+    ["report", "train", "evaluate", "sweep", "plan"],
     ["driver"],
     ["cli", "__main__"],
 ]

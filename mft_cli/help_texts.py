@@ -1,0 +1,101 @@
+"""What `mft --help` and `mft <command> --help` print."""
+
+HELP = """mft: masking in language-model fine-tuning, from configuration to a score
+
+  mft train   fine-tune a model with a method, export it, evaluate it
+  mft eval    evaluate a model on benchmarks
+  mft score   score a file of completions again, without a model
+  mft report  compare runs: tables, curves, one HTML page
+  mft sweep   many runs: how far they are, once more those that failed, which setting is best
+  mft data    look at training data: what is learnt, what would be masked
+  mft plan    memory, time and disk of a training before it is paid for
+
+  mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
+"""
+
+TRAIN_HELP = """mft train: fine-tune a model with a method, export it, evaluate it
+
+  mft train method=masked_thought                              the embedded default: SmolLM2-135M on gsm_symbolic
+  mft train method=masked_thought data=gsm8k eval=gsm8k        real GSM8K, evaluated at the end
+  mft train method=sft data=local data.sources.local.path=my.jsonl train.epochs=1
+  mft train method=masked_thought method.mask_ratio=0.2 run_dir=outputs/mine
+  mft train -m method=sft,masked_thought seed=1,2,3            a sweep: six runs, one after the other
+  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...   two at a time; see mft sweep --help
+  mft train experiment=paper_masked_thought_gsm8k --cfg job    print the whole configuration and stop
+
+The same command started again goes on from its newest good checkpoint, and evaluates what is not evaluated yet.
+Groups (choose with group=option): {groups}
+All keys: docs/keys.md.  Hydra's own flags: --cfg, --info, --multirun, --config-dir, ... (mft train --hydra-help).
+Tab completion: eval "$(mft -sc install=bash)"
+"""
+
+EVAL_HELP = """mft eval: evaluate a model on benchmarks
+
+  mft eval model.path=outputs/<run>/export eval=gsm8k
+  mft eval model=smollm2_135m eval=[gsm_symbolic,gsm_symbolic_heldout] eval.engine=hf
+  mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.limit=100 eval.dtype=float32
+  mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.samples=8 eval.benchmarks.gsm8k.temperature=0.7
+
+Benchmarks: {benchmarks}
+A killed evaluation goes on where it was. Results: outputs/eval-.../eval/<benchmark>/metrics.json
+"""
+
+SCORE_HELP = """mft score: score a file of completions again, without a model
+
+  mft score generations=outputs/<run>/eval/gsm8k/generations.jsonl eval=gsm8k out=scores
+  mft score generations=mine.jsonl eval=gsm_symbolic out=scores
+
+A line needs "id", "sample" and "completion"; with "gold" on every line the benchmark's own data is not needed.
+Writes scores.jsonl and metrics.json into out.
+"""
+
+REPORT_HELP = """mft report: compare runs
+
+  mft report outputs/a outputs/b            two runs, side by side
+  mft report outputs out=outputs/report     all runs below a folder
+
+Writes report.html (one self-contained page), report.md, report.json and the curves as PNG.
+"""
+
+SWEEP_HELP = """mft sweep: many runs of one command
+
+  mft train -m method=masked_thought method.mask_ratio=0.1,0.2,0.3,0.4 seed=1,2,3     12 runs, one after the other
+  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...                     two at a time
+  mft train -m hydra/sweeper=optuna 'train.learning_rate=tag(log,interval(1e-5,1e-3))' data.validation.rows=64 ...
+
+  mft sweep status FOLDER                 every job: state, step, time, and what went wrong
+  mft sweep retry FOLDER [jobs=2]         run again what failed, was stopped or was killed
+  mft sweep report FOLDER [select=NAME]   score against the swept value, and which setting is best: sweep.html, sweep.md
+                  [out=FOLDER]            NAME: validation_loss (default), a benchmark, or <benchmark>/gold_logprob
+
+The same mft train -m command finds its folder (outputs/sweeps/...) again, skips finished runs and goes on with the
+others. A failed job does not stop the rest. Launchers and searches: docs/sweeps.md.
+"""
+
+DATA_HELP = """mft data: look at training data
+
+  mft data show method=masked_thought data=gsm8k               three examples: prompt, response, what would be masked
+  mft data show method=masked_thought rows=10 progress=0.5     as halfway through training
+  mft data show data=local data.sources.local.path=my.jsonl
+
+rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
+"""
+
+PLAN_HELP = """mft plan: memory, time and disk of a training before it is paid for
+
+  mft plan method=sft model=llama2_7b data=gsm8k gpus=8 gpu_memory_gb=80 mfu=0.4 peak_tflops=312 mean_tokens=210
+  mft plan model=llama2_70b gpus=64 rows=100000 mean_tokens=600 train.gradient_checkpointing=true
+  mft plan model=qwen25_7b peft.name=lora peft.rank=16 gpus=1 rows=7473 mean_tokens=210
+  mft plan model=local model.path=my/model arch=my/config.json gpus=8 json=true
+
+Takes every override of mft train, and:
+  gpus=N            GPUs in all (default launch.gpus x nodes, else 1); nodes=N (default: 8 GPUs a node)
+  gpu_memory_gb=80  memory of one, 1e9 bytes; reserve=0.05 of it is left for what the plan does not count
+  mfu=0.4 peak_tflops=312  what share of which peak is reached; without the peak no time is given
+  rows=N mean_tokens=N     training examples and tokens of one, where the data or the tokenizer is not here
+  label_share=0.6   share of tokens that are learnt (default: counted, else 1)
+  arch=FILE         the model's config.json, or its numbers: arch='{model_type: llama, hidden_size: 4096, ...}'
+  json=true         for scripts
+Prints for every ZeRO stage what lies on a GPU, with and without gradient checkpointing, what fits, and the arithmetic.
+Nothing is downloaded and no weight is loaded. What it counts and how it was checked: docs/plan.md
+"""

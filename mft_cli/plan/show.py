@@ -1,0 +1,215 @@
+"""A plan as text with its arithmetic, and as plain values for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mft_cli.metrics import duration
+from mft_cli.plan.activations import Item, layer_terms
+from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes
+from mft_cli.plan.run import Plan
+
+LEFT_OUT = (
+    "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
+    "it is written (docs/plan.md)."
+)
+
+
+def gb(value: float) -> str:
+    return f"{value / 1e9:,.1f} GB" if value >= 1e8 else f"{value / 1e9:,.3f} GB"
+
+
+def as_text(p: Plan) -> str:
+    sections = [model_lines(p), state_lines(p), activation_lines(p), stage_lines(p), verdict(p), work_lines(p)]
+    return "\n\n".join("\n".join(lines) for lines in [*sections, disk_lines(p), [LEFT_OUT]])
+
+
+def model_lines(p: Plan) -> list[str]:
+    s, g = p.shape, p.settings
+    return [
+        f"model    {p.config.model.path or g.arch}: {s.parameters:,} parameters, from {s.source}",
+        f"         L {s.layers} layers, D {s.width}, I {s.inner}, H {s.heads} heads of {s.head_dim} (A {s.queries}), "
+        f"{s.kv_heads} key heads (K {s.keys}), V {s.vocabulary:,}, {'tied' if s.tied else 'untied'} head",
+        f"trained  {p.trained.note}",
+        f"machine  {g.gpus} GPUs on {g.nodes} node{'s' * (g.nodes > 1)}, {g.gpu_memory_gb:g} GB each, of which "
+        f"{g.reserve:.0%} is left free: at most {gb(g.limit)} (1 GB = 1e9 bytes)",
+    ]
+
+
+def state_lines(p: Plan) -> list[str]:
+    """The bytes of a parameter, and the whole of them."""
+    b, t = p.problem.micro.compute, p.trained
+    precision = {2: "16-bit (bf16 or fp16)", 4: "fp32"}[b]
+    optimizer = optimizer_bytes(b)
+    parts = "fp32 master 4 + Adam's moments 8" if b == 2 else "Adam's moments 8 (fp32 needs no master)"
+    shared, own = gradient_bytes(p.problem, "zero1"), gradient_bytes(p.problem, "none")
+    lines = [
+        f"bytes of a trained parameter, {precision}: weight {b} + gradient {shared} + optimizer {optimizer} ({parts}) = "
+        f"{b + shared + optimizer}",
+        f"  on paper: {b + shared + optimizer} B x {t.trained:,} = {gb((b + shared + optimizer) * t.trained)}",
+    ]
+    if own != shared:
+        lines.append(
+            f"  without DeepSpeed mft sums gradients in fp32: weight {b} + gradient {own} + optimizer {optimizer} = "
+            f"{b + own + optimizer} B, {gb((b + own + optimizer) * t.trained)}"
+        )
+    if t.frozen:
+        lines.append(f"  frozen weights: {gb(t.parameter_bytes(b) - b * t.trained)} and nothing else")
+    return lines
+
+
+def activation_lines(p: Plan) -> list[str]:
+    m, t, s = p.problem.micro, p.config.train, p.shape
+    rows = f"M = micro_batch_size {t.micro_batch_size} x {'row' if t.packing else 'longest example'} {p.row:,} tokens"
+    terms = layer_terms(s, m)
+    lines = [
+        f"activations: {rows} = {m.positions:,} positions, {m.compute} bytes a number",
+        "  kept per layer and position:",
+    ]
+    lines += [f"    {text} = {value:,.0f} B" for text, value in terms]
+    one = sum(v for _, v in terms)
+    lines.append(f"    = {one:,.0f} B; x M {m.positions:,} x L {s.layers} = {gb(one * m.positions * s.layers)}")
+    kept = m.compute * s.width
+    lines.append(
+        f"  with gradient checkpointing {m.compute}D = {kept:,} B; x M x L = {gb(kept * m.positions * s.layers)}, "
+        f"and one layer again while it goes backward"
+    )
+    chunk = min(m.chunk, m.labels)
+    lines.append(
+        f"  logits: at most train.logits_chunk {m.chunk:,} of {m.labels:,} label positions at once: {chunk:,} x V "
+        f"{s.vocabulary:,} x {m.compute} B = {gb(chunk * s.vocabulary * m.compute)}"
+    )
+    return lines
+
+
+def stage_lines(p: Plan) -> list[str]:
+    """The table, then the arithmetic of every stage."""
+    lines = ["memory of a GPU at its peak, GB"]
+    header = ("", "parameters", "gradients", "optimizer", "work", "buffers", "total", "", "checkpointed", "")
+    lines.append("{:14s} {:>10s} {:>10s} {:>10s} {:>8s} {:>8s} {:>8s} {:9s} {:>12s} {:9s}".format(*header).rstrip())
+    for stage in STAGES:
+        plain, checkpointed = (s for s in p.stages if s.stage == stage)
+        lines.append(stage_row(plain, checkpointed))
+    lines += work_arithmetic(p)
+    for stage in STAGES:
+        plain = next(s for s in p.stages if s.stage == stage)
+        lines.append(f"  {stage}")
+        lines += [item_line(i) for i in plain.items]
+        if plain.cpu:
+            lines.append(f"    on the processors of a node {gb(plain.cpu_total)}:")
+            lines += ["  " + item_line(i) for i in plain.cpu]
+            lines.append("      DeepSpeed's own estimate allows half as much again for pinned buffers")
+    return lines
+
+
+def item_line(item: Item) -> str:
+    return f"    {item.name}: {item.formula} = {gb(item.bytes)}"
+
+
+def work_arithmetic(p: Plan) -> list[str]:
+    """What comes and goes in a step, once for all stages; then where the optimizer's step is more than that."""
+    lines = []
+    for checkpointing in (False, True):
+        first = next(s for s in p.stages if s.stage == "none" and s.checkpointing == checkpointing)
+        lines.append(f"  work {'with' if checkpointing else 'without'} checkpointing, at its peak")
+        lines += [item_line(i) for i in first.work]
+        others = [s for s in p.stages if s.checkpointing == checkpointing and s.work != first.work]
+        lines += [f"{item_line(s.work[0])} instead ({s.stage})" for s in others]
+    return lines
+
+
+def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
+    parts = [plain.part("parameters", "masks"), plain.part("gradients"), plain.part("optimizer"), plain.work_total]
+    numbers = [f"{v / 1e9:.1f}" for v in [*parts, plain.part("buffers"), plain.total]]
+    fits = ["fits" if s.fits else "too much" for s in (plain, checkpointed)]
+    return (
+        f"{plain.stage:14s} {numbers[0]:>10s} {numbers[1]:>10s} {numbers[2]:>10s} {numbers[3]:>8s} {numbers[4]:>8s} "
+        f"{numbers[5]:>8s} {fits[0]:9s} {checkpointed.total / 1e9:12.1f} {fits[1]}"
+    )
+
+
+def verdict(p: Plan) -> list[str]:
+    lines = []
+    for checkpointing in (False, True):
+        how = "with" if checkpointing else "without"
+        found = p.lowest(checkpointing)
+        if found is None:
+            lines.append(f"{how} gradient checkpointing nothing fits")
+        else:
+            cpu = f", and {gb(found.cpu_total)} of processors' memory on each node" if found.cpu else ""
+            lines.append(f"{how} gradient checkpointing the lowest that fits: {found.stage}, {gb(found.total)}{cpu}")
+        if found is None or found.stage == "zero3_offload":
+            gpus = p.fewest_gpus(checkpointing)
+            enough = f"fits from {gpus} such GPUs on" if gpus else "does not fit on 4,096 such GPUs"
+            lines.append(f"  zero3 without offload {enough}")
+    if p.lowest(True) is None:
+        lines.append("  less memory: train.micro_batch_size=1, a shorter train.row_length, peft=lora, more GPUs")
+    return lines
+
+
+def work_lines(p: Plan) -> list[str]:
+    w, d, s = p.work, p.data, p.settings
+    if w is None:
+        return [d.missing]
+    t = p.config.train
+    lines = [
+        f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.where})",
+        f"steps    {d.rows:,} / global_batch_size {t.global_batch_size} = {w.steps_per_epoch:,} an epoch, {w.steps:,} in all; "
+        f"about {w.micro_batches} forward passes a GPU in each",
+        f"FLOPs    {w.flops_per_token:.4g} a token (6 x weights + 6 x L x D x {d.document or 0:,.0f} tokens) x "
+        f"{w.tokens:,.0f} tokens = {w.flops:.4g}",
+    ]
+    if w.seconds is None:
+        lines.append("time     not known: give peak_tflops=, the GPU's peak in the precision of the run")
+    else:
+        lines.append(
+            f"time     {w.flops:.4g} / ({s.gpus} GPUs x {s.peak_tflops:g}e12 x mfu {s.mfu:g}) = {w.seconds:,.0f} s = "
+            f"{duration(w.seconds)}, {s.gpus * w.seconds / 3600:,.1f} GPU hours"
+        )
+        lines.append(
+            "         mfu counts the model's operations as training logs them: gradient checkpointing computes a third "
+            "more, adapters a third less"
+        )
+    return lines
+
+
+def disk_lines(p: Plan) -> list[str]:
+    d, c = p.disk, p.config.checkpoint
+    best = " + the best" if c.keep_best else ""
+    return [
+        f"disk     checkpoint (4 + 8) B x {p.trained.trained:,} = {gb(d.checkpoint)}; x (keep_last {c.keep_last}{best} + 1 "
+        f"being written) = {gb(d.checkpoint * d.checkpoints)}",
+        f"         export {p.problem.micro.compute} B x {p.shape.parameters:,} = {gb(d.export)}"
+        + (f", {d.exports} of them" if d.exports > 1 else "")
+        + f"; in all {gb(d.total)}",
+    ]
+
+
+def as_json(p: Plan) -> dict[str, Any]:
+    """Bytes, seconds and counts; nothing rounded."""
+    keys = [*vars(p.shape)]
+    shape = {k: getattr(p.shape, k) for k in keys if k not in ("linears", "model")}
+    return {
+        "model": {"path": p.config.model.path, **shape},
+        "trained": {k: getattr(p.trained, k) for k in ("trained", "frozen", "quantized", "adapters", "scores", "note")},
+        "settings": vars(p.settings),
+        "micro_batch": vars(p.problem.micro),
+        "limit": p.settings.limit,
+        "stages": [stage_values(s) for s in p.stages],
+        "lowest": {
+            "plain": found.stage if (found := p.lowest(False)) else None,
+            "gradient_checkpointing": found.stage if (found := p.lowest(True)) else None,
+        },
+        "data": vars(p.data),
+        "work": None if p.work is None else vars(p.work),
+        "disk": {**vars(p.disk), "total": p.disk.total},
+    }
+
+
+def stage_values(s: StageMemory) -> dict[str, Any]:
+    return {
+        "stage": s.stage, "gradient_checkpointing": s.checkpointing,
+        "total": s.total, "fits": s.fits,
+        "items": [vars(i) for i in s.items],
+        "work": [vars(i) for i in s.work], "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
+    }  # fmt: skip

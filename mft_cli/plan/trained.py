@@ -1,0 +1,101 @@
+"""Which parameters a run trains: all of them, adapters (LoRA), or a score for each weight (mask_finetune)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mft_cli.errors import UserError
+from mft_cli.plan.shape import Linear, Shape
+from mft_cli.schema import PeftConfig, TrainConfig
+
+SCORE_METHODS = ("mask_finetune",)  # methods that freeze the weights and train a score for each of them
+# NF4: half a byte a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 of those (arXiv 2305.14314, 3.)
+BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameter counts. `frozen` + `trained` are all that a rank without ZeRO holds."""
+
+    trained: int
+    frozen: int
+    quantized: int = 0  # of the frozen ones, in 4 bits
+    adapters: int = 0
+    rank: int = 0
+    adapted: tuple[Linear, ...] = ()
+    scores: int = 0
+    trains_head: bool = True
+    note: str = ""
+
+    @property
+    def total(self) -> int:
+        return self.trained + self.frozen
+
+    def parameter_bytes(self, compute: int) -> float:
+        """Bytes of all parameters as the forward pass reads them, `compute` bytes each but the 4-bit ones."""
+        return compute * (self.total - self.quantized) + BYTES_4BIT * self.quantized
+
+
+def count_trained(config: TrainConfig, shape: Shape) -> Trained:
+    """Raises UserError where adapters would sit on no module."""
+    peft = config.peft
+    if config.method.name in SCORE_METHODS:
+        return with_scores(config.method, shape)
+    if peft.name == "none":
+        return Trained(shape.parameters, 0, note=f"all {shape.parameters:,} parameters train")
+    adapted = targets(peft, shape)
+    adapters = sum(peft.rank * (x.rows + x.columns) for x in adapted)
+    quantized = sum(x.weights for x in shape.linears) if peft.name == "qlora" else 0
+    note = (
+        f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,} trained of "
+        f"{shape.parameters + adapters:,} parameters"
+    )
+    return Trained(
+        adapters, shape.parameters, quantized, adapters, peft.rank, adapted, trains_head=False, note=note
+    )  # fmt: skip
+
+
+def targets(peft: PeftConfig, shape: Shape) -> tuple[Linear, ...]:
+    """The adapted layers, by peft's rule: a target is a module's name or the end of it behind a dot."""
+    if peft.targets == ["all-linear"]:
+        return shape.linears
+    found = tuple(x for x in shape.linears if any(x.name == t or x.name.endswith(f".{t}") for t in peft.targets))
+    if not found:
+        names = sorted({x.name.rsplit(".", 1)[-1] for x in shape.linears})
+        raise UserError(f"peft.targets={peft.targets}: no such linear layer in the model; it has {', '.join(names)}")
+    return found
+
+
+def with_scores(method: Any, shape: Shape) -> Trained:
+    """Scores of the chosen layers' attention and feed-forward weights; null layers: all."""
+    chosen = layer_numbers(getattr(method, "layers", None), shape.layers)
+    kinds = getattr(method, "modules", None) or ["attention", "mlp"]
+    scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and kind_of(x.name) in kinds)
+    scores = sum(x.weights for x in scored)
+    note = (
+        f"{method.name}: a score for each of {scores:,} weights in {len(scored)} linear layers trains, "
+        f"{shape.parameters:,} weights are frozen"
+    )
+    return Trained(scores, shape.parameters, scores=scores, trains_head=False, note=note)
+
+
+def layer_numbers(layers: Any, count: int) -> set[int]:
+    """[4, 5], "4-7" or a list of such texts; null is all."""
+    if layers is None:
+        return set(range(count))
+    found: set[int] = set()
+    for part in str(layers).strip("[]").replace("'", "").split(","):
+        ends = [int(x) for x in re.findall(r"\d+", part)]
+        found |= set(range(ends[0], ends[-1] + 1)) if ends else set()
+    return found
+
+
+def layer_of(name: str) -> int:
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else -1
+
+
+def kind_of(name: str) -> str:
+    return "attention" if "attn" in name or "attention" in name else "mlp"

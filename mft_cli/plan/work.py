@@ -1,0 +1,155 @@
+"""How much there is to do: tokens, steps, operations, time, and disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mft_cli.data.load import load
+from mft_cli.data.prompts import Renderer
+from mft_cli.data.sources import load_rows
+from mft_cli.errors import UserError
+from mft_cli.loop import total_steps
+from mft_cli.methods import make
+from mft_cli.models import load_tokenizer, locate
+from mft_cli.plan.settings import Settings
+from mft_cli.plan.shape import Shape
+from mft_cli.plan.trained import Trained
+from mft_cli.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The training rows. `missing` says in a sentence why a number is not known."""
+
+    rows: int | None = None
+    mean_tokens: float | None = None
+    document: float | None = None  # length of the example that a token stands in, on average
+    label_share: float | None = None
+    longest: int | None = None
+    where: str = ""
+    missing: str = ""
+
+    @property
+    def known(self) -> bool:
+        return self.rows is not None and self.mean_tokens is not None
+
+
+def read_data(config: TrainConfig, settings: Settings) -> DataFacts:
+    """What was stated with rows= and mean_tokens=, else counted in the data where it and the tokenizer are here."""
+    if settings.rows is not None and settings.mean_tokens is not None:
+        return stated(settings.rows, settings.mean_tokens, settings.label_share, "stated with rows= and mean_tokens=")
+    try:
+        return counted(config, settings)
+    except UserError as error:
+        reason = str(error).splitlines()[0]
+    rows, where = settings.rows, "stated with rows="
+    if rows is None:
+        rows = rows_without_tokenizer(config)
+        where = "counted, not tokenized"
+    if rows is not None and settings.mean_tokens is not None:
+        return stated(rows, settings.mean_tokens, settings.label_share, f"{where}; mean_tokens= stated")
+    lacking = " and ".join(n for n, v in (("rows=", rows), ("mean_tokens=", settings.mean_tokens)) if v is None)
+    return DataFacts(
+        rows, settings.mean_tokens, settings.mean_tokens, settings.label_share,
+        missing=f"tokens   not known: give {lacking} (training examples; tokens of one on average). Reason: {reason}",
+    )  # fmt: skip
+
+
+def stated(rows: int, mean: float, labels: float | None, where: str) -> DataFacts:
+    return DataFacts(rows, mean, mean, labels, None, where)
+
+
+def counted(config: TrainConfig, settings: Settings) -> DataFacts:
+    """Reads and tokenizes (or takes from the cache) the training rows. Raises UserError where something is not here."""
+    tokenizer = load_tokenizer(locate(config.model), config.model)
+    method = make(config.method, config.train.logits_chunk)
+    method.prepare(tokenizer)
+    train = load(config.data, Renderer(tokenizer, config.prompt, tuple(method.new_tokens)), config.seed).train
+    lengths = train.lengths.astype("float64")
+    tokens = float(lengths.sum())
+    mean = settings.mean_tokens or tokens / len(train)
+    return DataFacts(
+        settings.rows or len(train), mean, float((lengths**2).sum()) / tokens,
+        settings.label_share or float(train.label_counts().sum()) / tokens, int(lengths.max()),
+        f"counted in {', '.join(config.data.sources)}",
+    )  # fmt: skip
+
+
+def rows_without_tokenizer(config: TrainConfig) -> int | None:
+    """Training rows of the sources alone, before anything is dropped for its length; None if they are not here."""
+    data = config.data
+    try:
+        found = sum(
+            len(load_rows(s, name=n, seed=config.seed, on_bad_row=data.on_bad_row).rows)
+            for n, s in data.sources.items()
+        )
+    except UserError:
+        return None
+    if data.validation.source is None:
+        found -= data.validation.rows
+    return max(1, round(data.fraction * found)) if found > 0 else None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of the whole run. `seconds` is None where the peak is not stated."""
+
+    tokens_per_epoch: float
+    steps_per_epoch: int
+    steps: int
+    tokens: float
+    micro_batches: int  # forward passes of one rank in a step
+    flops_per_token: float
+    flops: float
+    seconds: float | None
+
+
+def make_work(config: TrainConfig, settings: Settings, shape: Shape, data: DataFacts, row: int) -> Work:
+    """`row`: tokens in a row. `data` must be known."""
+    assert data.rows is not None
+    assert data.mean_tokens is not None
+    t = config.train
+    per_epoch = math.ceil(data.rows / t.global_batch_size)
+    steps = total_steps(config, data.rows)
+    tokens_per_epoch = data.rows * data.mean_tokens
+    tokens = (
+        tokens_per_epoch * steps / per_epoch if steps % per_epoch == 0 else tokens_of(steps, per_epoch, config, data)
+    )
+    step_rows = t.global_batch_size * data.mean_tokens / row if t.packing else t.global_batch_size
+    micro = math.ceil(math.ceil(step_rows / t.micro_batch_size) / settings.gpus)
+    per_token = shape.flops_per_token(data.document or data.mean_tokens)
+    flops = tokens * per_token
+    peak = settings.peak_tflops
+    seconds = None if peak is None else flops / (settings.gpus * peak * 1e12 * settings.mfu)
+    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, flops, seconds)
+
+
+def tokens_of(steps: int, per_epoch: int, config: TrainConfig, data: DataFacts) -> float:
+    """Whole epochs and the full steps of a last, partial one."""
+    assert data.rows is not None
+    assert data.mean_tokens is not None
+    epochs, rest = divmod(steps, per_epoch)
+    return (epochs * data.rows + rest * config.train.global_batch_size) * data.mean_tokens
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on the disk."""
+
+    checkpoint: float
+    checkpoints: int
+    export: float
+    exports: int
+
+    @property
+    def total(self) -> float:
+        return self.checkpoint * self.checkpoints + self.export * self.exports
+
+
+def make_disk(config: TrainConfig, shape: Shape, trained: Trained, compute: int) -> Disk:
+    """A checkpoint has the trained parameters in fp32 (4) and two moments (8); one more is being written beside."""
+    c = config.checkpoint
+    kept = c.keep_last + 1 + (1 if c.keep_best else 0)
+    exports = 1 + (1 if c.keep_best else 0)
+    return Disk(12.0 * trained.trained, kept, float(compute * shape.parameters), exports)
