@@ -39,6 +39,8 @@ from mft_cli.zero import is_partitioned
 
 def train(config: TrainConfig) -> Path:
     """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
+    if config.peft.name != "none":
+        raise UserError(f"peft.name={config.peft.name}: mft plan knows it, mft train does not yet; set peft=none")
     run = RunDir(run_folder(config))
     with run.lock():
         say = Say(run.log)

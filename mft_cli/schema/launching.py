@@ -23,7 +23,9 @@ class DeepspeedConfig:
 class PeftConfig:
     """Parameter-efficient fine-tuning (the peft library)."""
 
-    name: Literal["none"] = key("none", "none: all parameters that the method trains.")
+    name: Literal["none", "lora", "qlora"] = key("none", "none; lora and qlora are known to mft plan only, for now.")
+    rank: AtLeastOne = key(16, "Rank of the adapters.")
+    targets: list[str] = key(["all-linear"], "Names of the adapted modules; all-linear: every linear but the head.")
 
 
 @dataclass(config=STRICT)
