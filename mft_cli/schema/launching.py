@@ -25,6 +25,7 @@ class PeftConfig:
 
     name: Literal["none", "lora", "qlora"] = key("none", "none; lora and qlora are known to mft plan only, for now.")
     rank: AtLeastOne = key(16, "Rank of the adapters.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout in front of the adapters.")
     targets: list[str] = key(["all-linear"], "Names of the adapted modules; all-linear: every linear but the head.")
 
 
