@@ -51,6 +51,7 @@ class Caught:
 class Child:
     """A job's process: ours, or one that outlived the sweep which started it (process None)."""
 
+    ledger: Ledger
     job: Job
     slot: int
     pid: int
@@ -59,10 +60,10 @@ class Child:
     def running(self) -> bool:
         if self.process is not None:
             return self.process.poll() is None
-        return alive(self.job.where) is True
+        return self.ledger.truth(self.ledger.get(self.job.number)).state == "running"
 
     def signal(self, number: int) -> None:
-        if self.running():
+        if self.running() and (self.process is not None or alive(self.job.where)):  # not a process of another host
             os.kill(self.pid, number)
 
 
@@ -116,7 +117,7 @@ def start(ledger: Ledger, number: int, slot: int, slots: int, gpus: int) -> Chil
     """The job's process; its output goes to the job's log. A job that still runs elsewhere on this machine is waited for."""
     job = ledger.truth(ledger.get(number))
     if job.state == "running" and "pid" in job.where:
-        return Child(job, slot, job.where["pid"])
+        return Child(ledger, job, slot, job.where["pid"])
     ledger.reset(number)
     log = ledger.log(number)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def start(ledger: Ledger, number: int, slot: int, slots: int, gpus: int) -> Chil
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )  # fmt: skip
-    return Child(job, slot, process.pid, process)
+    return Child(ledger, job, slot, process.pid, process)
 
 
 def share_of_the_machine(slot: int, slots: int, gpus: int) -> tuple[dict[str, str], list[str]]:
