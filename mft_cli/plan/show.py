@@ -210,6 +210,6 @@ def stage_values(s: StageMemory) -> dict[str, Any]:
     return {
         "stage": s.stage, "gradient_checkpointing": s.checkpointing,
         "total": s.total, "fits": s.fits,
-        "items": [vars(i) for i in s.items], 
+        "items": [vars(i) for i in s.items],
         "work": [vars(i) for i in s.work], "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
     }  # fmt: skip
