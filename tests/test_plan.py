@@ -1,0 +1,301 @@
+"""`mft plan`: numbers that can be checked on paper, formulas against what autograd saves, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import mft, tiny_overrides
+
+from mft_cli import schema
+from mft_cli.config import CONF
+from mft_cli.errors import UserError
+from mft_cli.plan.activations import Micro, head_forward, layer_bytes
+from mft_cli.plan.memory import StageMemory
+from mft_cli.plan.presets import ARCHITECTURES
+from mft_cli.plan.run import Plan, make_plan
+from mft_cli.plan.settings import Settings, read_settings
+from mft_cli.plan.shape import Shape, measure
+from mft_cli.plan.trained import Trained, count_trained
+
+PUBLISHED = {  # parameters as the model pages state them
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "meta-llama/Llama-2-70b-hf": 68_976_648_192,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    "agentica-org/DeepScaleR-1.5B-Preview": 1_777_088_000,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+}
+
+
+def make_config(path: str = "meta-llama/Llama-2-7b-hf", **more: object) -> schema.TrainConfig:
+    sources = {"local": schema.SourceConfig(path="none.jsonl")}
+    return schema.TrainConfig(model=schema.ModelConfig(path=path), data=schema.DataConfig(sources=sources), **more)
+
+
+def planned(path: str = "meta-llama/Llama-2-7b-hf", gpus: int = 8, nodes: int = 1, **more: object) -> Plan:
+    settings = Settings(gpus=gpus, nodes=nodes, peak_tflops=312.0, rows=7473, mean_tokens=200.0)
+    return make_plan(make_config(path, **more), settings)
+
+
+def stage(plan: Plan, name: str, checkpointing: bool = False) -> StageMemory:
+    return next(s for s in plan.stages if s.stage == name and s.checkpointing == checkpointing)
+
+
+def states(s: StageMemory) -> list[float]:
+    """Parameters, gradients and optimizer in GB, to one place."""
+    return [round(s.part(n) / 1e9, 1) for n in ("parameters", "gradients", "optimizer")]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_parameters_of_the_presets_are_the_published_ones(name: str):
+    assert measure(ARCHITECTURES[name], "table").parameters == PUBLISHED[name]
+
+
+def test_every_preset_with_a_hub_id_is_in_the_table():
+    paths = [line for p in (CONF / "model").glob("*.yaml") for line in p.read_text().splitlines() if "path:" in line]
+    hub = {p.removeprefix("path: ") for p in paths if "package:" not in p and '""' not in p}
+    assert hub == set(ARCHITECTURES)
+
+
+# ---- on paper -------------------------------------------------------------------------------------------------------
+
+
+def test_7b_on_eight_gpus():
+    """6.738e9 parameters: 13.5 GB of 16-bit weights, 80.9 GB of optimizer; 16 bytes each are 107.8 GB."""
+    p = planned()
+    assert states(stage(p, "none")) == [13.5, 27.0, 80.9]  # gradients in fp32: mft's own engine
+    assert states(stage(p, "zero1")) == [13.5, 13.5, 10.1]
+    assert states(stage(p, "zero2")) == [13.5, 1.7, 10.1]
+    assert states(stage(p, "zero3")) == [1.7, 1.7, 10.1]
+    assert states(stage(p, "zero3_offload")) == [0, 0, 0]
+    assert not stage(p, "none").fits
+    assert p.lowest(False).stage == p.lowest(True).stage == "zero1"
+    assert round(stage(p, "zero3_offload").cpu_total / 1e9, 1) == 134.8  # 20 bytes a parameter on the one node
+
+
+def test_70b_on_eight_gpus_fits_with_offload_only():
+    """16 bytes x 68.98e9 / 8 = 138 GB of states on each GPU even with ZeRO-3."""
+    p = planned("meta-llama/Llama-2-70b-hf")
+    assert states(stage(p, "zero3")) == [17.2, 17.2, 103.5]
+    assert p.lowest(False).stage == p.lowest(True).stage == "zero3_offload"
+    assert round(stage(p, "zero3_offload").cpu_total / 1e9) == 1380
+    many = planned("meta-llama/Llama-2-70b-hf", gpus=32, nodes=4)
+    assert many.lowest(True).stage == "zero3"
+    assert round(stage(many, "zero3_offload").cpu_total / 1e9) == 345  # a quarter on each node
+    assert p.fewest_gpus(True) <= 32
+
+
+def test_7b_activations_by_hand():
+    """bf16, 2,048 positions: per layer 16 D-wide and 3 I-wide numbers, and 4 bytes for norms and log-sums."""
+    p = planned(train=schema.TrainingConfig(row_length=2048))
+    d, i, h = 4096, 11008, 32
+    per_position = 2 * (2 * d + 4) + 2 * 3 * d + 2 * 3 * d + (2 * d + 4 * h) + 3 * 2 * i
+    assert stage(p, "zero3").work[0].bytes == 32 * 2048 * per_position
+    assert stage(p, "zero3", True).work[0].bytes == 32 * 2048 * 2 * d
+
+
+def test_fp32_needs_no_master():
+    p = planned(train=schema.TrainingConfig(precision="fp32"))
+    assert states(stage(p, "none")) == [27.0, 27.0, 53.9]  # 4 + 4 + 8 bytes
+
+
+def test_lora_trains_adapters_only():
+    """Rank 16 on q and v of 32 layers: 16 x (4096 + 4096) x 64 = 8,388,608."""
+    p = planned(gpus=1, peft=schema.PeftConfig(name="lora", rank=16, targets=["q_proj", "v_proj"]))
+    assert p.trained.trained == 8_388_608
+    assert stage(p, "none").part("optimizer") == 12 * 8_388_608
+    assert p.disk.checkpoint == 12 * 8_388_608
+    assert p.lowest(False).stage == "none"
+
+
+def test_qlora_holds_four_bits_a_weight():
+    """224 linear layers have 6,476,005,376 weights: 0.516 bytes each; the other 262 million and the adapters 2."""
+    p = planned(gpus=1, peft=schema.PeftConfig(name="qlora", rank=16))
+    linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    adapters = 32 * 16 * (4 * 8192 + 3 * (4096 + 11008))
+    assert p.trained.trained == adapters
+    expected = linear * (0.5 + 1 / 64 + 1 / 4096) + 2 * (6_738_415_616 - linear + adapters)
+    assert stage(p, "none").part("parameters") == pytest.approx(expected)
+
+
+def test_scores_are_trained_and_weights_frozen():
+    class Scored:
+        name, layers, modules = "mask_finetune", "4-7", None
+
+    config = make_config()
+    object.__setattr__(config, "method", Scored())
+    found = count_trained(config, measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table"))
+    assert found.trained == found.scores == 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert found.frozen == 6_738_415_616
+
+
+def test_work_time_and_disk_by_hand():
+    """7,473 examples of 200 tokens, 3 epochs of 234 steps; 6 x 6.607e9 + 6 x 32 x 4096 x 200 FLOPs a token."""
+    w = planned().work
+    assert (w.tokens_per_epoch, w.steps_per_epoch, w.steps, w.tokens) == (1_494_600, 234, 702, 4_483_800)
+    assert w.flops_per_token == 6 * (6_738_415_616 - 32000 * 4096) + 6 * 32 * 4096 * 200
+    assert w.seconds == pytest.approx(w.flops / (8 * 312e12 * 0.4))
+    assert 175 < w.seconds < 185
+    disk = planned().disk
+    assert disk.total == 3 * 12 * 6_738_415_616 + 2 * 6_738_415_616
+
+
+def test_buffers_follow_deepspeeds_settings():
+    own = {"zero_optimization": {"reduce_bucket_size": 1e8, "stage3_max_live_parameters": 2e8}}
+    p = planned(deepspeed=schema.DeepspeedConfig(config=own))
+    assert stage(p, "zero3").part("buffers") == 2 * (1e8 + 2e8 + 5e7)
+    assert stage(planned(), "zero3").part("buffers") == 2 * (5e8 + 1e9 + 5e7)
+
+
+# ---- the formulas against autograd ----------------------------------------------------------------------------------
+
+
+def saved_bytes(layers: int, dtype: str, fast: bool, documents: list[int]) -> int:
+    """What backward keeps of a Llama's forward pass, parameters not counted, each storage once."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from mft_cli import fast_modules
+    from mft_cli.attention import packed_kwargs, register
+    from mft_cli.cross_entropy import hidden_states
+
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, attn_implementation=register("sdpa"),
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    if fast:
+        assert fast_modules.install(model)
+    model = model.to(getattr(torch, dtype)).train()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(t):
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return t
+
+    positions = torch.cat([torch.arange(n) for n in documents])[None]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        ids = torch.zeros(1, sum(documents), dtype=torch.long)
+        hidden = hidden_states(
+            model, input_ids=ids, position_ids=positions, use_cache=False, **packed_kwargs([documents], None)
+        )
+    assert hidden.requires_grad
+    return sum(s.nbytes() for s in kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("documents", [[1000], [200, 300]])
+def test_a_layer_keeps_what_the_formula_says(dtype: str, fast: bool, documents: list[int]):
+    one = saved_bytes(2, dtype, fast, documents) - saved_bytes(1, dtype, fast, documents)
+    numbers = {
+        "model_type": "llama", "vocab_size": 97, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    total = sum(documents)
+    micro = Micro(
+        positions=total, labels=total, chunk=1024, document=sum(n * n for n in documents) / total,
+        compute=2 if dtype == "bfloat16" else 4, fast=fast, cpu=True,
+    )  # fmt: skip
+    assert layer_bytes(measure(numbers, "test"), micro, Trained(1, 0)) == one
+
+
+def test_logits_are_chunked():
+    shape: Shape = measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table")
+    micro = Micro(positions=8192, labels=1024, chunk=1024, document=8192, compute=2, fast=True, cpu=False)
+    block = 4 * 2**21
+    assert head_forward(shape, micro, Trained(1, 0)) == 1024 * 32000 * 2 + 6 * 32000 * 4096 + block
+    assert head_forward(shape, micro, Trained(1, 0, trains_head=False)) == 1024 * 32000 * 2 + block
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_command_counts_the_data_and_prints_json(tmp_path: Path, tiny_model: Path, problem_file: Path):
+    done = mft("plan", *tiny_overrides(tiny_model, problem_file), "gpus=2", "json=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["data"]["rows"] == 40
+    assert found["work"]["steps"] == 5
+    assert found["model"]["parameters"] == sum_of_weights(tiny_model)
+    assert found["lowest"]["plain"] == "none"
+    assert len(found["stages"]) == 10
+
+
+def sum_of_weights(folder: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sum(file.get_tensor(k).numel() for k in file.keys())  # noqa: SIM118
+
+
+def test_text_shows_the_arithmetic(tmp_path: Path, problem_file: Path):
+    data = tiny_overrides(Path("x"), problem_file)[1:4]
+    done = mft(
+        "plan", "model=llama2_7b", *data, "gpus=8", "peak_tflops=312", "rows=7473", "mean_tokens=200", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "16 B x 6,738,415,616 = 107.8 GB" in done.stdout
+    assert "optimizer: 12 B x 6,738,415,616 / 8 = 10.1 GB" in done.stdout
+    assert "the lowest that fits: zero1" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_tokens_are_said_and_the_rest_is_planned(tmp_path: Path, problem_file: Path):
+    data = tiny_overrides(Path("x"), problem_file)[1:4]
+    done = mft("plan", "model=llama2_7b", *data, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "give mean_tokens=" in done.stdout
+    assert "gradients: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("own", "word"),
+    [
+        ({"gpus": "0"}, "gpus=0"),
+        ({"gpus": "2.5"}, "whole number"),
+        ({"gpu_memory_gb": "-80"}, "gpu_memory_gb=-80"),
+        ({"mfu": "40"}, "mfu=40"),
+        ({"peak_tflops": "nan"}, "peak_tflops=nan"),
+        ({"reserve": "1"}, "reserve=1"),
+        ({"gpus": "2", "nodes": "4"}, "nodes=4"),
+        ({"json": "yes"}, "json=yes"),
+    ],
+)
+def test_nonsense_is_refused_in_one_sentence(own: dict[str, str], word: str):
+    with pytest.raises(UserError, match=word) as error:
+        read_settings(own, make_config())
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_cannot_be_read_needs_arch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="arch="):
+        planned("someone/unknown-model")
+    numbers = "{model_type: llama, vocab_size: 97, hidden_size: 64, intermediate_size: 160, num_hidden_layers: 2}"
+    settings = Settings(arch=numbers, rows=10, mean_tokens=5.0)
+    found = make_plan(make_config("someone/unknown-model"), settings)
+    # untied embeddings 2 x 97 x 64, 2 layers of 4 x 64 x 64 + 3 x 64 x 160 + 2 x 64, a last norm
+    assert found.shape.parameters == 2 * 97 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160 + 2 * 64) + 64
+    with pytest.raises(UserError, match="model_type"):
+        planned_arch("{hidden_size: 64}")
+
+
+def planned_arch(arch: str) -> Plan:
+    return make_plan(make_config("someone/unknown-model"), Settings(arch=arch))
+
+
+def test_a_missing_adapter_target_is_named():
+    with pytest.raises(UserError, match=r"q_prj.*q_proj"):
+        planned(peft=schema.PeftConfig(name="lora", targets=["q_prj"]))
