@@ -237,7 +237,8 @@ def test_no_rank_outlives_a_killed_supervisor(tmp_path):
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(alive, pids))
-    assert (tmp_path / "got1").read_text() == "SIGTERM ", "they are asked to save"
+    # The kernel sends it once for each thread of the supervisor that was the parent: perhaps more than once.
+    assert set((tmp_path / "got1").read_text().split()) == {"SIGTERM"}, "they are asked to save"
 
 
 def test_two_supervisors_take_different_ports(tmp_path):
