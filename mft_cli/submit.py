@@ -87,9 +87,11 @@ def job_parameters(launch: LaunchConfig, name: str) -> dict[str, Any]:
 
 def submit(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any], dry_run: bool) -> list[str]:
     """One job, or one array of them. A dry run prints the batch script and the commands, and makes up the id."""
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
+    try:
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+    except ImportError:
+        raise UserError("launch=slurm needs the package submitit: pip install 'submitit>=1.5.3,<1.6'") from None
     count = len(drivers)
     if dry_run:
         print(script(drivers, folder, parameters))
