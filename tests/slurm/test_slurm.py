@@ -235,8 +235,8 @@ def test_scancel(site, tiny_model, problem_file):
 
 
 def test_two_ranks_are_preempted(site, tiny_model, problem_file):
-    """srun's tasks: the ranks save within the grace time, and the driver requeues."""
-    same = tiny_overrides(tiny_model, problem_file, **steps(700))
+    """srun starts the ranks; SLURM tells srun, the ranks and the driver to end, all at once."""
+    same = tiny_overrides(tiny_model, problem_file, **steps(300))
     job = site.train(*same, "run_dir=run", options=("--ntasks-per-node=2",))
     site.until_saved(job)
     urgent = site.run("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 1").stdout.strip()
@@ -245,3 +245,5 @@ def test_two_ranks_are_preempted(site, tiny_model, problem_file):
     output = site.output(job)
     print(output)
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), output
+    assert "going on from run/checkpoints/step-" in output
+    assert site.state()["step"] == 300
