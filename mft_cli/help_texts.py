@@ -21,6 +21,7 @@ TRAIN_HELP = """mft train: fine-tune a model with a method, export it, evaluate 
   mft train method=masked_thought method.mask_ratio=0.2 run_dir=outputs/mine
   mft train -m method=sft,masked_thought seed=1,2,3            a sweep: six runs, one after the other
   mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...   two at a time; see mft sweep --help
+  mft train launch=slurm launch.gpus=8 ...                     submit to SLURM; hydra/launcher=mft_slurm: a sweep (docs/slurm.md)
   mft train experiment=paper_masked_thought_gsm8k --cfg job    print the whole configuration and stop
 
 The same command started again goes on from its newest good checkpoint, and evaluates what is not evaluated yet.

@@ -80,7 +80,7 @@ def job_parameters(launch: LaunchConfig, name: str) -> dict[str, Any]:
         "job_name": name, "partition": s.partition, "account": s.account, "qos": s.qos, "time": s.time,
         "nodes": launch.nodes or 1, "ntasks_per_node": launch.gpus or launch.processes or 1,
         "cpus_per_task": s.cpus_per_task, "gpus_per_node": launch.gpus if s.gpus_per_node is None else s.gpus_per_node,
-        "constraint": s.constraint, "setup": list(s.setup), "array_parallelism": s.max_parallel, "wckey": None,
+        "constraint": s.constraint, "setup": list(s.setup) or None, "array_parallelism": s.max_parallel, "wckey": None,
         "stderr_to_stdout": True, "use_srun": False, "additional_parameters": more,
     }  # fmt: skip
 

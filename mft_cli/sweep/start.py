@@ -125,9 +125,9 @@ def finish(ledger: Ledger) -> None:
     bad = [job for job in jobs if job.state != "done" and job not in going_on]
     done = f"{len(jobs) - len(bad) - len(going_on)} of {count(len(jobs), 'job')} done"
     if going_on:
-        done += f", {len(going_on)} queued or running (mft sweep status {ledger.root})"
+        done += f", {len(going_on)} queued or running"
     if not bad:
-        print(f"{done}; mft sweep report {ledger.root}", flush=True)
+        print(f"{done}; mft sweep {'status' if going_on else 'report'} {ledger.root}", flush=True)
         return
     keys = varied(jobs)
     lines = [f"  job {job.number} ({told_apart(job, keys)}) {job.state}: {first_line(job)}" for job in bad]

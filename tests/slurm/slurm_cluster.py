@@ -80,12 +80,13 @@ class Cluster:
 
     def __init__(self, nodes: int = 1, cpus: int = 2, grace_s: int = 0, kill_wait_s: int = 30):
         self.folder = Path(tempfile.mkdtemp(prefix="mft-slurm-"))
-        self.nodes = [f"n{i + 1}" for i in range(nodes)]
+        host = socket.gethostname().split(".")[0]
+        # One node bears the machine's own name, which ranks resolve; several have names that only SLURM knows.
+        self.nodes = [host] if nodes == 1 else [f"n{i + 1}" for i in range(nodes)]
         self.conf = self.folder / "slurm.conf"
         self.env = {**clean(os.environ), "SLURM_CONF": str(self.conf)}
         self.env["PATH"] = f"{self.env.get('PATH', '')}:/usr/sbin:/sbin"
         self.daemons: list[subprocess.Popen[bytes]] = []
-        host = socket.gethostname().split(".")[0]
         ports = free_ports(nodes + 1)
         lines = [
             f"NodeName={n} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} State=UNKNOWN"
