@@ -1,8 +1,9 @@
 """Memory of one GPU, and of a node's processors, under every ZeRO stage (Rajbhandari et al. 2020, arXiv 1910.02054).
 
-Parameters in 16-bit training: 2 bytes, gradients 2, fp32 master 4, Adam's two moments 8: 16 bytes. Plain torch here sums
-gradients in fp32 (mft_cli/engine.py): 18. In fp32 training: 4 + 4 + 8. Sizes of DeepSpeed's buffers are its defaults
-(deepspeed/runtime/zero/config.py, 0.19) unless deepspeed.config.zero_optimization says otherwise.
+On paper a parameter in 16-bit training takes 16 bytes: weight 2, gradient 2, fp32 master 4, Adam's two moments 8. mft sums
+bf16 gradients in fp32, in its own engine and under DeepSpeed (mft_cli/zero_settings.py): 18. In fp32: 4 + 4 + 8. Sizes of
+DeepSpeed's buffers are those of conf/deepspeed/<stage>.yaml, with the configuration's own where it chose that stage, else
+DeepSpeed's defaults (deepspeed/runtime/zero/config.py, 0.19).
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml
+
+from mft_cli.config import CONF
 from mft_cli.plan.activations import Item, Micro, working
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape
@@ -30,8 +34,8 @@ class Buffers:
     overlap: bool = False  # stages 1 and 2: a second bucket while the first is on its way
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> Buffers:
-        zero = config.get("zero_optimization", {})
+    def of(cls, zero: dict[str, Any]) -> Buffers:
+        """From DeepSpeed's `zero_optimization`."""
         plain = cls()
 
         def size(name: str, default: float) -> float:
@@ -45,6 +49,14 @@ class Buffers:
         )  # fmt: skip
 
 
+def stage_buffers(config: TrainConfig, stage: str) -> Buffers:
+    """The configuration's own settings of its stage; of the others the preset's."""
+    values = config.deepspeed.config
+    if config.deepspeed.name != stage:
+        values = yaml.safe_load((CONF / "deepspeed" / f"{stage}.yaml").read_text()).get("config", {})
+    return Buffers.of(values.get("zero_optimization", {}))
+
+
 @dataclass(frozen=True)
 class Problem:
     """Everything that the memory of a stage depends on."""
@@ -55,7 +67,7 @@ class Problem:
     gpus: int
     gpus_per_node: int
     gradient: int  # bytes of a gradient under DeepSpeed
-    buffers: Buffers
+    buffers: dict[str, Buffers]  # of each stage
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,11 @@ class StageMemory:
 
 
 def make_problem(config: TrainConfig, settings: Settings, shape: Shape, trained: Trained, micro: Micro) -> Problem:
-    deepspeed = config.deepspeed.config
-    dtype = deepspeed.get("data_types", {}).get("grad_accum_dtype")
-    gradient = 4 if dtype in ("fp32", "float32") or micro.compute == 4 else 2
-    return Problem(
-        shape, trained, micro, settings.gpus, settings.gpus_per_node, gradient, Buffers.of(deepspeed)
-    )  # fmt: skip
+    default = "fp16" if config.train.precision == "fp16" else "fp32"  # as zero_settings writes it
+    dtype = config.deepspeed.config.get("data_types", {}).get("grad_accum_dtype", default)
+    gradient = 4 if dtype == "fp32" or micro.compute == 4 else 2
+    buffers = {stage: stage_buffers(config, stage) for stage in STAGES if stage != "none"}
+    return Problem(shape, trained, micro, settings.gpus, settings.gpus_per_node, gradient, buffers)
 
 
 def stage_memory(p: Problem, stage: str, checkpointing: bool, limit: float) -> StageMemory:
@@ -142,9 +153,9 @@ def optimizer_bytes(compute: int) -> int:
 
 def buffers(p: Problem, stage: str) -> list[Item]:
     """What DeepSpeed keeps beside the states, by its own settings."""
-    b, size = p.micro.compute, p.buffers
     if stage == "none":
         return []
+    b, size = p.micro.compute, p.buffers[stage]
     bucket = size.reduce_bucket * b
     twice = size.overlap and stage in ("zero1", "zero2")
     items = [
@@ -167,7 +178,7 @@ def step_copy(p: Problem, stage: str) -> Item | None:
         return None
     count = p.trained.trained / p.gpus
     if stage == "zero3":
-        count = min(count, p.buffers.sub_group)
+        count = min(count, p.buffers[stage].sub_group)
     return Item("fp32 gradients of the step", f"4 B x {count:,.0f}", 4 * count)
 
 

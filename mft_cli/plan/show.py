@@ -42,16 +42,14 @@ def state_lines(p: Plan) -> list[str]:
     precision = {2: "16-bit (bf16 or fp16)", 4: "fp32"}[b]
     optimizer = optimizer_bytes(b)
     parts = "fp32 master 4 + Adam's moments 8" if b == 2 else "Adam's moments 8 (fp32 needs no master)"
-    shared, own = gradient_bytes(p.problem, "zero1"), gradient_bytes(p.problem, "none")
+    paper, held = 2 * b + optimizer, b + gradient_bytes(p.problem, "zero1") + optimizer
     lines = [
-        f"bytes of a trained parameter, {precision}: weight {b} + gradient {shared} + optimizer {optimizer} ({parts}) = "
-        f"{b + shared + optimizer}",
-        f"  on paper: {b + shared + optimizer} B x {t.trained:,} = {gb((b + shared + optimizer) * t.trained)}",
+        f"bytes of a trained parameter, {precision}: weight {b} + gradient {b} + optimizer {optimizer} ({parts}) = {paper}",
+        f"  on paper: {paper} B x {t.trained:,} = {gb(paper * t.trained)}",
     ]
-    if own != shared:
+    if held != paper:
         lines.append(
-            f"  without DeepSpeed mft sums gradients in fp32: weight {b} + gradient {own} + optimizer {optimizer} = "
-            f"{b + own + optimizer} B, {gb((b + own + optimizer) * t.trained)}"
+            f"  mft sums gradients in fp32, 4 bytes instead of {b}: {held} B, {gb(held * t.trained)}; the table counts these"
         )
     if t.frozen:
         lines.append(f"  frozen weights: {gb(t.parameter_bytes(b) - b * t.trained)} and nothing else")
