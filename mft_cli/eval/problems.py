@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from mft_cli.answers import extract
-from mft_cli.data.sources import Row, load_rows
+from mft_cli.data.sources import BadRow, Row, get, load_rows
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of
@@ -50,7 +51,12 @@ def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> li
 
 
 def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
-    """The gold answer of a row: its answer field (else the solution), behind `gold_marker` if there is one."""
+    """The gold answer of a row: gold_fields as JSON, else its answer field (else the solution), behind `gold_marker` if there is one."""
+    if benchmark.gold_fields:
+        try:
+            return json.dumps({field: get(row.meta, field, row.key) for field in benchmark.gold_fields})
+        except BadRow as problem:
+            raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}.gold_fields") from None
     text = row.response if row.answer is None else row.answer
     if benchmark.gold_marker is not None:
         _, marker, text = text.rpartition(benchmark.gold_marker)

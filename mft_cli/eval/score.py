@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mft_cli.answers import equal_fast, extract
 from mft_cli.errors import UserError
-from mft_cli.eval import stats, workers
+from mft_cli.eval import stats
+from mft_cli.eval.graders import UNPARSED, grade
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.exact_numbers import parse_number
 from mft_cli.run_dir import file_digest, write_atomically, write_json
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
-OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
 
 
 def score_file(
@@ -46,7 +44,7 @@ def score_file(
     if not records:
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
-    scores = compare_all(ordered, benchmark, config.score_workers, config.answer_timeout_s)
+    scores = grade(ordered, benchmark, config)
     metrics = summarise(name, ordered, scores, len(golds))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
@@ -105,47 +103,6 @@ def _from_benchmark(
     by_number = {str(p.number): p.id for p in problems}
     golds = {p.id: p.gold for p in problems}
     return golds, {(id if id in golds else by_number.get(id, id), s): r for (id, s), r in by_place.items()}
-
-
-# ---- comparing ------------------------------------------------------------------------------------------------------
-
-
-def compare_all(
-    records: Sequence[Record], benchmark: BenchmarkConfig, score_workers: int, timeout_s: float
-) -> list[Record]:
-    """A score for each record; what is not plainly a number goes to the worker processes."""
-    scores, slow = [], []
-    for record in records:
-        answer = read_answer(record, benchmark)
-        verdict = False if answer is None else equal_fast(gold=record["gold"], answer=answer)
-        score = {"id": record["id"], "sample": record.get("sample", 0), "gold": record["gold"], "answer": answer}
-        scores.append({**score, "correct": bool(verdict), "status": _status(record, answer)})
-        if verdict is None:
-            slow.append(len(scores) - 1)
-    pairs = [(scores[i]["gold"], scores[i]["answer"]) for i in slow]
-    for i, found in zip(slow, workers.compare(pairs, workers=score_workers, timeout_s=timeout_s), strict=True):
-        scores[i]["correct"] = found == workers.EQUAL
-        if found in (workers.TIMED_OUT, workers.FAILED):
-            scores[i]["status"] = "timed_out" if found == workers.TIMED_OUT else UNPARSED
-    return scores
-
-
-def read_answer(record: Record, benchmark: BenchmarkConfig) -> str | None:
-    """The final answer of a completion. One that was cut by the token limit counts only with an announced answer.
-
-    Its last number is a step on the way, and its last word may be half a number; a base model that answered, and went
-    on with a question of its own until the limit, has answered.
-    """
-    text = record["completion"]
-    if record.get("finish_reason") != "length":
-        return extract(text, markers=benchmark.markers, last_number=benchmark.last_number)
-    return extract(re.sub(r"\S{1,200}\Z", "", text), markers=benchmark.markers, last_number=False)
-
-
-def _status(record: Record, answer: str | None) -> str:
-    if answer is not None:
-        return OK
-    return TRUNCATED if record.get("finish_reason") == "length" else UNPARSED
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

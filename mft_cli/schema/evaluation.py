@@ -17,6 +17,7 @@ class BenchmarkConfig:
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
     answer_type: Literal["number"] = key("number", "How answers are compared.")
+    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON (tests of a program, say).")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
