@@ -20,7 +20,7 @@ from mft_cli.methods.base import Losses
 from mft_cli.optim import make_adamw, set_learning_rate
 from mft_cli.ranks import Ranks
 from mft_cli.schema import TrainingConfig
-from mft_cli.zero import gathered, is_partitioned, round_partitions, shape_of
+from mft_cli.zero import gathered, is_partitioned, round_partitions, shape_of, start_communication
 
 
 class LossModule(nn.Module):
@@ -52,7 +52,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import logger
 
         logger.setLevel("WARNING" if ranks.rank == 0 else "ERROR")
-        deepspeed.init_distributed(dist_init_required=False)
+        start_communication()
         self.model, self.config, self.ranks = model, config, ranks
         self.device, self.dtype = ranks.device, DTYPES[precision]
         self.stage = int(document["zero_optimization"]["stage"])

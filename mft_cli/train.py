@@ -67,8 +67,9 @@ def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
         state = run.get_state()
         if state.get("state") == "running":  # died without a word
             run.set_state("failed", message=f"a rank ended with exit code {code}", **where(run))
-        kind = UserError if code == EXIT_USER else RuntimeError
-        raise kind(f"{run.root}: {run.get_state().get('message', '')} (logs of the ranks: {run.root / 'logs'})")
+        if code == EXIT_USER:  # the rank has said it on this terminal
+            raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
+        raise RuntimeError(f"{run.root}: {run.get_state().get('message', '')} (logs of the ranks: {run.root / 'logs'})")
 
 
 def train_rank(frozen: Path, folder: Path) -> None:

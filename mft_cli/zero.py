@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mft_cli.errors import UserError
+
 
 def is_partitioned(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id")
@@ -46,16 +48,31 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
     if document is None or document.get("zero_optimization", {}).get("stage") != 3:
         yield
         return
-    import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
-    deepspeed.init_distributed(dist_init_required=False)  # else it takes the world for one process
+    start_communication()  # else it takes the world for one process
     plain = {k: v for k, v in document.items() if k not in ("bf16", "fp16", "data_types")}
     kept = HfDeepSpeedConfig(plain)  # transformers holds a weak reference only
     try:
         yield
     finally:
         del kept
+
+
+def start_communication() -> None:
+    """DeepSpeed's collectives over the process group that is there. Raises UserError where it lacks a C++ compiler."""
+    import deepspeed
+
+    try:
+        deepspeed.init_distributed(dist_init_required=False)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[0]
+        if not any(word in str(error) for word in ("JIT load", "building extension", "compiler")):
+            raise
+        raise UserError(
+            f"DeepSpeed compiles a C++ module for ranks on processors, and cannot ({first}): install a compiler and "
+            "ninja (apt-get install g++ ninja-build), or use deepspeed=none, which is data-parallel without it"
+        ) from error
 
 
 def round_partitions(model: nn.Module, dtype: Any) -> dict[str, Tensor]:

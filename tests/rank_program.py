@@ -37,6 +37,7 @@ def facts(fit: Fit) -> list[dict[str, Any]]:
                 "terms": r.terms,
                 "loss": r.loss,
                 "norm": r.norm,
+                "applied": r.applied,
             }
         )
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -79,6 +80,9 @@ def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]
         cases[name] = values(model, data, method, variant, root / name, engine, **SPLITS[i % len(SPLITS)])
     checkpointed = {"gradient_checkpointing": True, "micro_batch_size": 2}
     cases["checkpointing"] = values(model, data, "masked_thought", {}, root / "checkpointing", engine, **checkpointed)
+    cases["bf16"] = values(model, data, "masked_thought", {}, root / "bf16", engine, precision="bf16")
+    # The first step makes the weights so large that no later loss is finite: those steps are skipped.
+    cases["overflow"] = values(model, data, "sft", {}, root / "overflow", engine, learning_rate=1e30)
     return cases
 
 
@@ -98,17 +102,25 @@ def plain(tiny_model, problem_file, tmp_path_factory) -> tuple[Path, dict[str, A
 
 
 def agree(found: list[dict], expected: list[dict], name: str) -> None:
+    close = 1e-3 if name.endswith("bf16") else 1e-5
     for a, b in zip(found, expected, strict=True):
-        for exact in ("examples", "counts", "shares"):
+        for exact in ("examples", "counts", "shares", "applied"):
             assert a[exact] == b[exact], (name, exact)
-        assert a["terms"] == pytest.approx(b["terms"], rel=1e-5), name
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), name
-        assert a["norm"] == pytest.approx(b["norm"], rel=2e-5), name
+        if a["applied"]:
+            assert a["terms"] == pytest.approx(b["terms"], rel=close), name
+            assert a["loss"] == pytest.approx(b["loss"], rel=close), name
+            assert a["norm"] == pytest.approx(b["norm"], rel=2 * close), name
+
+
+def needs_compiler(engine: str) -> None:
+    if engine != "none" and shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its collectives for processors: no g++ here (apt-get install g++)")
 
 
 @pytest.mark.parametrize(("engine", "world"), ENGINES)
 def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_model, problem_file, tmp_path):
     """Trajectories of every method, and going on from the plain run's checkpoint under other ranks and stages."""
+    needs_compiler(engine)
     root, expected = plain
     cases = cases_of(tiny_model, problem_file, tmp_path, engine)
     resumed = next(n for n in cases if n.startswith("masked_thought"))
@@ -131,6 +143,7 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
 
 def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model, problem_file, tmp_path):
     """Launch, streamed export and its verification, by the command line."""
+    needs_compiler("zero3")
     from safetensors.torch import load_file
 
     common = tiny_overrides(tiny_model, problem_file, method="masked_thought")
@@ -144,6 +157,26 @@ def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model
         assert float((a[name] - b[name]).abs().max()) < 1e-6
     assert (tmp_path / "two" / "logs" / "rank1.log").exists()
     assert json.loads((tmp_path / "two" / "state.json").read_text())["state"] == "done"
+
+
+def test_without_a_compiler_the_reason_is_told(tiny_model, problem_file, tmp_path):
+    """DeepSpeed builds its collectives for processors with ninja and g++; neither is on this PATH, nothing is cached."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    env = {"PATH": str(programs), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    run = [
+        *tiny_overrides(tiny_model, problem_file),
+        f"run_dir={tmp_path / 'run'}",
+        "deepspeed=zero3",
+        "launch.processes=2",
+    ]
+    done = mft("train", *run, cwd=tmp_path, env=env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert said.count("install a compiler and ninja") == 1
+    assert "stopped for the reason above" in done.stderr
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
