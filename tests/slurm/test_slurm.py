@@ -77,8 +77,8 @@ class Site:
             r" (waiting|queued|running|done|failed|stopped|dead)(?= |$)", shown.split("message", 1)[1], re.M
         )
 
-    def until(self, happened: Callable[[], bool], what: Callable[[], str]) -> None:
-        end = time.monotonic() + WAIT_S
+    def until(self, happened: Callable[[], bool], what: Callable[[], str], seconds: float = WAIT_S) -> None:
+        end = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < end, f"waited in vain for {what()}\n{self.cluster.run('squeue').stdout}"
             time.sleep(0.1)
@@ -253,3 +253,38 @@ def test_two_ranks_are_preempted(site, tiny_model, problem_file):
     assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), output
     assert "going on from run/checkpoints/step-" in output
     assert site.state()["step"] == 300
+
+
+def test_a_preempted_sweep_of_zero3_ranks_ends_in_the_same_numbers(site, tiny_model, problem_file):
+    """An array over mask ratios, two ZeRO-3 ranks a job: the first is put back into the queue, nothing else changes."""
+    same = [
+        *tiny_overrides(tiny_model, problem_file, **steps(150)), "method=masked_thought", "deepspeed=zero3",
+        "launch.processes=2", "method.mask_ratio=0.1,0.4",
+    ]  # fmt: skip
+    done = site.mft("train", "-m", "hydra/launcher=mft_slurm", *same, "hydra.sweep.dir=preempted")
+    job = re.search(r"SLURM job (\d+)", done.stdout)[1]
+    runs = site.folder / "outputs"
+    site.until(lambda: any(runs.rglob("step-00000050/manifest.json")), lambda: f"a checkpoint: {site.output(job)}")
+    urgent = site.run("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 1").stdout.strip()
+    site.ended(urgent)
+    site.until(lambda: not {"queued", "running"} & set(site.states("preempted")), lambda: "the sweep's end", 2 * WAIT_S)
+    assert site.states("preempted") == ["done", "done"], site.mft("sweep", "status", "preempted").stdout
+    logs = "".join(f.read_text() for f in (site.folder / "preempted" / "slurm").glob("*.out"))
+    assert "is requeued by SLURM" in logs
+    assert "going on from" in logs
+    found = {run.name: run for run in runs.iterdir() if (run / "export").is_dir()}
+    undisturbed = site.folder / "undisturbed"
+    undisturbed.mkdir()
+    Site(site.cluster, undisturbed).mft("train", "-m", *same)
+    expected = {run.name: run for run in (undisturbed / "outputs").iterdir() if (run / "export").is_dir()}
+    assert len(expected) == 2
+    assert found.keys() == expected.keys()
+    for name, run in expected.items():
+        assert weights(found[name]) == weights(run)
+        assert numbers(found[name]) == numbers(run)
+
+
+def numbers(run: Path) -> list[dict]:
+    """What a run logged of its steps, without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k in ("step", "loss", "grad_norm", "learning_rate", "tokens")} for r in rows]
