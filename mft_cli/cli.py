@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.help_texts import DATA_HELP, EVAL_HELP, HELP, PLAN_HELP, REPORT_HELP, SCORE_HELP, SWEEP_HELP, TRAIN_HELP
 
 
@@ -49,6 +49,9 @@ def run(task: Callable[[], None]) -> int:
     except Stopped as stopped:
         print(f"mft: {stopped}; start the same command again to go on", file=sys.stderr)
         return EXIT_STOPPED
+    except RankFailed as failed:
+        print(f"mft: {failed}", file=sys.stderr)
+        return EXIT_OURS
     except KeyboardInterrupt:
         print("mft: interrupted", file=sys.stderr)
         return 130

@@ -21,3 +21,7 @@ class Stopped(Exception):
     def __init__(self, message: str, by: str | None = None):
         super().__init__(message)
         self.by = by
+
+
+class RankFailed(Exception):
+    """A process of the run failed by a defect; it has shown its traceback, so the driver only names the logs."""

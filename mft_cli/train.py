@@ -16,7 +16,7 @@ from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
 from mft_cli.attention import packed_kwargs
 from mft_cli.config import build, to_plain, to_yaml
-from mft_cli.errors import EXIT_STOPPED, EXIT_USER, Stopped, UserError
+from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
 from mft_cli.export import export, export_facts
 from mft_cli.export_streamed import export_streamed
@@ -69,7 +69,8 @@ def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
             run.set_state("failed", message=f"a rank ended with exit code {code}", **where(run))
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
-        raise RuntimeError(f"{run.root}: {run.get_state().get('message', '')} (logs of the ranks: {run.root / 'logs'})")
+        message = run.get_state().get("message", "")
+        raise RankFailed(f"{run.root}: a rank failed: {message} (logs of the ranks: {run.root / 'logs'})")
 
 
 def train_rank(frozen: Path, folder: Path) -> None:
@@ -200,7 +201,9 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         with torch.no_grad():
             logits = engine.run(probe_logits, probe).sums["logits"]
         expected = logits[..., : settings["vocabulary"]] if last else None
-        export_streamed(folder, model, tensor, engine.ranks, expected, probe, **settings)
+        first, old = next(iter(ready.spare.values()), (0, torch.empty(0)))
+        restored = range(0) if keep else range(first, first + len(old))
+        export_streamed(folder, model, tensor, engine.ranks, expected, probe, **settings, restored=restored)
     else:
         if engine.ranks.rank == 0:
             export(folder, model, {name: tensor(name) for name in stored.weights}, **settings)

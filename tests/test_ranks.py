@@ -142,11 +142,17 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
 
 
 def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model, problem_file, tmp_path):
-    """Launch, streamed export and its verification, by the command line."""
+    """Launch, streamed export and its verification, by the command line. The mask token takes a spare row of the model."""
     needs_compiler("zero3")
     from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    common = tiny_overrides(tiny_model, problem_file, method="masked_thought")
+    padded = tmp_path / "padded"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.resize_token_embeddings(model.config.vocab_size + 5, mean_resizing=False)
+    model.save_pretrained(padded)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(padded)
+    common = tiny_overrides(padded, problem_file, method="masked_thought")
     one = mft("train", *common, f"run_dir={tmp_path / 'one'}", cwd=tmp_path)
     two = mft("train", *common, f"run_dir={tmp_path / 'two'}", "launch.processes=2", "deepspeed=zero3", cwd=tmp_path)
     assert one.returncode == two.returncode == 0, two.stdout + two.stderr
