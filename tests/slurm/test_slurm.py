@@ -23,13 +23,6 @@ EVALUATION = (
     "eval.benchmarks.gsm_symbolic.max_new_tokens=8",
 )  # fmt: skip
 
-if os.environ.get("MFT_SLURM_TESTS") != "1":
-    pytest.skip(
-        "tests on a real SLURM are NOT GREEN YET (one or two of nine fail): MFT_SLURM_TESTS=1 runs them",
-        allow_module_level=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Cluster(cpus=2, kill_wait_s=20) as running:
