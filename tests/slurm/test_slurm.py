@@ -23,6 +23,7 @@ EVALUATION = (
     "eval.benchmarks.gsm_symbolic.max_new_tokens=8",
 )  # fmt: skip
 
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Cluster(cpus=2, kill_wait_s=20) as running:
