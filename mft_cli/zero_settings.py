@@ -78,6 +78,12 @@ def check(config: schema.TrainConfig) -> None:
         raise UserError(
             f"{where}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
         )
+    for name in ("offload_optimizer", "offload_param"):
+        if ((values.get("zero_optimization") or {}).get(name) or {}).get("device") == "nvme":
+            raise UserError(
+                f"{where}: {name}.device=nvme is not supported: checkpoints and the export read exact fp32 weights that "
+                "DeepSpeed would have swapped to disk; use device=cpu, or more ranks"
+            )
     if config.launch.compile and stage(config.deepspeed) == 3:
         raise UserError(
             "launch.compile=true does not go with ZeRO stage 3: set launch.compile=false, or deepspeed=zero2"

@@ -89,7 +89,7 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     """In a process of its own: train, and compare with the plan of the same configuration."""
     import torch
 
-    from mft_cli import train
+    from mft_cli import assembly
     from mft_cli.config import train_config
     from mft_cli.loop import StopSignal
     from mft_cli.metrics import Say
@@ -104,9 +104,9 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     planned = next(
         s for s in made.stages if s.stage == "none" and s.checkpointing == config.train.gradient_checkpointing
     )
-    load, found = train.load_model, {}
+    load, found = assembly.load_model, {}
     if EXACT in os.environ:
-        train.keep_freed_memory = lambda: False
+        assembly.keep_freed_memory = lambda: False
 
     def load_and_note(*arguments: Any, **more: Any) -> Any:
         gc.collect()
@@ -114,10 +114,10 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
         meter.reset()
         return load(*arguments, **more)
 
-    train.load_model = load_and_note
+    assembly.load_model = load_and_note
     run = RunDir(Path(config.run_dir or ""))
     run.root.mkdir(parents=True)
-    fit = train.assemble(run, config, StopSignal(), Say(run.log)).fit
+    fit = assembly.assemble(run, config, StopSignal(), Say(run.log)).fit
     fit.engine.model.train()
     found["load"] = meter.peak() - found["baseline"]
     meter.reset()
