@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -63,6 +64,8 @@ def start_communication() -> None:
     """DeepSpeed's collectives over the process group that is there. Raises UserError where it lacks a C++ compiler."""
     import deepspeed
 
+    # DeepSpeed calls collectives under names that torch has renamed: a warning for each, at every step
+    warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
     try:
         deepspeed.init_distributed(dist_init_required=False)
     except RuntimeError as error:
