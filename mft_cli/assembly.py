@@ -14,15 +14,17 @@ from mft_cli import fast_modules, zero_settings
 from mft_cli.allocator import keep_freed_memory
 from mft_cli.attention import resolve
 from mft_cli.config import to_plain
+from mft_cli.cross_entropy import causal_lm
 from mft_cli.data.load import Loaded, load
 from mft_cli.data.prompts import Renderer
-from mft_cli.engine import TorchEngine, pick_precision
+from mft_cli.engine import DTYPES, TorchEngine, pick_precision
 from mft_cli.engine_deepspeed import DeepSpeedEngine
 from mft_cli.errors import Stopped, UserError
 from mft_cli.loop import Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
 from mft_cli.models import add_tokens, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.peft_adapters import Adapters, adapter_rows, attach, find_source, four_bits
 from mft_cli.ranks import Ranks
 from mft_cli.rerun import check_same_data, settings_digest
 from mft_cli.run_dir import (
@@ -47,6 +49,10 @@ class Assembly:
     base_vocabulary: int
     end_ids: list[int]
     spare: dict[str, tuple[int, torch.Tensor]]  # embedding rows that new tokens took over, as they were
+    start: str  # the folder or hub id that the weights came from: the adapter's, if the run goes on from one
+    base: str  # the same of the whole model
+    new_ids: list[int]  # of the method's new tokens
+    adapters: Adapters | None
 
 
 def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks: Ranks | None = None) -> Assembly:
@@ -54,9 +60,12 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     device = pick_device(config)
     ranks = ranks or Ranks(device=device)
     precision = pick_precision(config.train.precision, device)
-    path = ranks.one_after_first(lambda: locate(config.model, say))
-    base_tokenizer, tokenizer = load_tokenizer(path, config.model), load_tokenizer(path, config.model)
     method = make(config.method, config.train.logits_chunk)
+    check_peft(config, method, device)
+    source = find_source(config.model)
+    path = ranks.one_after_first(lambda: locate(source.base, say))
+    words = source.tokenizer_path(path)
+    base_tokenizer, tokenizer = load_tokenizer(words, source.base), load_tokenizer(words, source.base)
     wanted = method.prepare(tokenizer)
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
     loaded = ranks.one_after_first(lambda: load(config.data, renderer, config.seed))
@@ -68,21 +77,34 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     attention = resolve(backend(config, method, precision), device.type)
     document = zero_settings.document(config, precision, ranks.world)
     with partitioned_loading(document):
-        model: Any = load_model(path, config.model, dtype=torch.float32, attention=attention)
+        four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+        model: Any = load_model(
+            path, source.base, dtype=torch.float32, attention=attention, quantization=four, device=device
+        )
         check_context(model, loaded)
+        if source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         base_vocabulary = embedding_rows(model)
         for token in wanted:
             say(f"token {token} added to the tokenizer, its embedding the mean of all others")
         spare = spare_rows(model, len(tokenizer), len(wanted))
         add_tokens(model, tokenizer, wanted)
+        new_ids = tokenizer.convert_tokens_to_ids(wanted)
+    fast, adapters = 0, None
+    if config.peft.name != "none":
+        fast = install_fast_modules(model, config)  # before its linear layers are wrapped
+        rows = [*adapter_rows(source.adapter), *new_ids]
+        adapters = attach(model, config.peft, config.seed, rows, source.adapter)
+        model = adapters.model
     model = method.adapt(model, tokenizer)
     for line in method.facts():
         say(line)
-    fast = install_fast_modules(model, config)
+    if adapters is None:
+        fast = install_fast_modules(model, config)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
-    flops = flops_per_token(model, length)
+    flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine: TorchEngine | DeepSpeedEngine
     if document is None:
         engine = TorchEngine(model, method.param_groups(model), config.train, precision, device, ranks)
@@ -90,7 +112,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         engine = DeepSpeedEngine(model, method.param_groups(model), config.train, precision, document, ranks)
     if config.launch.compile:
         # the loop calls the body, not the model around it: logits are made only where there are labels
-        getattr(model, model.base_model_prefix).compile(dynamic=True)
+        inner: Any = causal_lm(model)
+        getattr(inner, inner.base_model_prefix).compile(dynamic=True)
     check_same_data(run, loaded)
     facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
         "precision": precision,
@@ -113,7 +136,23 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
         sample=sampler(run, config, model, renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
     )  # fmt: skip
-    return Assembly(fit, loaded, method, base_tokenizer, tokenizer, base_vocabulary, renderer.end_ids, spare)
+    if adapters is not None:
+        fit.see = adapters.see
+    return Assembly(
+        fit=fit, loaded=loaded, method=method, base_tokenizer=base_tokenizer, tokenizer=tokenizer,
+        base_vocabulary=base_vocabulary, end_ids=renderer.end_ids, spare=spare,
+        start=str(source.adapter) if source.adapter else path, base=path, new_ids=new_ids, adapters=adapters,
+    )  # fmt: skip
+
+
+def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:
+    """What only the method and the machine know. Raises UserError."""
+    if config.peft.name != "none" and method.peft_refusal:
+        raise UserError(f"peft.name={config.peft.name}: {method.peft_refusal}; set peft=none")
+    if config.train.optimizer == "adamw_8bit_paged" and device.type != "cuda":
+        raise UserError(
+            "train.optimizer=adamw_8bit_paged pages a GPU's memory, and torch sees no GPU: set it to adamw_8bit"
+        )
 
 
 def pick_device(config: TrainConfig) -> torch.device:

@@ -44,10 +44,39 @@ def check_train(config: schema.TrainConfig) -> None:
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
     zero_settings.check(config)
+    check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
         raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
     check_benchmarks(config.eval)
     check_paths(config)
+
+
+def check_peft(config: schema.TrainConfig) -> None:
+    """Adapters and 8-bit optimizers with what they cannot go with. Raises UserError."""
+    peft, optimizer = config.peft.name, config.train.optimizer
+    folder = Path(config.model.path).expanduser()
+    if peft == "none" and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"model.path={config.model.path} is an adapter: set peft=lora to train on from it, or take the merged model "
+            f"(an export of mft has it one folder up)"
+        )
+    if not config.peft.targets:
+        raise UserError("peft.targets=[]: expected auto or names of linear layers, such as [q_proj, v_proj]")
+    if peft == "qlora":
+        if config.train.precision == "fp32":
+            raise UserError("peft=qlora computes in 16 bits: set train.precision=bf16")
+        if zero_settings.is_on(config.deepspeed):
+            raise UserError("peft=qlora keeps its 4-bit weights whole on every rank: set deepspeed=none")
+    if optimizer != "adamw" and zero_settings.is_on(config.deepspeed):
+        raise UserError(
+            f"train.optimizer={optimizer} rounds its state in blocks, which ZeRO would cut otherwise for every number of "
+            f"ranks: set deepspeed=none, or train.optimizer=adamw"
+        )
+    wants = "peft=qlora" if peft == "qlora" else f"train.optimizer={optimizer}" if optimizer != "adamw" else ""
+    if wants and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{wants} needs the package bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2"
+        )
 
 
 def check_source(where: str, source: schema.SourceConfig) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mft_cli.zero import gathered, is_partitioned
+from mft_cli.zero import gathered, read_inside
 
 Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax correct [N]
 BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
@@ -55,11 +55,7 @@ def make_head_loss(model: nn.Module) -> nn.Module:
     with gathered(head.parameters()):
         _plain[model] = head_is_plain(model)
     _modules[model] = module = HeadLoss()
-    if any(is_partitioned(p) for p in head.parameters()):
-        import deepspeed
-
-        for parameter in head.parameters():
-            deepspeed.zero.register_external_parameter(module, parameter)
+    read_inside(module, head.parameters())
     return module
 
 
@@ -68,9 +64,24 @@ def summed_cross_entropy(
     *, vocab_size: int | None = None, chunk_tokens: int = 1024,
 ) -> Result:  # fmt: skip
     """The same for logits that are head(hidden). At most [chunk_tokens, V] logits exist, in fp32."""
-    rows = head.weight.shape[0] if vocab_size is None else min(vocab_size, head.weight.shape[0])
+    weight = head_weight(head, vocab_size)
+    rows = weight.shape[0] if vocab_size is None else min(vocab_size, weight.shape[0])
     weights = None if weights is None else weights.detach()
-    return _SummedCrossEntropy.apply(hidden, head.weight, head.bias, labels, weights, rows, chunk_tokens)
+    return _SummedCrossEntropy.apply(hidden, weight, getattr(head, "bias", None), labels, weights, rows, chunk_tokens)
+
+
+def head_weight(head: Any, vocab_size: int | None) -> Tensor:
+    """The head's weight [V, D]; of one whose new tokens' rows train (peft), the weight with these rows in it.
+
+    Putting them in copies the weight: a tied head whose trained rows take no part in the softmax is spared that.
+    """
+    trained = getattr(head, "token_adapter", None)
+    if trained is not None and trained.tied_adapter is not None and vocab_size is not None:
+        first = min(i for ids in trained.token_indices.values() for i in ids)
+        if vocab_size <= first:
+            return head.original_module.weight
+    weight: Tensor = head.weight  # peft makes it anew each time that it is asked for
+    return weight
 
 
 def own_cross_entropy(
@@ -251,7 +262,7 @@ def head_is_plain(model: nn.Module) -> bool:
     """
     inner = causal_lm(model)
     head = inner.get_output_embeddings()
-    if type(head) is not nn.Linear:
+    if type(getattr(head, "original_module", head)) is not nn.Linear:
         return False
     weight = head.weight
     generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mft_cli.errors import UserError
 from mft_cli.fragments import Fragment, Read
 from mft_cli.methods.base import Losses
-from mft_cli.optim import make_adamw, set_learning_rate
+from mft_cli.optim import make_adamw, restore_state, set_learning_rate, state_tensors
 from mft_cli.ranks import Ranks
 from mft_cli.schema import TrainingConfig
 
@@ -155,7 +155,7 @@ class TorchEngine:
             return
         for name in self.named:
             master = self.master(name)
-            moments = dict(self.optimizer.state.get(master, {}))
+            moments = state_tensors(self.optimizer, master)
             yield Fragment(name, master.detach(), tuple(master.shape), 0, moments)
         kept = set(self.model.state_dict())
         for name, buffer in self.model.named_buffers():
@@ -175,18 +175,8 @@ class TorchEngine:
             target = self.master(name) if name in self.named else buffers[name]
             target.copy_(read(name, 0, target.numel()).view(target.shape))
         self.copy_back()
-        for name in self.named:
-            if moments is None:
-                break
-            master = self.master(name)
-            # AdamW keeps its step count on the CPU unless it is fused on a GPU
-            self.optimizer.state[master] = {
-                "step": moments(f"{name}::step", 0, 1).view(()).to(master.device).clone(),
-                **{
-                    kind: moments(f"{name}::{kind}", 0, master.numel()).view(master.shape).to(master.device).clone()
-                    for kind in ("exp_avg", "exp_avg_sq")
-                },
-            }
+        for name in self.named if moments else ():
+            restore_state(self.optimizer, self.master(name), stored_state(moments, name))
         if self.scaler and small.get("loss_scale"):
             vars(self.scaler).update(small["loss_scale"])
 
@@ -195,6 +185,11 @@ class TorchEngine:
         if name in self.named:
             return self.master(name).detach()
         return self.model.state_dict()[name].detach()
+
+
+def stored_state(moments: Read, name: str) -> Callable[[str, int], Tensor]:
+    """Reads a parameter's optimizer tensors by kind."""
+    return lambda kind, count: moments(f"{name}::{kind}", 0, count)
 
 
 BUCKET_ELEMENTS = 2**24  # gradients that are summed over the ranks in one message: 64 MiB

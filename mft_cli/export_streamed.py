@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mft_cli import __version__
 from mft_cli.checkpoint import discard, flush_folder
-from mft_cli.export import model_card
+from mft_cli.export import Beside, model_card
 from mft_cli.models import quiet_transformers
 from mft_cli.ranks import Ranks
 from mft_cli.run_dir import write_atomically, write_json
@@ -27,17 +27,18 @@ SHARD_BYTES = 5 * 10**9
 def export_streamed(
     folder: Path, model: Any, tensor: Callable[[str], Tensor], ranks: Ranks, expected: Tensor | None, probe: Tensor,
     *, vocabulary: int, tokenizer: Any, dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
-    trust: bool = False, restored: range = range(0),
+    trust: bool = False, restored: range = range(0), names: list[str] | None = None, beside: Beside | None = None,
 ) -> None:  # fmt: skip
     """Write the model as a folder that from_pretrained loads. All ranks have to call; rank 0 writes.
 
-    `tensor(name)` gives a whole tensor, one at a time; `expected` are the trained model's logits of the tokens `probe`, or None
-    where the weights are an earlier step's; `restored` are rows of the head that `tensor` gives as they were before
-    training, whose logits are not compared.
+    `tensor(name)` gives a whole tensor, one at a time, of `names`, or of the model's own; `beside(folder, probe, None)`
+    writes more into the folder; `expected` are the trained model's logits of the tokens `probe`, or None where the
+    weights are an earlier step's; `restored` are rows of the head that `tensor` gives as they were before training,
+    whose logits are not compared.
     The folder appears only after its tensors were counted and it was loaded again. Raises RuntimeError if they differ.
     """
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-    pieces = exported(model, tensor, vocabulary, dtype)
+    pieces = exported(model, tensor, vocabulary, dtype, names)
     if ranks.rank:
         for _ in pieces:  # takes part in gathering
             pass
@@ -60,6 +61,8 @@ def export_streamed(
         write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
         write_atomically(temporary / "README.md", model_card(facts, {}))
         verify(temporary, written, probe, expected, restored, dtype, trust)
+        if beside:
+            beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
         flush_folder(temporary)
         if folder.exists():
             discard(folder)
@@ -70,12 +73,12 @@ def export_streamed(
 
 
 def exported(
-    model: Any, tensor: Callable[[str], Tensor], vocabulary: int, dtype: torch.dtype
+    model: Any, tensor: Callable[[str], Tensor], vocabulary: int, dtype: torch.dtype, names: list[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of everything that is saved: a tied head once, embeddings cut to the vocabulary."""
     ends = {n for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings())}
     head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
-    for name in model.state_dict():
+    for name in names or model.state_dict():
         if model.config.tie_word_embeddings and name == f"{head}.weight":
             continue
         value = tensor(name)

@@ -105,6 +105,7 @@ class Fit:
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
     saved_extra: dict[str, Any] = field(default_factory=dict)
+    see: Callable[[Any], None] = lambda batch: None  # told the batch before its forward pass
 
     def __post_init__(self) -> None:
         t = self.config.train
@@ -131,6 +132,7 @@ class Fit:
         counts = self.total([c.counts for c in corrupted])
         sums: list[dict[str, float]] = []
         for i, one in enumerate(corrupted):
+            self.see(one.batch)
             losses = engine.run(method.loss, one.batch)
             loss: Any = sum(method.weights[n] * s / counts[n] for n, s in losses.sums.items())
             engine.backward(loss, last=i == len(corrupted) - 1)

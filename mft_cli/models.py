@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mft_cli.data.encode import cache_folder
 from mft_cli.errors import UserError
@@ -40,6 +40,11 @@ def locate(config: ModelConfig, say: Say = print) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
+            if (folder / "adapter_config.json").exists():
+                raise UserError(
+                    f"model.path={config.path}: an adapter, not a model; peft=lora trains on from it, everything else "
+                    f"takes the merged model (an export of mft has it one folder up)"
+                )
             raise UserError(
                 f"model.path={config.path}: a folder without config.json is not a model (unfinished export?)"
             )
@@ -175,10 +180,14 @@ def load_tokenizer(path: str, config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_model(path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str) -> nn.Module:
-    """A causal language model on the CPU. Raises UserError."""
+def load_model(
+    path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str, quantization: Any = None,
+    device: torch.device | None = None,
+) -> nn.Module:  # fmt: skip
+    """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
     from transformers import AutoModelForCausalLM
 
+    quantized = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(
@@ -188,6 +197,7 @@ def load_model(path: str, config: ModelConfig, *, dtype: torch.dtype, attention:
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,
+                **quantized,
             )
     except Exception as error:
         raise UserError(cannot_load("model", config, error)) from None
@@ -226,18 +236,26 @@ def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
 
 
 def embedding_rows(model: Any) -> int:
-    return int(shape_of(model.get_input_embeddings().weight)[0])
+    return int(shape_of(table(model.get_input_embeddings()))[0])
 
 
-def flops_per_token(model: nn.Module, length: float) -> float:
+def table(embedding: Any) -> Tensor:
+    """An embedding's or head's weight, also inside the wrapper that peft puts around one whose new rows train."""
+    weight: Tensor = getattr(embedding, "original_module", embedding).weight
+    return weight
+
+
+def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> float:
     """Floating-point operations of forward and backward for a token behind `length` / 2 others on average.
 
-    6 per weight that multiplies (embeddings only look up) and 12 x layers x width x context for attention's products
-    (Chowdhery et al. 2022, PaLM, appendix B), causal attention counted at half.
+    6 per weight that multiplies (embeddings only look up), `frozen` where it does not train, and 12 x layers x width x
+    context for attention's products (Chowdhery et al. 2022, PaLM, appendix B), causal attention counted at half.
     """
     config = model.config
-    embedding = model.get_input_embeddings().weight  # type: ignore[operator]
-    head = model.get_output_embeddings().weight  # type: ignore[operator]
-    weights = sum(numel_of(p) for p in model.parameters()) - (0 if head is embedding else numel_of(embedding))
+    embedding, head = table(model.get_input_embeddings()), table(model.get_output_embeddings())  # type: ignore[operator]
+    each = [(6.0 if p.requires_grad else frozen) * numel_of(p) for p in model.parameters() if p is not embedding]
+    weights = sum(each) + (
+        0 if head is not embedding else (6.0 if embedding.requires_grad else frozen) * numel_of(head)
+    )
     layers, width = int(config.num_hidden_layers), int(config.hidden_size)  # type: ignore[union-attr, arg-type]
-    return 6.0 * weights + 6.0 * layers * width * length
+    return weights + 6.0 * layers * width * length

@@ -52,6 +52,11 @@ class Draw:
         return self(stream, epoch, id, position).to(torch.float64) / UNIT
 
 
+def bits(draws: Tensor, index: Tensor) -> Tensor:
+    """64 bits for every pair of a draw and an index (the two broadcast), int64: cheap numbers by the million."""
+    return _mix(draws ^ _mix(index))
+
+
 def below(draws: Tensor, probability: float | Tensor) -> Tensor:
     """draw < p * 2^53. The masked sets nest while p grows: what is masked at a smaller p stays masked at a larger."""
     if isinstance(probability, Tensor):

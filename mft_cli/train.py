@@ -6,11 +6,13 @@ import gc
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mft_cli import __version__
 from mft_cli import checkpoint as checkpoints
 from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
@@ -18,13 +20,14 @@ from mft_cli.attention import packed_kwargs
 from mft_cli.config import build, to_plain, to_yaml
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
-from mft_cli.export import export, export_facts
+from mft_cli.export import export, export_facts, loaded_fp32, model_card, plain_model, verify_adapter
 from mft_cli.export_streamed import export_streamed
 from mft_cli.launch import start_ranks, world_size
 from mft_cli.loop import StopSignal
 from mft_cli.methods.base import Losses
 from mft_cli.metrics import Say
-from mft_cli.models import embedding_rows, locate
+from mft_cli.models import embedding_rows
+from mft_cli.peft_adapters import find_source
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.rerun import check_same_settings, is_done, run_folder, settings_digest
 from mft_cli.run_dir import (
@@ -39,8 +42,6 @@ from mft_cli.zero import is_partitioned
 
 def train(config: TrainConfig) -> Path:
     """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
-    if config.peft.name != "none":
-        raise UserError(f"peft.name={config.peft.name}: mft plan knows it, mft train does not yet; set peft=none")
     run = RunDir(run_folder(config))
     with run.lock():
         say = Say(run.log)
@@ -176,7 +177,7 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
     engine.ranks.barrier()  # the checkpoint is there for every rank
     stored = checkpoints.Stored(checkpoints.step_folder(fit.run.checkpoints, step))
     keep = ready.method.keep_new_tokens
-    derived_from = sorted({*inherited(locate(config.model, fit.say)), *ready.loaded.derived_from})
+    derived_from = sorted({*inherited(ready.start), *ready.loaded.derived_from})
     settings: dict[str, Any] = {
         "vocabulary": embedding_rows(model) if keep else ready.base_vocabulary,
         "tokenizer": ready.tokenizer if keep else ready.base_tokenizer, "dtype": engine.dtype,
@@ -195,19 +196,68 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
             value[first : first + len(old)] = old
         return value
 
+    adapters, whole = ready.adapters, stored.weights
+
+    def merged(name: str, merge: bool = True) -> torch.Tensor:
+        assert adapters is not None
+        value = adapters.plain(name, tensor, merge)
+        if not keep and name in ready.spare and len(value):
+            first, old = ready.spare[name]
+            value[first : first + len(old)] = old.to(value.dtype)
+        return value
+
+    if adapters is not None:
+        model, whole = adapters.base, list(adapters.names)
+        settings["beside"] = adapter_writer(ready, tensor, merged, settings)
     if any(is_partitioned(p) for p in model.parameters()):
+        engine.model.eval()  # no dropout
         last = step == fit.position.step  # other steps' weights are on the disk only
         probe = torch.arange(8, device=engine.device).remainder(settings["vocabulary"])[None]
         with torch.no_grad():
             logits = engine.run(probe_logits, probe).sums["logits"]
-        expected = logits[..., : settings["vocabulary"]] if last else None
+        # with adapters in 16 bits rounding differs more than any limit; `beside` compares them in fp32
+        comparable = last and (adapters is None or engine.dtype == torch.float32)
+        expected = logits[..., : settings["vocabulary"]] if comparable else None
         first, old = next(iter(ready.spare.values()), (0, torch.empty(0)))
-        restored = range(0) if keep else range(first, first + len(old))
-        export_streamed(folder, model, tensor, engine.ranks, expected, probe, **settings, restored=restored)
+        settings["restored"] = range(0) if keep else range(first, first + len(old))
+        read, names = (tensor, None) if adapters is None else (merged, whole)
+        export_streamed(folder, model, read, engine.ranks, expected, probe, names=names, **settings)
+        engine.model.train()
     else:
         if engine.ranks.rank == 0:
-            export(folder, model, {name: tensor(name) for name in stored.weights}, **settings)
+            read = tensor if adapters is None else merged
+            export(folder, model, {name: read(name) for name in whole}, **settings)
         engine.ranks.barrier()
+
+
+def adapter_writer(
+    ready: Assembly, tensor: Callable[[str], torch.Tensor], plain: Callable[..., torch.Tensor], settings: dict[str, Any]
+) -> Callable[..., None]:
+    """What puts the adapter beside its merged model, in the folder being written, and compares the two."""
+    config, adapters = ready.fit.config, ready.adapters
+    assert adapters is not None
+    source = find_source(config.model)
+    path = Path(source.base.path).expanduser()
+    of = {"path": str(path.absolute()) if path.exists() else source.base.path, "revision": source.base.revision}
+    facts = {"mft_version": __version__, "adapter_of": of, **settings["facts"]}
+    new = set() if ready.method.keep_new_tokens else {*ready.new_ids}
+
+    def beside(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
+        own = folder / "adapter"
+        adapters.write(own, tensor, ready.base, lambda token: token not in new)
+        settings["tokenizer"].save_pretrained(str(own))
+        write_json(own / "mft.json", facts)
+        write_atomically(own / "README.md", model_card(settings["facts"], {}))
+        if expected is not None:  # rank 0 has all weights
+            parts = [{n: plain(n, merge) for n in adapters.names} for merge in (False, True)]
+            base, whole = (plain_model(adapters.base, p, torch.float32, settings["trust"]) for p in parts)
+            close = 1e-4
+        else:
+            base, whole = loaded_fp32(ready.base, source.base), loaded_fp32(str(folder), source.base)
+            close = 1e-4 if settings["dtype"] == torch.float32 else 0.1  # weights rounded to 16 bits
+        verify_adapter(own, base, whole, probe.cpu(), settings["vocabulary"], close)
+
+    return beside
 
 
 def probe_logits(model: Any, ids: torch.Tensor) -> Losses:

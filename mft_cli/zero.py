@@ -39,6 +39,22 @@ def gathered(parameters: Iterable[Tensor], modify: bool = False) -> Iterator[Non
         yield
 
 
+def partition_rest(model: nn.Module) -> None:
+    """In a partitioned model, partitions what was added since. All ranks have to call."""
+    first: Any = next((p for p in model.parameters() if is_partitioned(p)), None)
+    if first is not None:
+        first.convert_to_zero_parameters(param_list=[p for p in model.parameters() if not is_partitioned(p)])
+
+
+def read_inside(module: nn.Module, parameters: Iterable[Tensor]) -> None:
+    """Has ZeRO-3 make these parameters of other modules whole while `module` runs, which reads them."""
+    for parameter in parameters:
+        if is_partitioned(parameter):
+            import deepspeed
+
+            deepspeed.zero.register_external_parameter(module, parameter)
+
+
 @contextlib.contextmanager
 def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
     """Inside, from_pretrained partitions every parameter as it is made (stage 3 only), in the dtype that it is asked for.

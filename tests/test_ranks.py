@@ -83,6 +83,10 @@ def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]
     cases["bf16"] = values(model, data, "masked_thought", {}, root / "bf16", engine, precision="bf16")
     # The first step makes the weights so large that no later loss is finite: those steps are skipped.
     cases["overflow"] = values(model, data, "sft", {}, root / "overflow", engine, learning_rate=1e30)
+    lora = {"peft": {"name": "lora", "rank": 4, "dropout": 0.1}}  # with a new token's row, and frozen parameters
+    cases["lora"] = values(model, data, "masked_thought", {}, root / "lora", engine, **SPLITS[1]) | lora
+    again = values(model, data, "sft", {}, root / "lora-checkpointing", engine, **checkpointed)
+    cases["lora-checkpointing"] = again | lora
     return cases
 
 
@@ -124,10 +128,11 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     root, expected = plain
     cases = cases_of(tiny_model, problem_file, tmp_path, engine)
     resumed = next(n for n in cases if n.startswith("masked_thought"))
-    folder = tmp_path / f"{resumed}-resume"
-    (folder / "checkpoints").mkdir(parents=True)
-    os.symlink(root / resumed / "checkpoints" / "step-00000003", folder / "checkpoints" / "step-00000003")
-    cases[f"{resumed}-resume"] = {**cases[resumed], "run_dir": str(folder)}
+    for name in (resumed, "lora"):
+        folder = tmp_path / f"{name}-resume"
+        (folder / "checkpoints").mkdir(parents=True)
+        os.symlink(root / name / "checkpoints" / "step-00000003", folder / "checkpoints" / "step-00000003")
+        cases[f"{name}-resume"] = {**cases[name], "run_dir": str(folder)}
     found = run_ranks(cases, world, tmp_path)
     for name in cases:
         agree(found[name], expected[name], f"{engine} on {world}: {name}")

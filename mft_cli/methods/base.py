@@ -50,6 +50,7 @@ class Method:
     new_tokens: tuple[str, ...] = ()  # added to tokenizer and model before training
     hides_positions = False  # whether batches have hidden_keys, which not every attention backend can do
     keep_new_tokens = True  # whether new tokens stay in the export
+    peft_refusal: str | None = None  # why this method trains no adapters
     weights: dict[str, float] = {"ce": 1.0}  # noqa: RUF012  term -> its weight in the loss
 
     def __init__(self, config: Any, logits_chunk: int = 1024):

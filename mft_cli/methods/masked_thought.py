@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from mft_cli.data.pack import Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count
+from mft_cli.models import embedding_rows
 from mft_cli.rng import Draw, below
 from mft_cli.schema import MaskedThoughtConfig
-from mft_cli.zero import shape_of
 
 ADDED_TOKEN = "<mask>"
 RESERVED = (r"^(\[MASK\]|<mask>|<\|mask\|>|<\|MASK\|>)$", r"reserved", r"unused", r"extra_id_\d+")
@@ -41,8 +41,7 @@ class MaskedThought(Method):
         self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
         self.added = self.mask_id >= self.known_ids
         self.keep_new_tokens = self.config.keep_mask_token
-        embeddings: Any = getattr(model, "get_input_embeddings", None)
-        rows = shape_of(embeddings().weight)[0] if embeddings else None
+        rows = embedding_rows(model) if hasattr(model, "get_input_embeddings") else None
         if self.added and rows == self.mask_id + 1:
             # The mask token is only ever read, never predicted: it takes no part in the softmax. So the loss in
             # training is the loss of the export, which does not have the token. (A model with spare embedding rows

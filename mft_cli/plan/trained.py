@@ -59,7 +59,7 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
 
 def targets(peft: PeftConfig, shape: Shape) -> tuple[Linear, ...]:
     """The adapted layers, by peft's rule: a target is a module's name or the end of it behind a dot."""
-    if peft.targets == ["all-linear"]:
+    if peft.targets == ["auto"]:
         return shape.linears
     found = tuple(x for x in shape.linears if any(x.name == t or x.name.endswith(f".{t}") for t in peft.targets))
     if not found:

@@ -28,6 +28,9 @@ class TrainingConfig:
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of all steps at which the decay ends.")
     tail: Literal["constant", "linear"] = key("constant", "After the decay: stay at min_ratio, or go linearly to 0.")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay; weight matrices only.")
+    optimizer: Literal["adamw", "adamw_8bit", "adamw_8bit_paged"] = key(
+        "adamw", "adamw; with its state in 8 bits (bitsandbytes); and that paged out to the CPU when a GPU is full."
+    )
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = key([0.9, 0.999], "AdamW betas.")
     eps: Positive = key(1e-8, "AdamW epsilon.")
     max_grad_norm: NonNegative = key(1.0, "Clip the gradient's norm to this; 0 does not clip.")
