@@ -141,6 +141,7 @@ class Adapters:
             if stay:
                 kept[module], found[name] = [ids[i] for i in stay], rows[stay]
         settings.trainable_token_indices = kept or None
+        settings.target_modules = sorted(settings.target_modules)  # a set, whose order differs from process to process
         settings.base_model_name_or_path, settings.inference_mode = base, True
         folder.mkdir(parents=True)
         settings.save_pretrained(str(folder))
