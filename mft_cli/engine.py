@@ -175,8 +175,9 @@ class TorchEngine:
             target = self.master(name) if name in self.named else buffers[name]
             target.copy_(read(name, 0, target.numel()).view(target.shape))
         self.copy_back()
-        for name in self.named if moments else ():
-            restore_state(self.optimizer, self.master(name), stored_state(moments, name))
+        for name in self.named:
+            if moments is not None:
+                restore_state(self.optimizer, self.master(name), stored_state(moments, name))
         if self.scaler and small.get("loss_scale"):
             vars(self.scaler).update(small["loss_scale"])
 
