@@ -23,7 +23,7 @@ from mft_cli.errors import Stopped, UserError
 from mft_cli.loop import Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
-from mft_cli.models import add_tokens, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.models import add_tokens, add_words, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
 from mft_cli.peft_adapters import Adapters, adapter_rows, attach, find_source, four_bits
 from mft_cli.ranks import Ranks
 from mft_cli.rerun import check_same_data, settings_digest
@@ -67,6 +67,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     words = source.tokenizer_path(path)
     base_tokenizer, tokenizer = load_tokenizer(words, source.base), load_tokenizer(words, source.base)
     wanted = method.prepare(tokenizer)
+    if method.new_tokens:
+        add_words(tokenizer, wanted)  # they stand in the rows; one that is only put into inputs does not
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
     loaded = ranks.one_after_first(lambda: load(config.data, renderer, config.seed))
     for line in loaded.lines:
@@ -87,7 +89,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         base_vocabulary = embedding_rows(model)
         for token in wanted:
             say(f"token {token} added to the tokenizer, its embedding the mean of all others")
-        spare = spare_rows(model, len(tokenizer), len(wanted))
+        spare = spare_rows(model, len(base_tokenizer), len(wanted))
         add_tokens(model, tokenizer, wanted)
         new_ids = tokenizer.convert_tokens_to_ids(wanted)
     fast, adapters = 0, None
@@ -97,6 +99,9 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         adapters = attach(model, config.peft, config.seed, rows, source.adapter)
         model = adapters.model
     model = method.adapt(model, tokenizer)
+    for examples in (loaded.train, loaded.validation):
+        if examples is not None:
+            method.check(examples)
     for line in method.facts():
         say(line)
     if adapters is None:

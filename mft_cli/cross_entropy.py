@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mft_cli.zero import gathered, read_inside
 
-Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax correct [N]
+Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax [N]
 BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _modules: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
@@ -89,20 +89,20 @@ def own_cross_entropy(
     *, vocab_size: int | None = None, chunk_tokens: int = 1024,
 ) -> Result:  # fmt: skip
     """The same through the model's own logits, which backward computes again chunk by chunk."""
-    losses, right = [], []
+    losses, predicted = [], []
     for part, wanted in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
-        loss, hit = checkpoint(_own_chunk, model, part, wanted, vocab_size, use_reentrant=False)
+        loss, best = checkpoint(_own_chunk, model, part, wanted, vocab_size, use_reentrant=False)
         losses.append(loss)
-        right.append(hit)
+        predicted.append(best)
     each = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
-    hits = torch.cat(right) if right else labels.new_zeros(0, dtype=torch.bool)
+    found = torch.cat(predicted) if predicted else labels.new_zeros(0)
     total = (each if weights is None else each * weights.detach()).sum()
-    return total + hidden.sum() * 0.0, each.detach(), hits
+    return total + hidden.sum() * 0.0, each.detach(), found
 
 
 def _own_chunk(model: nn.Module, hidden: Tensor, labels: Tensor, vocab_size: int | None) -> tuple[Tensor, Tensor]:
     logits = own_logits(model, hidden)[:, :vocab_size].float()
-    return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1) == labels
+    return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -120,13 +120,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
         d_weight = None
         d_bias = torch.zeros(rows, dtype=torch.float32, device=weight.device) if needs_bias else None
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
-        right = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
+        predicted = torch.empty(len(labels), dtype=torch.int64, device=hidden.device)
         for start in range(0, len(labels), chunk):
             here = slice(start, start + chunk)
             scale = None if weights is None else weights[here]
             part = hidden[here]
             gradient = F.linear(part, used, used_bias)  # logits, until the next line turns them into their gradient
-            losses[here], right[here] = _logits_to_gradient(gradient, labels[here], scale, needs_any)
+            losses[here], predicted[here] = _logits_to_gradient(gradient, labels[here], scale, needs_any)
             if d_bias is not None:
                 d_bias += gradient.sum(0, dtype=torch.float32)
             if d_hidden is not None:
@@ -135,9 +135,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 d_weight = _add_product(d_weight, gradient, part)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.shapes = weight.shape, weight.dtype, None if bias is None else bias.dtype
-        ctx.mark_non_differentiable(losses, right)
+        ctx.mark_non_differentiable(losses, predicted)
         total = (losses if weights is None else losses * weights).sum()
-        return total, losses, right
+        return total, losses, predicted
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -156,21 +156,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
 def _logits_to_gradient(
     logits: Tensor, labels: Tensor, weights: Tensor | None, needs_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy [n] and argmax correct [n] of logits [n, V]; their gradient overwrites the logits.
+    """Cross entropy [n] and argmax [n] of logits [n, V]; their gradient overwrites the logits.
 
     Softmax is fp32, a few rows at a time: a whole chunk in fp32 would be twice the memory and leave the cache.
     """
     rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
-    losses, right = [], []
+    losses, predicted = [], []
     for start in range(0, len(logits), rows):
         here = slice(start, start + rows)
         block = logits[here].float()
-        loss, hit = _block_to_gradient(block, labels[here], None if weights is None else weights[here], needs_gradient)
+        loss, best = _block_to_gradient(block, labels[here], None if weights is None else weights[here], needs_gradient)
         losses.append(loss)
-        right.append(hit)
+        predicted.append(best)
         if needs_gradient and logits.dtype != torch.float32:
             logits[here] = block
-    return torch.cat(losses), torch.cat(right)
+    return torch.cat(losses), torch.cat(predicted)
 
 
 def _block_to_gradient(
@@ -187,7 +187,7 @@ def _block_to_gradient(
         weight = torch.ones_like(total) if weights is None else weights[:, None].float()
         logits.mul_(weight / total)
         logits.scatter_add_(1, chosen, -weight)
-    return losses, (best == chosen)[:, 0]
+    return losses, best[:, 0]
 
 
 def _add_product(total: Tensor | None, gradient: Tensor, hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mft_cli.data.load import load
 from mft_cli.data.pack import IGNORE, make_batch
 from mft_cli.data.prompts import Renderer
 from mft_cli.methods import Method, make
-from mft_cli.models import load_tokenizer, locate
+from mft_cli.models import add_words, load_tokenizer, locate
 from mft_cli.rng import Draw
 from mft_cli.schema import TrainConfig
 
@@ -27,11 +27,13 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     tokenizer = load_tokenizer(locate(config.model, console.print), config.model)
     method = make(config.method, config.train.logits_chunk)
     added = method.prepare(tokenizer)
+    if method.new_tokens:
+        add_words(tokenizer, added)
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
     loaded = load(config.data, renderer, config.seed)
-    if added:
-        tokenizer.add_tokens(added, special_tokens=True)
+    add_words(tokenizer, added)
     method.adapt(torch.nn.Identity(), tokenizer)
+    method.check(loaded.train)
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
     if not console.is_terminal:
@@ -73,7 +75,7 @@ def render(
     spans = ", ".join(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
     )
-    counts = f"{len(learnt)} tokens, {sum(done.counts.values())} labels{masked}" + (f", {spans}" if spans else "")
+    counts = f"{len(learnt)} tokens, {done.counts['ce']} labels{masked}" + (f", {spans}" if spans else "")
     return text, counts
 
 

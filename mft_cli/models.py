@@ -209,18 +209,23 @@ def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
     return f"model.path={config.path}: the {what} cannot be loaded ({reason}); give a folder, a hub id or a .gguf file"
 
 
-def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
-    """Add tokens to the tokenizer and rows to the embeddings, each the mean of the old rows. Returns the rows added.
-
-    Many models have more embedding rows than words; such a spare row is used and overwritten, not appended.
-    """
-    tokens = [t for t in tokens if t not in tokenizer.get_vocab()]
-    if not tokens:
-        return 0
+def add_words(tokenizer: Any, tokens: list[str]) -> None:
+    """Add special tokens to a tokenizer; those that it has stay as they are."""
     from tokenizers import AddedToken
 
-    words = len(tokenizer)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
+
+
+def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
+    """Rows of the embeddings for new tokens, each the mean of the old rows. Returns the rows added.
+
+    `tokens` are new: the tokenizer lacks them, or they are the last that were added to it.
+    Many models have more embedding rows than words; such a spare row is used and overwritten, not appended.
+    """
+    if not tokens:
+        return 0
+    add_words(tokenizer, tokens)
+    words = len(tokenizer) - len(tokens)
     before = embedding_rows(model)
     if len(tokenizer) > before:
         with quiet_transformers():

@@ -62,11 +62,13 @@ def test_values_and_gradients_are_those_of_plain_cross_entropy(
     weights = weights if weighted else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
-        total, each, right = summed_cross_entropy(hidden, head, labels, weights, vocab_size=v - cut, chunk_tokens=chunk)
+        total, each, predicted = summed_cross_entropy(
+            hidden, head, labels, weights, vocab_size=v - cut, chunk_tokens=chunk
+        )
     expected, expected_each, expected_right = reference(hidden, head, labels, weights, v - cut)
     close(total, expected, 1e-6)
     close(each, expected_each, 2e-6)
-    assert torch.equal(right, expected_right)
+    assert torch.equal(predicted == labels, expected_right)
     assert not each.requires_grad
     ours, theirs = gradients(total, hidden, head, upstream), gradients(expected, hidden, head, upstream)
     for a, b in zip(ours, theirs, strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from methods.test_contract import CASES
-from tiny import ROOT, mft, tiny_overrides
+from tiny import ROOT, data_of, mft, tiny_overrides
 
 from mft_cli import config
 
@@ -34,7 +34,7 @@ def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, e
     return {
         "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)},
         "method": {**preset("method", method), **variant},
-        "data": {"name": "tiny", "sources": {"tiny": {"path": str(data), "response": "answer"}}, "max_length": 256},
+        "data": {"name": "tiny", "sources": {"tiny": data_of(method, data)}, "max_length": 256},
         "train": {
             "global_batch_size": 8, "max_steps": 6, "learning_rate": 0.01, "precision": "fp32", "row_length": 256,
             "warmup_fraction": 0.0, "max_grad_norm": 0.5, **train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,3 +51,27 @@ def tiny_overrides(model: Path, data: Path, **more: object) -> list[str]:
         "launch.threads": 1, "data.max_length": 256, **more,
     }  # fmt: skip
     return [f"{k}={v}" for k, v in settings.items()]
+
+
+def critiques(n: int) -> list[dict[str, str]]:
+    """Rows in the form of masked critique: a prompt with a wrong or right solution, a tagged response, a verdict."""
+    rows = []
+    for i, row in enumerate(problems(n)):
+        right = row["answer"].rpartition("#### ")[2]
+        critique = " ".join(f"Step {k} of the solution adds the two numbers as it should." for k in range(1 + i % 3))
+        response = (
+            f"<think><critique>{critique} The answer is {'right' if i % 2 else 'wrong'}.</critique>"
+            f"<reasoning>{row['answer'].splitlines()[-2]}</reasoning></think><ans>\\boxed{{{right}}}</ans>"
+        )
+        rows.append({"prompt": row["question"], "critique": response, "answer_match": str(i % 5 != 4)})
+    return rows
+
+
+def data_of(method: str, problem_file: Path) -> dict[str, object]:
+    """A data source that a method can train on: masked critique needs its tags."""
+    if method.startswith("masked_critique"):
+        file = problem_file.with_name("critiques.jsonl")
+        if not file.exists():
+            file.write_text("".join(json.dumps(row) + "\n" for row in critiques(40)))
+        return {"path": str(file), "question": "prompt", "response": "critique", "keep_if": {"answer_match": True}}
+    return {"path": str(problem_file), "response": "answer"}

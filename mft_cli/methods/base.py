@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mft_cli.attention import packed_kwargs
 from mft_cli.cross_entropy import head_losses, hidden_states
+from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.rng import Draw
 from mft_cli.schema import MethodConfig
@@ -68,6 +69,9 @@ class Method:
         """Once, after new tokens and peft, before the optimizer."""
         return model
 
+    def check(self, examples: Examples) -> None:
+        """Once, after `adapt`: raises UserError for training or validation examples that the method cannot take."""
+
     def facts(self) -> list[str]:
         """Choices that the method made, to print and to record."""
         return []
@@ -91,10 +95,10 @@ class Method:
         hidden = hidden_states(model, **model_inputs(batch))
         wanted = batch.labels != IGNORE
         labels = batch.labels[wanted]
-        total, _, right = head_losses(
+        total, _, predicted = head_losses(
             model, hidden[wanted], labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
         )
-        return Losses({"ce": total}, {"token_accuracy": (right.sum(), "ce")})
+        return Losses({"ce": total}, {"token_accuracy": ((predicted == labels).sum(), "ce")})
 
 
 def model_inputs(batch: Batch) -> dict[str, Any]:

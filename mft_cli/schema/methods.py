@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.schema.base import STRICT, Fraction, key
+from mft_cli.schema.base import STRICT, Count, Fraction, NonNegative, key
 
 
 @dataclass(config=STRICT)
@@ -46,4 +46,26 @@ class MaskedThoughtConfig(MethodConfig):
     keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
 
 
-AnyMethod = Annotated[SftConfig | MaskedThoughtConfig, Field(discriminator="name")]  # a new method is added here
+@dataclass(config=STRICT)
+class MaskedCritiqueConfig(MethodConfig):
+    """Drop labels inside a teacher's critique, the inputs stay."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.masked_critique:MaskedCritique"
+    name: Literal["masked_critique"] = key("masked_critique", "The method's name.")
+    mask_ratio: Fraction = key(0.2, "Fraction of the tokens in the spans that is not learnt.")
+    spans: list[Literal["think", "critique", "reasoning"]] = key(
+        ["critique"], "Spans in which labels are dropped; [think] is critique and reasoning."
+    )
+    skip_first: Count = key(5, "Tokens at the start of each span that are always learnt.")
+    redraw: bool = key(True, "Draw anew in each epoch; false: the same labels are dropped throughout.")
+    format_term: Literal["argmax_reward", "tag_likelihood"] = key(
+        "argmax_reward",
+        "argmax_reward: the paper's, it has no gradient; tag_likelihood: cross entropy of tags and answer.",
+    )
+    beta: NonNegative = key(0.05, "Weight of the format term.")
+    strict_format: bool = key(False, "The reward accepts integer answers only, as the published code does.")
+
+
+AnyMethod = Annotated[
+    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig, Field(discriminator="name")
+]  # a new method is added here

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import problems
+from tiny import data_of, problems
 
 from mft_cli import config, schema
 from mft_cli.data.pack import IGNORE
@@ -22,6 +22,9 @@ VARIANTS = {
     "masked_thought": [
         {}, {"granularity": "span"}, {"granularity": "step"}, {"random_fraction": 0.5}, {"schedule": "uniform"},
         {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
+    ],
+    "masked_critique": [
+        {}, {"format_term": "tag_likelihood"}, {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
     ],
 }  # fmt: skip
 CASES = [(m, v) for m in METHODS for v in VARIANTS.get(m, [{}])]
@@ -37,7 +40,7 @@ def settings(
         {
             "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)}, "method": {**preset, **variant},
             "data": {
-                "name": "tiny", "sources": {"tiny": {"path": str(data), "response": "answer"}}, "max_length": 256,
+                "name": "tiny", "sources": {"tiny": data_of(method, data)}, "max_length": 256,
                 "validation": {"rows": 4},
             },
             "train": {
@@ -133,14 +136,15 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
     write_exports(ready, Say())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run.export), AutoTokenizer.from_pretrained(run.export)
     base = AutoTokenizer.from_pretrained(tiny_model)
-    assert tokenizer.get_vocab() == base.get_vocab()
+    added = set(tokenizer.get_vocab()) - set(base.get_vocab())
+    assert added == (set(ready.method.new_tokens) if ready.method.keep_new_tokens else set())
     assert tokenizer.chat_template == base.chat_template
     assert model.dtype == ready.fit.engine.dtype
     batch = make_batch(ready.fit.train, [[0]], 0, 2)
     trained = ready.fit.engine.model.eval()
     with torch.no_grad():
         hidden = hidden_states(trained, **model_inputs(batch))
-        expected = trained.get_output_embeddings()(hidden)[..., : len(base)].float()
+        expected = trained.get_output_embeddings()(hidden)[..., : len(tokenizer)].float()
         found = model(input_ids=batch.input_ids).logits.float()
     torch.testing.assert_close(
         found, expected, rtol=1e-5 if precision == "fp32" else 0.05, atol=1e-5 if precision == "fp32" else 0.05
@@ -155,22 +159,23 @@ def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_
 
     fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path))
 
-    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], int]:
+    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], tuple[int, int]]:
         batch = make_batch(fit.train, rows, epoch, 2)
         done = fit.method.corrupt(batch, 1.0, fit.draw).batch
         found = zip(
             batch.example[batch.real].tolist(),
             batch.positions[batch.real].tolist(),
             done.input_ids[batch.real].tolist(),
+            done.labels[batch.real].tolist(),
             strict=True,
         )
-        return {(e, p): t for e, p, t in found}
+        return {(e, p): (token, label) for e, p, token, label in found}
 
     packed, alone = ids([[0, 1, 2, 3]]), {}
     for i in (3, 1, 2, 0):
         alone.update(ids([[i]]))
     assert packed == alone
-    if method != "sft":
+    if method != "sft" and variant.get("redraw", True):
         assert packed != ids([[0, 1, 2, 3]], epoch=1)
 
 

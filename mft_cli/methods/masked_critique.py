@@ -1,0 +1,188 @@
+"""Masked critique: some *labels* inside a teacher's critique are dropped, the inputs stay.
+
+A response is <think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans>, its eight tags special tokens.
+Inside the spans named in `spans`, behind the first `skip_first` tokens of each, a token is not learnt with probability
+`mask_ratio`. Tags are never dropped: they are the format, and no part of the critique.
+
+The format term, added with weight `beta`, is one of two. `argmax_reward`, the paper's, is 1 - (share of examples whose
+text, decoded from the argmax of the teacher-forced logits, has the format): it comes out of an argmax, has no gradient,
+and moves the logged loss and nothing else. `tag_likelihood` is the mean cross entropy of the tags and of all tokens
+inside <ans>: it does train the format.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mft_cli.cross_entropy import head_losses, hidden_states
+from mft_cli.data.encode import Examples
+from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.errors import UserError
+from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_inputs
+from mft_cli.rng import Draw, below
+from mft_cli.schema import MaskedCritiqueConfig
+
+NAMES = ("think", "critique", "reasoning", "ans")
+TAGS = tuple(tag for name in NAMES for tag in (f"<{name}>", f"</{name}>"))
+FORMAT = re.compile(
+    r"\s*<think>\s*<critique>.+?</critique>\s*<reasoning>.+?</reasoning>\s*</think>\s*<ans>(.*?)</ans>", re.DOTALL
+)
+BOXED = re.compile(r"\\boxed\s*\{.*\}", re.DOTALL)
+INTEGER = re.compile(r"\s*\\boxed\{-?\d+\}\s*")
+
+
+def has_format(text: str, strict: bool = False) -> bool:
+    """Whether a response has all tags in order and a boxed answer; `strict` accepts integers only, as published."""
+    found = FORMAT.match(text)
+    if found is None:
+        return False
+    return bool(INTEGER.fullmatch(found[1]) if strict else BOXED.search(found[1]))
+
+
+class MaskedCritique(Method):
+    """Plain fine-tuning with dropped labels inside the critique, and a term for the format."""
+
+    config: MaskedCritiqueConfig
+    new_tokens = TAGS
+
+    def __init__(self, config: Any, logits_chunk: int = 1024):
+        super().__init__(config, logits_chunk)
+        self.weights = {"ce": 1.0, "format": self.config.beta}
+
+    def prepare(self, tokenizer: Any) -> list[str]:
+        """The tags that the tokenizer lacks."""
+        known = tokenizer.get_vocab()
+        return [tag for tag in TAGS if tag not in known]
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        self.tokenizer = tokenizer
+        self.opens = {n: int(tokenizer.convert_tokens_to_ids(f"<{n}>")) for n in NAMES}
+        self.closes = {n: int(tokenizer.convert_tokens_to_ids(f"</{n}>")) for n in NAMES}
+        return model
+
+    def facts(self) -> list[str]:
+        term = self.config.format_term
+        what = "has no gradient, the format is not trained" if term == "argmax_reward" else "trains the format"
+        return [f"labels dropped inside {', '.join(self.config.spans)}; format term {term} ({what})"]
+
+    def check(self, examples: Examples) -> None:
+        """Raises UserError if a response does not have each tag once and in order."""
+        tags = [i for n in NAMES for i in (self.opens[n], self.closes[n])]
+        order = [tags[k] for k in (0, 2, 3, 4, 5, 1, 6, 7)]
+        is_tag = np.isin(examples.tokens, tags) & examples.learnt
+        bad = [
+            i
+            for i in range(len(examples))
+            if examples.tokens[s := slice(*examples.offsets[i : i + 2])][is_tag[s]].tolist() != order
+        ]
+        if bad:
+            raise UserError(
+                f"method.name=masked_critique: {len(bad)} of {len(examples)} responses do not have the tags "
+                f"<think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans> once and in order "
+                f"(first: {examples.keys[bad[0]]}); mend or remove these rows, or check data.on_long"
+            )
+
+    # ---- labels ----
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        dropped, candidates = self.choose(batch, draw)
+        label_of = torch.zeros_like(dropped)  # position j has the label of token j + 1
+        label_of[:, :-1] = dropped[:, 1:]
+        labels = torch.where(label_of, torch.full_like(batch.labels, IGNORE), batch.labels)
+        format_tokens = torch.zeros_like(dropped)
+        format_tokens[:, :-1] = self.format_tokens(batch)[:, 1:]
+        counts = {"ce": label_count(replace(batch, labels=labels))}
+        counts["examples"], counts["tags"] = count_examples(batch), int((format_tokens & (labels != IGNORE)).sum())
+        counts["format"] = counts["examples" if self.config.format_term == "argmax_reward" else "tags"]
+        share = {"masked_share": (int(dropped.sum()), int(candidates.sum()))}
+        extra = {"labels": batch.labels, "format": format_tokens}
+        return Corrupted(replace(batch, labels=labels, extra=extra), counts, share)
+
+    def choose(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        """(dropped, candidates) by token, bool [R, T]."""
+        c = self.config
+        candidates = torch.zeros_like(batch.learnt)
+        for name in c.spans:
+            inside, behind = self.inside(batch, name)
+            candidates |= inside & (behind >= c.skip_first)
+        candidates &= batch.learnt & ~self.is_tag(batch.input_ids)
+        ratio = batch.ratio.to(torch.float64)
+        ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
+        epoch = batch.epoch if c.redraw else 0
+        return candidates & below(draw("masked_critique", epoch, batch.example, batch.positions), ratio), candidates
+
+    def inside(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """(between <name> and </name>, number of the token there from 0), both [R, T]. A span ends with its example."""
+        column = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
+        opened = last(batch.learnt & (batch.input_ids == self.opens[name]), column)
+        closed = last(batch.learnt & (batch.input_ids == self.closes[name]), column)
+        first = column - batch.positions
+        between = (opened >= first) & (opened > closed) & (opened < column) & batch.real
+        return between, column - opened - 1
+
+    def is_tag(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor([*self.opens.values(), *self.closes.values()], device=ids.device))
+
+    def format_tokens(self, batch: Batch) -> Tensor:
+        """Tags of the response and everything between <ans> and </ans>, by token, bool [R, T]."""
+        return batch.learnt & (self.is_tag(batch.input_ids) | self.inside(batch, "ans")[0])
+
+    # ---- loss ----
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        hidden = hidden_states(model, **model_inputs(batch))
+        whole = batch.extra.get("labels", batch.labels)  # a validation batch was not corrupted
+        wanted = whole != IGNORE
+        learnt = (batch.labels != IGNORE)[wanted]
+        total, each, predicted = head_losses(
+            model, hidden[wanted], whole[wanted], learnt.to(torch.float32), vocab_size=self.vocab_size,
+            chunk_tokens=self.logits_chunk,
+        )  # fmt: skip
+        right = ((predicted == whole[wanted]) & learnt).sum()
+        if "format" not in batch.extra:
+            return Losses({"ce": total}, {"token_accuracy": (right, "ce")})
+        tags = batch.extra["format"] & (batch.labels != IGNORE)
+        reward = self.reward(whole, predicted, wanted, batch)
+        metrics: dict[str, tuple[Tensor | float, str]] = {
+            "token_accuracy": (right, "ce"), "format_reward": (float(reward), "examples"),
+            "tag_loss": (each[tags[wanted]].sum(), "tags"),
+            "tag_accuracy": ((predicted == whole[wanted])[tags[wanted]].sum(), "tags"),
+        }  # fmt: skip
+        if self.config.format_term == "argmax_reward":
+            miss = torch.tensor(float(count_examples(batch) - reward), device=total.device)
+            return Losses({"ce": total, "format": miss}, metrics)
+        tag_sum, _, _ = head_losses(
+            model, hidden[tags], batch.labels[tags], vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+        )
+        return Losses({"ce": total, "format": tag_sum}, metrics)
+
+    def reward(self, labels: Tensor, predicted: Tensor, wanted: Tensor, batch: Batch) -> int:
+        """How many examples' responses, decoded from the argmax at every position, have the format."""
+        ids = torch.full_like(labels, IGNORE)
+        ids[wanted] = predicted
+        count = 0
+        for row, lengths in zip(ids.tolist(), batch.lengths, strict=True):
+            at = 0
+            for length in lengths:
+                tokens = [i for i in row[at : at + length] if i != IGNORE]
+                at += length
+                if tokens:
+                    text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                    count += has_format(text, self.config.strict_format)
+        return count
+
+
+def last(where: Tensor, column: Tensor) -> Tensor:
+    """Column of the last True at or before each position; -1 before the first."""
+    return torch.cummax(torch.where(where, column, torch.full_like(column, -1)), dim=1).values
+
+
+def count_examples(batch: Batch) -> int:
+    """Examples with at least one response token."""
+    return len(torch.unique(batch.example[batch.learnt & batch.real]))
