@@ -104,3 +104,11 @@ def test_every_key_is_documented():
     for name, _, f in walk(schema.TrainConfig):
         assert f.default.description, name
         assert f.default.description.endswith("."), name
+
+
+def test_an_installed_mft_has_all_its_packages():
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert set(listed) == found | {"mft_cli.conf"}
