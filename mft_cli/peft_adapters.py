@@ -306,4 +306,5 @@ def dequantized(module: nn.Module) -> Tensor | None:
         return None
     import bitsandbytes.functional as bnb
 
-    return bnb.dequantize_4bit(module.weight.data, state).float().cpu()
+    weight: Any = module.weight
+    return bnb.dequantize_4bit(weight.data, state).float().cpu()

@@ -43,6 +43,10 @@ from mft_cli.zero import is_partitioned
 def train(config: TrainConfig) -> Path:
     """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
     run = RunDir(run_folder(config))
+    if config.launch.node_rank and config.launch.name == "local":  # the first node's driver keeps the run folder
+        if not is_done(run, config):
+            start_and_wait(run, config, run.root / f"frozen-node{config.launch.node_rank}.json", Say(None))
+        return run.root
     with run.lock():
         say = Say(run.log)
         if is_done(run, config):
@@ -57,7 +61,16 @@ def train(config: TrainConfig) -> Path:
 
 def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
     """Freeze the configuration and start the ranks, which read it: they never see Hydra, nor a command line's quotes."""
-    frozen = run.root / "frozen.json"
+    try:
+        start_and_wait(run, config, run.root / "frozen.json", say)
+    except RankFailed:
+        if run.get_state().get("state") == "running":  # died without a word
+            run.set_state("failed", message="a rank ended without a word", **where(run))
+        raise
+
+
+def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, say: Say) -> None:
+    """The ranks of this node (with SLURM: of all nodes), to their end. Raises Stopped, UserError, RankFailed."""
     write_json(frozen, to_plain(config))
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
     code = start_ranks(command, config.launch, run.root / "logs", say)
@@ -65,9 +78,6 @@ def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
         state = run.get_state()
         raise Stopped(state.get("message", "stopped by a signal"), state.get("by"))
     if code:
-        state = run.get_state()
-        if state.get("state") == "running":  # died without a word
-            run.set_state("failed", message=f"a rank ended with exit code {code}", **where(run))
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
         message = run.get_state().get("message", "")

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,29 @@ def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model
         assert float((a[name] - b[name]).abs().max()) < 1e-6
     assert (tmp_path / "two" / "logs" / "rank1.log").exists()
     assert json.loads((tmp_path / "two" / "state.json").read_text())["state"] == "done"
+
+
+def test_two_nodes_started_by_hand(tiny_model, problem_file, tmp_path):
+    """The same command on two nodes (here: twice on this machine) is one run; the first node keeps its folder."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    common = tiny_overrides(tiny_model, problem_file)
+    nodes = ["launch.nodes=2", "launch.processes=1", "launch.host=127.0.0.1", f"launch.port={port}", "run_dir=two"]
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(mft, "train", *common, *nodes, "launch.node_rank=1", cwd=tmp_path)
+        first = mft("train", *common, *nodes, "launch.node_rank=0", cwd=tmp_path)
+    assert first.returncode == second.result().returncode == 0, first.stderr + second.result().stderr
+    assert "2 ranks" in first.stdout
+    one = mft("train", *common, "run_dir=one", cwd=tmp_path)
+    assert one.returncode == 0
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / d / "metrics.jsonl").read_text().splitlines()]
+        for d in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    again = mft("train", *common, *nodes, "launch.node_rank=1", cwd=tmp_path)
+    assert again.returncode == 0  # done: it waits for nobody
 
 
 def test_without_a_compiler_the_reason_is_told(tiny_model, problem_file, tmp_path):
