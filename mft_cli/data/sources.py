@@ -194,7 +194,7 @@ def text(values: dict[str, Any], path: str, where: str, *, empty: bool = False) 
     a table.
     """
     if "{" in path:
-        joined = re.sub(r"\{([^{}]+)\}", lambda found: laid_out(get(values, found[1], where)).strip(), path)
+        joined = re.sub(r"\{([^{}]+)\}", lambda found: laid_out(get(values, found[1], where)), path)
     else:
         parts = [get(values, p, where) for p in path.split("+")]
         for part in parts:
@@ -214,7 +214,7 @@ def laid_out(value: Any) -> str:
         return "\n".join(
             " | ".join(map(laid_out, item)) if isinstance(item, list) else laid_out(item) for item in value
         )
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).strip()
 
 
 def keep(source: SourceConfig, values: dict[str, Any], where: str) -> bool:

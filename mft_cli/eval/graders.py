@@ -6,8 +6,9 @@ each: {"id", "sample", "gold", "answer", "correct", "status"} and, where it has 
 The gold of a problem is one text. What it holds, by answer type:
 
     number        a number as the file has it: "18", "1,000", "025", "27.0"
-    math          LaTeX as the file has it, dollar signs and all; several answers stay in one text ("$69$,$84$"). Words
-                  are possible ("\\text{Monday}", "They are equal"): they are compared as text.
+    math          LaTeX as the file has it, dollar signs and all; several answers stay in one text, between commas or
+                  semicolons ("$69$,$84$", "36; 12"). Ratios and times ("5:6", "3:30 p.m.") and words ("\\text{Monday}",
+                  "They are equal") are possible: they are compared as text.
     choice        the letter of the right option, A for the first; as JSON also `choices`
     text          the text; letter case, surrounding blanks and a final full stop do not count
     code          JSON of the benchmark's gold_fields (prompt, test, entry_point ...)
@@ -20,6 +21,7 @@ For number, math, choice and text the gold is either the plain answer or a JSON 
     unit       math: the unit that the row states, or null; an answer may name it or leave it out
     tolerance  math and number: absolute difference that still counts as equal, or null (exact)
     multiple   math: true where the row says that `answer` lists several answers, all wanted, in any order
+    group      the base problem that a variant was made from, a digest (benchmarks with `group`); not for comparison
     choices    choice: {letter: text of the option} in the order shown, so that an option's text can be answered too
 """
 

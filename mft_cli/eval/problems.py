@@ -36,7 +36,10 @@ def load_problems(name: str, benchmark: BenchmarkConfig, seed: int) -> tuple[lis
         id = digest_of([row.question, gold])
         seen[id] = seen.get(id, 0) + 1
         problems.append(Problem(id if seen[id] == 1 else f"{id}-{seen[id]}", number, gold, row))
-    return draw(name, problems, benchmark.limit, seed), rows.summary()
+    where = rows.summary()
+    if benchmark.problems is not None and len(problems) != benchmark.problems:
+        where += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
+    return draw(name, problems, benchmark.limit, seed), where
 
 
 def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:

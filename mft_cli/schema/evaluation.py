@@ -16,6 +16,7 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
+    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told aloud.")
     answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
         "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
     )
