@@ -268,7 +268,7 @@ def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRun
 def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
-    found = re.search(r"Could not find '([\w/.-]+)/([^']+)'", text) or re.search(
+    found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^']+)'", text
     )
     if found and found[1] == "eval":
