@@ -40,9 +40,10 @@ def print_list(arguments: list[str]) -> None:
     for row in table:
         cells = (str(row[c]).rjust(widths[c]) if c == "problems" else str(row[c]).ljust(widths[c]) for c in COLUMNS)
         print("  ".join(cells).rstrip())
+    widest = max(map(len, suites), default=0)
     print("\nsuite")
     for name, found in suites.items():
-        print(f"{name.ljust(widths['benchmark'])}  {' '.join(found)}")
+        print(f"{name.ljust(widest)}  {' '.join(found)}")
     print()
     print(f"local: under MFT_DATA_DIR ({os.environ.get('MFT_DATA_DIR') or 'not set'})")
     for problem in problems:
