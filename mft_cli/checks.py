@@ -21,6 +21,8 @@ def check_train(config: schema.TrainConfig) -> None:
         )
     for name, source in {**d.sources, **d.sources_validation}.items():
         check_source(f"data.sources.{name}", source)
+        if source.response is None:
+            raise UserError(f"data.sources.{name}.response=null: training rows need a response; name its field")
     if t.row_length is not None and t.packing and t.row_length < d.max_length:
         raise UserError(
             f"train.row_length={t.row_length}: an example of data.max_length={d.max_length} does not fit in"
@@ -86,8 +88,12 @@ def check_source(where: str, source: schema.SourceConfig) -> None:
         unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
         if unused:
             raise UserError(f"{where}.{unused[0]} works with layout=question_response, not with {source.layout}")
-    if source.remove is not None:
-        check_regex(f"{where}.remove", source.remove)
+    for key in ("remove", "remove_question", "remove_answer"):
+        if getattr(source, key) is not None:
+            check_regex(f"{where}.{key}", getattr(source, key))
+    for field, wanted in source.keep_if.items():
+        if isinstance(wanted, str) and wanted.startswith("/"):
+            check_regex(f"{where}.keep_if.{field}", wanted.strip("/"))
     for name, span in source.spans.items():
         if span.startswith("/"):
             check_regex(f"{where}.spans.{name}", span.strip("/"))
@@ -101,7 +107,8 @@ def check_regex(where: str, pattern: str) -> None:
 
 
 def looks_local(path: str) -> bool:
-    return path.startswith(("/", "./", "../", "~")) or path.endswith((".gguf", ".jsonl", ".json", ".csv", ".parquet"))
+    endings = (".gguf", ".jsonl", ".json", ".csv", ".parquet", ".xml", ".gz")
+    return path.startswith(("/", "./", "../", "~")) or path.endswith(endings)
 
 
 def check_paths(config: schema.RunConfig) -> None:
@@ -113,8 +120,27 @@ def check_paths(config: schema.RunConfig) -> None:
     if template and not Path(template).exists():
         raise UserError(f"model.chat_template={template}: no such file")
     for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
-        if looks_local(source.path) and not Path(source.path).expanduser().exists():
-            raise UserError(f"data.sources.{name}.path={source.path}: no such file or folder")
+        if missing := missing_file(source.path):
+            raise UserError(f"data.sources.{name}.path={missing}: no such file or folder")
+
+
+def missing_file(path: str) -> str | None:
+    """A local file or folder that a source's path names and that is not there."""
+    paths = schema.expand(path) if looks_local(path) and "://" not in path else []
+    return next((one for one in paths if not Path(one).expanduser().exists()), None)
+
+
+def check_answers(where: str, benchmark: schema.BenchmarkConfig) -> None:
+    """Settings of a benchmark that its answer type needs."""
+    kind, source = benchmark.answer_type, benchmark.source
+    if kind == "choice" and not (source.choices or source.answer):
+        raise UserError(f"{where}.answer_type=choice needs source.choices (the options) and source.answer (the letter)")
+    if source.choices and not source.answer:
+        raise UserError(f"{where}.source.choices needs source.answer: the field with the right letter, place or text")
+    if kind in ("code", "instructions", "judged") and not benchmark.gold_fields:
+        raise UserError(
+            f"{where}.answer_type={kind} needs gold_fields: the fields of a row that are needed to judge it"
+        )
 
 
 def check_benchmarks(config: schema.EvalConfig) -> None:
@@ -122,9 +148,9 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
     for name, benchmark in config.benchmarks.items():
         where = f"eval.benchmarks.{name}"
         check_source(f"{where}.source", benchmark.source)
-        path = benchmark.source.path
-        if looks_local(path) and not Path(path).expanduser().exists():
-            raise UserError(f"{where}.source.path={path}: no such file or folder")
+        check_answers(where, benchmark)
+        if missing := missing_file(benchmark.source.path):
+            raise UserError(f"{where}.source.path={missing}: no such file or folder")
         if benchmark.samples > 1 and benchmark.temperature == 0:
             raise UserError(
                 f"{where}.samples={benchmark.samples} would be the same text: set {where}.temperature above 0"

@@ -120,6 +120,11 @@ def rank_verb(arguments: list[str]) -> None:
 
 
 def eval_verb(arguments: list[str]) -> None:
+    if arguments[:1] == ["list"]:
+        from mft_cli.eval.listing import print_list
+
+        print_list(arguments[1:])
+        return
     from mft_cli.config import eval_config, run_with_hydra
 
     if arguments and arguments[0].startswith("--frozen="):

@@ -55,6 +55,10 @@ def describe(cls: type[Any], item: Any, prefix: str) -> str:
     """One of pydantic's findings as our sentence: the key, the value, what was expected, the nearest valid one."""
     path, owner = real_path(cls, item["loc"])
     name, value = prefix + ".".join(path), item["input"]
+    if item["type"] == "unexpected_keyword_argument" and owner is schema.EvalConfig and is_benchmark_key(path):
+        return (
+            f"unknown key {name}; the YAML file of a benchmark starts with the line # @package eval.benchmarks.<name>"
+        )
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key {name} (value {show(value)}){nearest_key(cls, owner, path)}"
     if item["type"] == "union_tag_invalid":
@@ -67,6 +71,10 @@ def describe(cls: type[Any], item: Any, prefix: str) -> str:
         return f"{name}={show(value)}: expected one of {', '.join(expected)}{did_you_mean(str(value), expected)}"
     message = item["msg"][0].lower() + item["msg"][1:]
     return f"{name}={show(value)}: {message.replace('input should be', 'expected').replace('a valid ', 'a ')}"
+
+
+def is_benchmark_key(path: list[str]) -> bool:
+    return path[-1] in names(schema.BenchmarkConfig)
 
 
 def show(value: Any) -> str:
@@ -171,8 +179,7 @@ def own_overrides(arguments: list[str]) -> list[str]:
     Our YAML files hold only what differs from the schema, so Hydra would refuse to override a key that it does not see.
     With ++ it sets any key, and a misspelt one is refused by the schema, which knows the nearest valid key.
     """
-    extra = [Path(value) for value in option_values(arguments, "--config-dir", "-cd")]
-    known = groups([p for p in extra if p.is_dir()])
+    known = groups(config_dirs(arguments))
     result = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
@@ -183,6 +190,11 @@ def own_overrides(arguments: list[str]) -> list[str]:
         else:
             result.append(f"++{bare}={value}")
     return result
+
+
+def config_dirs(arguments: list[str]) -> list[Path]:
+    """The user's own folders of YAML files: --config-dir."""
+    return [path for value in option_values(arguments, "--config-dir", "-cd") if (path := Path(value)).is_dir()]
 
 
 def option_values(arguments: list[str], *options: str) -> list[str]:
@@ -203,6 +215,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    known = groups(config_dirs(arguments))
     failures: list[Exception] = []  # kept from Hydra, which would print them its own way and end a sweep at the first
 
     def plain(config: DictConfig) -> None:
@@ -212,7 +225,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             task(typing.cast("dict[str, Any]", values))
         except OmegaConfBaseException as error:
-            failures.append(UserError(hydra_sentence(error)))
+            failures.append(UserError(hydra_sentence(error, known)))
         except (UserError, Stopped) as error:
             failures.append(error)
 
@@ -221,7 +234,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(hydra_sentence(error)) from None
+        raise UserError(hydra_sentence(error, known)) from None
     finally:
         sys.argv = before
     if stopped := [f for f in failures if isinstance(f, Stopped)]:
@@ -232,14 +245,38 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
         raise failures[0]
 
 
-def hydra_sentence(error: Exception) -> str:
+def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRunConfig:
+    """The configuration of `mft eval eval=[names]`, unchecked, also from the folders `extra`. Raises UserError."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    extra = list(extra)
+    overrides = [f"eval=[{','.join(names)}]"]
+    if extra:
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            values = OmegaConf.to_container(compose("eval", overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(hydra_sentence(error, groups(extra))) from None
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(typing.cast("dict[str, Any]", values)))
+    return config
+
+
+def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
-    found = re.search(r"Could not find '([\w/.-]+)/([^']+)'", text) or re.search(
+    found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^']+)'", text
     )
-    if found and found[1] in groups():
-        options = list(groups()[found[1]])
+    if found and found[1] == "eval":
+        near = difflib.get_close_matches(found[2], known["eval"], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"eval={found[2]}: no such benchmark or suite; {hint}mft eval list shows all"
+    if found and found[1] in known:
+        options = known[found[1]]
         return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
     lines = [
         line.strip()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mft_cli.data.encode import cache_folder
+from mft_cli.data.files import cache_folder
 from mft_cli.errors import UserError
 from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import ModelConfig

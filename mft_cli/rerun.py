@@ -8,9 +8,9 @@ from typing import Any
 from mft_cli import checkpoint as checkpoints
 from mft_cli.config import read_yaml, to_plain
 from mft_cli.data.load import Loaded
-from mft_cli.data.sources import local_file
+from mft_cli.data.sources import local_digest
 from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, digest_of, file_digest, read_json
+from mft_cli.run_dir import RunDir, digest_of, read_json
 from mft_cli.schema import TrainConfig
 
 # Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
@@ -37,10 +37,10 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     check_same_settings(run, config)
     before = read_json(run.provenance).get("data", {}) if run.provenance.exists() else {}
     for name, source in config.data.sources.items():
-        file = None if source.path.startswith("generated:") else local_file(source)
-        if file is not None and name in before and file_digest(file) != before[name]["digest"]:
+        local = local_digest(source)
+        if local is not None and name in before and local[1] != before[name]["digest"]:
             raise UserError(
-                f"{run.root} was trained on another version of {file}; choose another run_dir, or checkpoint.resume=false"
+                f"{run.root} was trained on another version of {local[0]}; choose another run_dir, or checkpoint.resume=false"
             )
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
     wanted = [folder for folder, _ in exports_to_evaluate(run, config)]

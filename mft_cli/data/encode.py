@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from mft_cli.data.files import cache_folder
 from mft_cli.data.prompts import Piece, Renderer, UnsafeText
 from mft_cli.data.sources import Row, Rows
 from mft_cli.errors import UserError
@@ -160,7 +161,7 @@ def pieces_of(source: SourceConfig, rows: list[Row], renderer: Renderer) -> Iter
                 pieces = (
                     renderer.conversation(row.messages, source.loss_on)
                     if row.messages is not None
-                    else renderer.pieces(row.question, row.response, row.answer, row.system)
+                    else renderer.pieces(row.question, row.response, row.answer, row.system, row.choices)
                 )
                 check_spans(pieces, row.spans)
                 yield row, pieces
@@ -261,12 +262,6 @@ def truncate(examples: Examples, limit: int) -> Examples:
 
 
 # ---- cache ----------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """MFT_CACHE_DIR, else the user's cache folder."""
-    named = os.environ.get("MFT_CACHE_DIR")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mft"
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -15,6 +15,7 @@ from mft_cli.errors import UserError
 from mft_cli.schema import PromptConfig
 
 Messages = list[dict[str, str]]
+Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
 
 class UnsafeText(ValueError):
@@ -57,14 +58,20 @@ class Renderer:
 
     # ---- question and response ----
 
-    def prompt_ids(self, question: str, system: str | None = None) -> list[int]:
+    def prompt_ids(
+        self, question: str, system: str | None = None, choices: Choices | None = None, instruction: str | None = None
+    ) -> list[int]:
         """Ids of everything in front of the response."""
-        return self._start(self.encode(self.prompt_text(question, system)))
+        return self._start(self.encode(self.prompt_text(question, system, choices, instruction)))
 
-    def prompt_text(self, question: str, system: str | None = None) -> str:
-        self.check(question)
+    def prompt_text(
+        self, question: str, system: str | None = None, choices: Choices | None = None, instruction: str | None = None
+    ) -> str:
+        """The prompt: `choices` (letter -> option) stand on lines behind the question, then a benchmark's instruction."""
         prompt = self.prompt
-        asked = prompt.template.replace("{question}", question)
+        for text in (question, *(choices or {}).values()):
+            self.check(text)
+        asked = self.asked(question, choices or {}, instruction)
         if prompt.kind == "template":
             shots = [prompt.template.replace("{question}", s.question) + s.response for s in prompt.shots]
             return prompt.shot_separator.join([*shots, asked])
@@ -74,6 +81,18 @@ class Renderer:
             messages.append({"role": "user", "content": prompt.template.replace("{question}", shot.question)})
             messages.append({"role": "assistant", "content": shot.response})
         return self._chat([*messages, {"role": "user", "content": asked}], ask=True)
+
+    def asked(self, question: str, choices: Choices, instruction: str | None) -> str:
+        """The template around question, options and instruction, filled in one pass: a question may hold {choices}."""
+        prompt = self.prompt
+        lines = (prompt.option.replace("{letter}", letter).replace("{text}", text) for letter, text in choices.items())
+        options = "\n".join(lines)
+        if options and "{choices}" not in prompt.template:
+            question, options = f"{question}\n{options}", ""
+        if instruction:
+            question = f"{question}\n\n{instruction}"
+        filled = {"{question}": question, "{choices}": options}
+        return re.sub(r"\{question\}|\{choices\}", lambda found: filled[found.group()], prompt.template)
 
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:
@@ -91,8 +110,10 @@ class Renderer:
         piece.ids.append(self.end_id)
         return piece
 
-    def pieces(self, question: str, response: str, answer: str | None, system: str | None) -> list[Piece]:
-        return [Piece(self.prompt_ids(question, system)), self.response_piece(response, answer)]
+    def pieces(
+        self, question: str, response: str, answer: str | None, system: str | None, choices: Choices | None = None
+    ) -> list[Piece]:
+        return [Piece(self.prompt_ids(question, system, choices)), self.response_piece(response, answer)]
 
     # ---- conversations ----
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mft_cli.data.choices import read_choices
+from mft_cli.data.files import BadRow, Raw, downloaded, first_line, is_url, local_files, read_rows
 from mft_cli.data.generated import generate
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of, file_digest
-from mft_cli.schema import SourceConfig
+from mft_cli.schema import SourceConfig, expand
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass
@@ -29,7 +27,8 @@ class Row:
     key: str  # where it stands: file:line
     question: str = ""
     response: str = ""
-    answer: str | None = None
+    answer: str | None = None  # of a multiple-choice row the letter
+    choices: dict[str, str] = field(default_factory=dict)  # letter -> option, in the order shown
     system: str | None = None
     messages: list[dict[str, str]] | None = None
     spans: dict[str, str] = field(default_factory=dict)
@@ -46,18 +45,17 @@ class Rows:
     read: int = 0
     bad: list[str] = field(default_factory=list)
     filtered: int = 0
+    repeated: int = 0
 
     def summary(self) -> str:
         parts = [f"{len(self.rows):,} rows from {self.where}"]
         if self.filtered:
             parts.append(f"{self.filtered:,} left out by keep_if")
+        if self.repeated:
+            parts.append(f"{self.repeated:,} repetitions left out by unique")
         if self.bad:
             parts.append(f"{len(self.bad):,} bad rows dropped (first: {self.bad[0]})")
         return ", ".join(parts)
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; the text says where and why."""
 
 
 def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "error") -> Rows:
@@ -66,7 +64,7 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
     Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named).
     """
     where, digest, raw = open_source(source)
-    result = Rows([], where, digest)
+    result, seen = Rows([], where, digest), set[str]()
     for index, key, values in raw:
         result.read += 1
         try:
@@ -74,6 +72,9 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
                 raise values
             if not keep(source, values, key):
                 result.filtered += 1
+                continue
+            if source.unique is not None and is_known(laid_out(get(values, source.unique, key)), seen):
+                result.repeated += 1
                 continue
             result.rows.append(make_row(source, values, digest64(name, index), key))
         except BadRow as problem:
@@ -86,6 +87,13 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
         raise UserError(f"{result.where}: no usable row of {result.read} read ({result.summary()})")
     result.rows = draw_rows(source, result.rows, name, seed)
     return result
+
+
+def is_known(value: str, seen: set[str]) -> bool:
+    """Whether a value was there before; notes it."""
+    known = value in seen
+    seen.add(value)
+    return known
 
 
 def draw_rows(source: SourceConfig, rows: list[Row], name: str, seed: int) -> list[Row]:
@@ -105,8 +113,6 @@ def draw_rows(source: SourceConfig, rows: list[Row], name: str, seed: int) -> li
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
-Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
-
 
 def open_source(source: SourceConfig) -> tuple[str, str, Raw]:
     """(where, digest, rows) of a source. The digest is the file's sha256, or a digest of what names the rows."""
@@ -114,109 +120,45 @@ def open_source(source: SourceConfig) -> tuple[str, str, Raw]:
         made = generate(source.path, source.split, source.rows, source.options)
         digest = digest_of([source.path, source.split, source.rows, source.options])
         return f"{source.path} ({source.split})", digest, ((i, f"{source.path}:{i}", v) for i, v in enumerate(made))
-    file = local_file(source)
-    if file is not None:
-        kind = source.format if source.format != "auto" else FORMATS.get(file.suffix, "")
-        if kind not in READERS:
-            raise UserError(f"{file}: cannot tell the format from the name; set format to jsonl, json, csv or parquet")
-        return str(file), file_digest(file), READERS[kind](file)
+    files = local_files(source)
+    if files is None and is_url(source.path):
+        files = downloaded(source)
+    if files is not None:
+        return " + ".join(map(str, files)), files_digest(files), read_files(files, source.format)
     return open_hub(source)
 
 
-def local_file(source: SourceConfig) -> Path | None:
-    """A file named by `path`, or the first of `local` under MFT_DATA_DIR; null: the hub. Raises UserError."""
-    path = Path(source.path).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return None  # a folder in the hub's layout: the datasets library reads it
-    if path.suffix in FORMATS or source.path.startswith(("/", "./", "../", "~")):
-        raise UserError(f"{source.path}: no such file")
-    folder = os.environ.get("MFT_DATA_DIR")
-    if folder:
-        if not Path(folder).is_dir():
-            raise UserError(f"MFT_DATA_DIR={folder}: no such folder")
-        for candidate in source.local:
-            if (Path(folder) / candidate).is_file():
-                return Path(folder) / candidate
-    return None
+def files_digest(files: list[Path]) -> str:
+    """sha256 of a file; of several, a digest of theirs."""
+    digests = [file_digest(file) for file in files]
+    return digests[0] if len(files) == 1 else digest_of(digests)
 
 
-def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
-    """A reader whose file as a whole may be unreadable: wrong encoding, broken parquet. Names the file."""
-
-    def read(file: Path) -> Raw:
-        try:
-            yield from reader(file)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{file}: cannot be read as {file.suffix.lstrip('.')} in UTF-8 ({error})") from None
-        except Exception as error:
-            if type(error).__module__.startswith("pyarrow"):
-                raise UserError(f"{file}: no readable parquet file ({first_line(error)})") from None
-            raise
-
-    return read
+def local_digest(source: SourceConfig) -> tuple[str, str] | None:
+    """(where, digest) of a source that lies in local files now, as `load_rows` gives them; None for others."""
+    files = None if source.path.startswith("generated:") else local_files(source)
+    return None if files is None else (" + ".join(map(str, files)), files_digest(files))
 
 
-def read_jsonl(file: Path) -> Raw:
-    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, f"{file}:{number}", parse_object(line, f"{file}:{number}")
-
-
-def parse_object(line: str, where: str) -> dict[str, Any] | BadRow:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        return BadRow(f"{where}: invalid JSON ({error.msg} at column {error.colno})")
-    return (
-        value if isinstance(value, dict) else BadRow(f"{where}: expected a JSON object, found {type(value).__name__}")
-    )
-
-
-def read_json(file: Path) -> Raw:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: invalid JSON ({error})") from None
-    if not isinstance(values, list):
-        raise UserError(f"{file}: expected a JSON list of objects, found {type(values).__name__}")
-    for index, value in enumerate(values):
-        where = f"{file}: item {index}"
-        yield index, where, value if isinstance(value, dict) else BadRow(f"{where}: expected an object")
-
-
-def read_csv(file: Path) -> Raw:
-    csv.field_size_limit(1 << 30)
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for values in reader:
-            where = f"{file}:{reader.line_num}"
-            torn = None in values or None in values.values()
-            yield reader.line_num, where, BadRow(f"{where}: wrong number of columns") if torn else values
-
-
-def read_parquet(file: Path) -> Raw:
-    import pyarrow.parquet as parquet
-
-    index = 0
-    for batch in parquet.ParquetFile(file).iter_batches():
-        for values in batch.to_pylist():
-            yield index, f"{file}: row {index}", values
-            index += 1
-
-
-READERS = {"jsonl": read_jsonl, "json": read_json, "csv": readable(read_csv), "parquet": readable(read_parquet)}
+def read_files(files: list[Path], kind: str) -> Raw:
+    """Rows of several files, one after the other; every index is a row's own."""
+    if len(files) == 1:
+        return read_rows(files[0], kind)
+    rows = ((key, values) for file in files for _, key, values in read_rows(file, kind))
+    return ((index, key, values) for index, (key, values) in enumerate(rows))
 
 
 def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
     """A hub data set (or a local folder in the hub's layout), through the datasets library."""
-    from datasets import load_dataset
+    from datasets import concatenate_datasets, load_dataset
 
     where = source.path + (f"/{source.name}" if source.name else "") + f":{source.split}"
     try:
-        rows = load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        parts = [
+            load_dataset(source.path, name, split=source.split, revision=source.revision)
+            for name in (expand(source.name) if source.name else [None])
+        ]
+        rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except Exception as error:  # the library raises many kinds for offline, missing, gated and misnamed
         hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
         raise UserError(
@@ -226,33 +168,39 @@ def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
     return where, digest, ((i, f"{where}[{i}]", values) for i, values in enumerate(rows))
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
 # ---- one row --------------------------------------------------------------------------------------------------------
 
 
 def get(values: dict[str, Any], path: str, where: str) -> Any:
-    """A field; dots reach into objects and lists. Raises BadRow with the fields that exist."""
-    found: Any = values
-    for part in [path] if path in values else path.split("."):
-        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
-            found = found[int(part)]
-            continue
-        if not isinstance(found, dict) or part not in found:
-            raise BadRow(f"{where}: no field {path!r}; fields: {', '.join(map(str, values))}")
-        found = found[part]
-    return found
+    """A field; dots reach into objects and lists, `a|b` is the first that exists. Raises BadRow with those there are."""
+    for option in [path] if path in values else path.split("|"):
+        found: Any = values
+        for part in [option] if option in values else option.split("."):
+            if isinstance(found, list) and part.isdigit() and int(part) < len(found):
+                found = found[int(part)]
+            elif isinstance(found, dict) and part in found:
+                found = found[part]
+            else:
+                break
+        else:
+            return found
+    raise BadRow(f"{where}: no field {path!r}; fields: {', '.join(map(str, values))}")
 
 
 def text(values: dict[str, Any], path: str, where: str, *, empty: bool = False) -> str:
-    """A field's text; `a+b` joins fields that are not empty with a blank line. Numbers become text."""
-    parts = [get(values, p, where) for p in path.split("+")]
-    for part in parts:
-        if not isinstance(part, (str, int, float)) and part is not None:
-            raise BadRow(f"{where}: field {path!r} is {type(part).__name__}, expected text")
-    joined = "\n\n".join(str(part) for part in parts if part not in (None, ""))
+    """A field's text; `a+b` joins fields that are not empty with a blank line. Numbers become text.
+
+    A path with braces is a text with fields in it: `{Body} {Question}`; a list there is a line an item, a list of lists
+    a table.
+    """
+    if "{" in path:
+        joined = re.sub(r"\{([^{}]+)\}", lambda found: laid_out(get(values, found[1], where)), path)
+    else:
+        parts = [get(values, p, where) for p in path.split("+")]
+        for part in parts:
+            if not isinstance(part, (str, int, float)) and part is not None:
+                raise BadRow(f"{where}: field {path!r} is {type(part).__name__}, expected text")
+        joined = "\n\n".join(str(part) for part in parts if part not in (None, ""))
     if not joined.strip() and not empty:
         raise BadRow(f"{where}: field {path!r} is empty")
     if any(0xD800 <= ord(c) <= 0xDFFF for c in joined):
@@ -260,12 +208,23 @@ def text(values: dict[str, Any], path: str, where: str, *, empty: bool = False) 
     return joined
 
 
+def laid_out(value: Any) -> str:
+    """A value as text: a list's items on lines, an inner list's cells between bars."""
+    if isinstance(value, list):
+        return "\n".join(
+            " | ".join(map(laid_out, item)) if isinstance(item, list) else laid_out(item) for item in value
+        )
+    return "" if value is None else str(value).strip()
+
+
 def keep(source: SourceConfig, values: dict[str, Any], where: str) -> bool:
-    """Whether a row passes keep_if; text such as "True" in a CSV counts as its value."""
+    """Whether a row passes keep_if; text such as "True" in a CSV counts as its value, /text/ is searched for."""
     return all(same(get(values, k, where), wanted) for k, wanted in source.keep_if.items())
 
 
 def same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str) and len(wanted) > 2 and wanted.startswith("/") and wanted.endswith("/"):
+        return re.search(wanted[1:-1], laid_out(found)) is not None
     return found == wanted or (isinstance(found, str) and found.strip().lower() == str(wanted).lower())
 
 
@@ -274,14 +233,22 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, where: str) 
     if source.layout != "question_response":
         row.messages = conversation(source, values, where)
         return row
-    row.question = text(values, source.question, where)
-    row.response = text(values, source.response, where)
-    if source.remove is not None:
-        row.response = re.sub(source.remove, "", row.response)
-    row.answer = text(values, source.answer, where) if source.answer else None
+    row.question = without(source.remove_question, text(values, source.question, where))
+    row.response = without(source.remove, text(values, source.response, where)) if source.response else ""
+    if source.choices:
+        answer = get(values, source.answer, where) if source.answer else None
+        given = [get(values, field, where) for field in source.choices]
+        row.choices, row.answer = read_choices(given, answer, source.choices_seed, row.question, where)
+    elif source.answer:
+        row.answer = without(source.remove_answer, text(values, source.answer, where))
     row.system = text(values, source.system, where, empty=True) or None if source.system else None
     row.spans = {n: p if p.startswith("/") else text(values, p, where) for n, p in source.spans.items()}
     return row
+
+
+def without(pattern: str | None, text: str) -> str:
+    """The text without what a pattern finds."""
+    return text if pattern is None else re.sub(pattern, "", text)
 
 
 def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mft_cli.answers import equal_fast, extract
 from mft_cli.eval import workers
-from mft_cli.eval.graders import OK, TRUNCATED, UNPARSED
+from mft_cli.eval.graders import OK, TRUNCATED, UNPARSED, gold_parts
 from mft_cli.eval.journal import Record
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
@@ -17,8 +17,9 @@ def grade_answers(records: Sequence[Record], benchmark: BenchmarkConfig, config:
     scores, slow = [], []
     for record in records:
         answer = read_answer(record, benchmark)
-        verdict = False if answer is None else equal_fast(gold=record["gold"], answer=answer)
-        score = {"id": record["id"], "sample": record.get("sample", 0), "gold": record["gold"], "answer": answer}
+        gold = gold_parts(record["gold"])["answer"]
+        verdict = False if answer is None else equal_fast(gold=gold, answer=answer)
+        score = {"id": record["id"], "sample": record.get("sample", 0), "gold": gold, "answer": answer}
         scores.append({**score, "correct": bool(verdict), "status": _status(record, answer)})
         if verdict is None:
             slow.append(len(scores) - 1)

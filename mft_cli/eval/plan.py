@@ -83,7 +83,7 @@ def make_plan(
     """Load, render and digest one benchmark. Raises UserError (missing data, a chat prompt without a template ...)."""
     renderer = Renderer(tokenizer, pick_prompt(benchmark, config, folder.facts, tokenizer))
     problems, where = load_problems(name, benchmark, config.seed)
-    prompts = [render(renderer, problem) for problem in problems]
+    prompts = [render(renderer, problem, benchmark) for problem in problems]
     ends = {*renderer.end_ids, *folder.end_ids}
     sampling = Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), tuple(sorted(ends)))
     room = [available(len(p), benchmark.max_new_tokens, config, folder) for p in prompts]
@@ -125,9 +125,10 @@ def make_plan(
     )
 
 
-def render(renderer: Renderer, problem: Problem) -> list[int]:
+def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig) -> list[int]:
+    row = problem.row
     try:
-        return renderer.prompt_ids(problem.row.question, problem.row.system)
+        return renderer.prompt_ids(row.question, row.system, row.choices, benchmark.instruction)
     except UnsafeText as error:
         raise UserError(f"{problem.row.key}: {error}; a benchmark's question may not hold one") from None
 

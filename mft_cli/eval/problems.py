@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from mft_cli.answers import extract
-from mft_cli.data.sources import BadRow, Row, get, load_rows
+from mft_cli.data.sources import BadRow, Row, get, load_rows, text
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of
@@ -35,7 +36,10 @@ def load_problems(name: str, benchmark: BenchmarkConfig, seed: int) -> tuple[lis
         id = digest_of([row.question, gold])
         seen[id] = seen.get(id, 0) + 1
         problems.append(Problem(id if seen[id] == 1 else f"{id}-{seen[id]}", number, gold, row))
-    return draw(name, problems, benchmark.limit, seed), rows.summary()
+    where = rows.summary()
+    if benchmark.problems is not None and len(problems) != benchmark.problems:
+        where += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
+    return draw(name, problems, benchmark.limit, seed), where
 
 
 def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
@@ -51,23 +55,65 @@ def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> li
 
 
 def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
-    """The gold answer of a row: gold_fields as JSON, else its answer field (else the solution), behind `gold_marker` if there is one."""
-    if benchmark.gold_fields:
-        try:
-            return json.dumps({field: get(row.meta, field, row.key) for field in benchmark.gold_fields})
-        except BadRow as problem:
-            raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}.gold_fields") from None
-    text = row.response if row.answer is None else row.answer
+    """The gold of a row, in the form that `mft_cli.eval.graders` states for the benchmark's answer type. UserError."""
+    try:
+        parts = {field: get(row.meta, path, row.key) for field, path in map(named, benchmark.gold_fields)}
+        if benchmark.answer_type in ("code", "instructions", "judged"):
+            return json.dumps(parts)
+        if "answer" not in parts:
+            parts["answer"] = plain_answer(row, benchmark, name)
+        if benchmark.group is not None:
+            parts["group"] = digest_of([text(row.meta, benchmark.group, row.key)])[:16]
+    except BadRow as problem:
+        raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}") from None
+    if row.choices:
+        parts["choices"] = row.choices
+    if isinstance(parts.get("tolerance"), str):
+        parts["tolerance"] = float(parts["tolerance"])
+    if benchmark.round_to_gold:
+        parts["tolerance"] = half_a_digit(parts["answer"])
+    parts["answer"] = str(parts["answer"]).strip()
+    return parts["answer"] if parts.keys() == {"answer"} else json.dumps(parts)
+
+
+def named(field: str) -> tuple[str, str]:
+    """(name, path) of one of gold_fields: `name=path`, or a path that is its own name."""
+    name, _, path = field.rpartition("=")
+    return name or path, path
+
+
+def plain_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
+    """The answer field, else what the solution ends in, behind `gold_marker` if there is one. Raises BadRow."""
+    answer = row.response if row.answer is None else row.answer
     if benchmark.gold_marker is not None:
-        _, marker, text = text.rpartition(benchmark.gold_marker)
+        _, marker, answer = answer.rpartition(benchmark.gold_marker)
         if not marker:
-            raise UserError(
-                f"{row.key}: no {benchmark.gold_marker!r} in the gold; mend it or eval.benchmarks.{name}.gold_marker"
-            )
+            raise BadRow(f"{row.key}: no {benchmark.gold_marker!r} in the gold")
+    elif row.answer is None and benchmark.answer_type == "math":
+        answer = last_boxed(answer) or ""
     elif row.answer is None:
-        text = extract(text, markers=benchmark.markers, last_number=benchmark.last_number) or ""
-    if not text.strip():
-        raise UserError(
-            f"{row.key}: no gold answer for benchmark {name}; mend the row or eval.benchmarks.{name}.source"
-        )
-    return text.strip()
+        answer = extract(answer, markers=benchmark.markers, last_number=benchmark.last_number) or ""
+    if not answer.strip():
+        raise BadRow(f"{row.key}: no gold answer for benchmark {name}")
+    return answer
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the last \\boxed{...} of a solution, as it stands there; `\\boxed 2` holds 2."""
+    start = text.rfind("\\boxed")
+    if start < 0:
+        return None
+    behind, depth = text[start + len("\\boxed") :], 0
+    if not behind.startswith("{"):
+        return behind.split()[0].rstrip("$.") if behind.strip() else None
+    for place, token in ((m.start(), m.group()) for m in re.finditer(r"\\[{}]|[{}]", behind)):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        if depth == 0:
+            return behind[1:place]
+    return None
+
+
+def half_a_digit(answer: str) -> float:
+    """Half a unit of a number's last decimal place: 0.05 of 93.5%, 0.5 of 380."""
+    digits = re.search(r"\d(?:[\d,]*\d)?(?:\.(\d+))?", answer)
+    return 0.5 * 10.0 ** -len(digits[1] or "") if digits else 0.0

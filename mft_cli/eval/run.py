@@ -14,6 +14,7 @@ from typing import Any
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Completion, Engine, choose_engine, load_engine
+from mft_cli.eval.graders import gold_parts
 from mft_cli.eval.model_folder import ModelFolder, open_model
 from mft_cli.eval.plan import Plan, make_plan
 from mft_cli.eval.progress import Progress
@@ -184,14 +185,17 @@ class Session:
         start = time.perf_counter()
         examples, ids = [], []
         for problem, prompt in zip(plan.problems, plan.requests[:: plan.benchmark.samples], strict=True):
+            if not problem.row.response:
+                continue  # a benchmark without worked solutions
             try:
-                response = plan.renderer.response_ids(problem.row.response, problem.row.answer or problem.gold)
+                answer = problem.row.answer or gold_parts(problem.gold)["answer"]
+                response = plan.renderer.response_ids(problem.row.response, answer)
             except UnsafeText:
                 continue
             if self.folder.context is None or len(prompt.prompt) + len(response) <= self.folder.context:
                 examples.append((list(prompt.prompt), response))
                 ids.append(problem.id)
-        if skipped := len(plan.problems) - len(ids):
+        if skipped := sum(bool(p.row.response) for p in plan.problems) - len(ids):
             plan.warnings.append(f"{skipped} gold solutions do not fit into the context: no log-probability for them")
         if not ids:
             return None

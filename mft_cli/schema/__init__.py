@@ -13,6 +13,7 @@ from mft_cli.schema.inputs import (
     Shot,
     SourceConfig,
     ValidationConfig,
+    expand,
 )  # fmt: skip
 from mft_cli.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
 from mft_cli.schema.methods import AnyMethod, MaskedCritiqueConfig, MaskedThoughtConfig, MethodConfig, SftConfig
@@ -23,5 +24,5 @@ __all__ = [
     "AnyMethod", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig",
     "LaunchConfig", "LogConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
     "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "SweepConfig", "TrainConfig",
-    "TrainingConfig", "ValidationConfig",
+    "TrainingConfig", "ValidationConfig", "expand",
 ]  # fmt: skip

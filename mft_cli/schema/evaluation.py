@@ -16,12 +16,21 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    answer_type: Literal["number"] = key("number", "How answers are compared.")
-    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON (tests of a program, say).")
+    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told aloud.")
+    answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
+        "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
+    )
+    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field: under another name.")
+    group: str | None = key(
+        None, "Field that names the base problem of a variant: adds robust and per-problem accuracy."
+    )
+    clean: str | None = key(None, "Benchmark with the base problems themselves, for accuracy relative to theirs.")
+    round_to_gold: bool = key(False, "An answer counts that rounds to the gold at the gold's last decimal.")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
     prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
+    instruction: str | None = key(None, "Text behind the question, in any prompt: how the answer is to be given.")
     max_new_tokens: AtLeastOne = key(512, "Longest completion in tokens.")
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")

@@ -1,0 +1,210 @@
+"""Files of rows: finding them (local, or downloaded once), and reading jsonl, json, csv, parquet and xml. No torch.
+
+A name with braces stands for several files, read one after the other: `GSM-IC_{2step,mstep}.json`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+
+from mft_cli.errors import UserError
+from mft_cli.schema import SourceConfig, expand
+
+FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".xml": "xml"}
+Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the text says where and why."""
+
+
+# ---- where they are -------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """MFT_CACHE_DIR, else the user's cache folder."""
+    named = os.environ.get("MFT_CACHE_DIR")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mft"
+
+
+def suffix(name: str | Path) -> str:
+    """The ending that says what a file is: .json of rows.json and of rows.json.gz."""
+    path = PurePosixPath(str(name))
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def local_files(source: SourceConfig) -> list[Path] | None:
+    """The files that `path` names, or the first of `local` under MFT_DATA_DIR; None: neither. Raises UserError."""
+    paths = [Path(one).expanduser() for one in expand(source.path)]
+    if all(path.is_file() for path in paths):
+        return paths
+    if is_url(source.path):
+        return local_copy(source)
+    if any(path.is_dir() for path in paths):
+        return None  # a folder in the hub's layout: the datasets library reads it
+    if suffix(paths[0]) in FORMATS or source.path.startswith(("/", "./", "../", "~")):
+        missing = next(path for path in paths if not path.is_file())
+        raise UserError(f"{missing}: no such file")
+    return local_copy(source)
+
+
+def local_copy(source: SourceConfig) -> list[Path] | None:
+    folder = os.environ.get("MFT_DATA_DIR")
+    if not folder:
+        return None
+    if not Path(folder).is_dir():
+        raise UserError(f"MFT_DATA_DIR={folder}: no such folder")
+    for candidate in source.local:
+        files = [Path(folder) / one for one in expand(candidate)]
+        if all(file.is_file() for file in files):
+            return files
+    return None
+
+
+def is_url(path: str) -> bool:
+    return path.startswith(("https://", "http://"))
+
+
+def download_place(url: str) -> Path:
+    """Where a downloaded file is kept."""
+    name = re.sub(r"[^\w.-]", "_", url.rsplit("/", 1)[-1])
+    return cache_folder() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+
+
+def downloaded(source: SourceConfig) -> list[Path]:
+    """The files of a source whose path is an address, each downloaded once. Raises UserError."""
+    return [download(url, source) for url in expand(source.path)]
+
+
+def download(url: str, source: SourceConfig) -> Path:
+    place = download_place(url)
+    if place.is_file():
+        return place
+    hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise UserError(f"{url}: is not downloaded yet, and HF_HUB_OFFLINE is set; unset it{hint}")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            content = answer.read()
+    except (OSError, urllib.error.URLError) as error:
+        raise UserError(f"{url}: cannot be downloaded ({error}); check the address and the network{hint}") from None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, place)
+    return place
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_rows(file: Path, kind: str) -> Raw:
+    """The rows of a file; `kind` is a format, or auto to go by the name. Raises UserError."""
+    kind = kind if kind != "auto" else FORMATS.get(suffix(file), "")
+    if kind not in READERS:
+        raise UserError(f"{file}: cannot tell the format from the name; set format to {', '.join(READERS)}")
+    return READERS[kind](file)
+
+
+def open_text(file: Path, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None) -> TextIO:
+    """A text file, unpacked if it is gzipped."""
+    raw = gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")  # noqa: SIM115
+    return io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline)
+
+
+def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
+    """A reader whose file as a whole may be unreadable: wrong encoding, broken archive or parquet. Names the file."""
+
+    def read(file: Path) -> Raw:
+        kind = suffix(file).lstrip(".")
+        try:
+            yield from reader(file)
+        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, xml.etree.ElementTree.ParseError) as error:
+            raise UserError(f"{file}: cannot be read as {kind} in UTF-8 ({error})") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}: invalid JSON ({error})") from None
+        except Exception as error:
+            if type(error).__module__.startswith("pyarrow"):
+                raise UserError(f"{file}: no readable parquet file ({first_line(error)})") from None
+            raise
+
+    return read
+
+
+def read_jsonl(file: Path) -> Raw:
+    with open_text(file, errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, f"{file}:{number}", parse_object(line, f"{file}:{number}")
+
+
+def parse_object(line: str, where: str) -> dict[str, Any] | BadRow:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return BadRow(f"{where}: invalid JSON ({error.msg} at column {error.colno})")
+    return (
+        value if isinstance(value, dict) else BadRow(f"{where}: expected a JSON object, found {type(value).__name__}")
+    )
+
+
+def read_json(file: Path) -> Raw:
+    with open_text(file) as text:
+        values = json.load(text)
+    if not isinstance(values, list):
+        raise UserError(f"{file}: expected a JSON list of objects, found {type(values).__name__}")
+    for index, value in enumerate(values):
+        where = f"{file}: item {index}"
+        yield index, where, value if isinstance(value, dict) else BadRow(f"{where}: expected an object")
+
+
+def read_csv(file: Path) -> Raw:
+    csv.field_size_limit(1 << 30)
+    with open_text(file, encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for values in reader:
+            where = f"{file}:{reader.line_num}"
+            torn = None in values or None in values.values()
+            yield reader.line_num, where, BadRow(f"{where}: wrong number of columns") if torn else values
+
+
+def read_parquet(file: Path) -> Raw:
+    import pyarrow.parquet as parquet
+
+    index = 0
+    for batch in parquet.ParquetFile(file).iter_batches():
+        for values in batch.to_pylist():
+            yield index, f"{file}: row {index}", values
+            index += 1
+
+
+def read_xml(file: Path) -> Raw:
+    """A row for every element whose children are plain text: its attributes and its children, by name."""
+    with open_text(file) as text:
+        root = xml.etree.ElementTree.parse(text).getroot()
+    records = (e for e in root.iter() if len(e) and not any(len(child) for child in e))
+    for index, element in enumerate(records):
+        values = {**element.attrib, **{child.tag: (child.text or "").strip() for child in element}}
+        yield index, f"{file}: {element.tag} {index}", values
+
+
+READERS = {
+    "jsonl": readable(read_jsonl), "json": readable(read_json), "csv": readable(read_csv),
+    "parquet": readable(read_parquet), "xml": readable(read_xml),
+}  # fmt: skip
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
