@@ -2,18 +2,51 @@
 
 A grader takes complete records in order, each with `id`, `sample`, `completion` and its `gold`, and returns a score for
 each: {"id", "sample", "gold", "answer", "correct", "status"} and, where it has more to say, further fields.
+
+The gold of a problem is one text. What it holds, by answer type:
+
+    number        a number as the file has it: "18", "1,000", "025", "27.0"
+    math          LaTeX as the file has it, dollar signs and all; several answers stay in one text ("$69$,$84$"). Words
+                  are possible ("\\text{Monday}", "They are equal"): they are compared as text.
+    choice        the letter of the right option, A for the first; as JSON also `choices`
+    text          the text; letter case, surrounding blanks and a final full stop do not count
+    code          JSON of the benchmark's gold_fields (prompt, test, entry_point ...)
+    instructions  JSON of the benchmark's gold_fields (instruction_id_list, kwargs ...)
+    judged        JSON of the benchmark's gold_fields; a language model compares the completion with a reference
+
+For number, math, choice and text the gold is either the plain answer or a JSON object; `gold_parts` reads both. Its keys:
+
+    answer     the answer, text
+    unit       math: the unit that the row states, or null; an answer may name it or leave it out
+    tolerance  math and number: absolute difference that still counts as equal, or null (exact)
+    multiple   math: true where the row says that `answer` lists several answers, all wanted, in any order
+    choices    choice: {letter: text of the option} in the order shown, so that an option's text can be answered too
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from mft_cli.eval.journal import Record
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
 GRADERS = {"number": "mft_cli.eval.grade_answers:grade_answers"}
+
+
+def gold_parts(gold: str) -> dict[str, Any]:
+    """A gold of the types number, math, choice and text as an object that has `answer` (see the top of this file)."""
+    if gold.startswith('{"'):  # LaTeX never does
+        try:
+            parts = json.loads(gold)
+        except ValueError:
+            parts = None
+        if isinstance(parts, dict) and isinstance(parts.get("answer"), str):
+            return parts
+    return {"answer": gold}
 
 
 def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:

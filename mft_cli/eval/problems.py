@@ -54,7 +54,8 @@ def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
     """The gold answer of a row: gold_fields as JSON, else its answer field (else the solution), behind `gold_marker` if there is one."""
     if benchmark.gold_fields:
         try:
-            return json.dumps({field: get(row.meta, field, row.key) for field in benchmark.gold_fields})
+            named = [field.rpartition("=") for field in benchmark.gold_fields]
+            return json.dumps({name or field: get(row.meta, field, row.key) for name, _, field in named})
         except BadRow as problem:
             raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}.gold_fields") from None
     text = row.response if row.answer is None else row.answer

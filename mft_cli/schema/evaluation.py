@@ -16,8 +16,11 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    answer_type: Literal["number"] = key("number", "How answers are compared.")
-    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON (tests of a program, say).")
+    answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
+        "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
+    )
+    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field gives one another name.")
+    group: str | None = key(None, "Field that names the base problem of a variant: adds robust and per-problem accuracy.")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
