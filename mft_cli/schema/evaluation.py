@@ -20,7 +20,9 @@ class BenchmarkConfig:
         "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
     )
     gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field gives one another name.")
-    group: str | None = key(None, "Field that names the base problem of a variant: adds robust and per-problem accuracy.")
+    group: str | None = key(
+        None, "Field that names the base problem of a variant: adds robust and per-problem accuracy."
+    )
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")

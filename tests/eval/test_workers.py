@@ -19,7 +19,7 @@ def test_slow_answers_are_killed_and_the_rest_is_right() -> None:
         ("6", "2+3"),
     ]
     start = time.monotonic()
-    found = compare(pairs, workers=2, timeout_s=1.0)
+    found = compare([{"gold": g, "answer": a} for g, a in pairs], workers=2, timeout_s=1.0)
     assert [found[0], found[4], found[5], found[3]] == [EQUAL, EQUAL, DIFFERENT, DIFFERENT]
     assert found[1] == TIMED_OUT
     assert found[2] != EQUAL
