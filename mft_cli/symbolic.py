@@ -64,6 +64,7 @@ def _parse(text: str) -> Any:
     text = DECIMAL.sub(lambda m: _as_fraction(m[1], m[2]), text)
     if TRIGONOMETRIC.search(text):
         text = DEGREES.sub(r"{(\\frac{\1\\pi}{180})}", text)
+    text = re.sub(r"(\w)!\s*\^", r"(\1!)^", text)  # the parser cannot read n!^2
     text = re.sub(r"\\text\s*\{([A-Za-z ]*)\}", lambda m: m[1].replace(" ", "") if len(m[1]) == 1 else m.group(), text)
     rules = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
@@ -79,6 +80,7 @@ def _parse(text: str) -> Any:
         return None
     if not isinstance(found, sympy.Basic) or isinstance(found, (sympy.Set, sympy.Tuple)):
         return None
+    found = found.doit()  # the parser evaluates nothing: \sqrt{x^2} becomes |x| here
     if IMAGINARY.search(text) and not INDEX.search(text):
         found = found.subs({s: sympy.I for s in found.free_symbols if s.name == "i"})
     return found
@@ -117,7 +119,7 @@ def _same_value(left: Any, right: Any, margin: Fraction) -> bool:
     if difference.has(sympy.Float):
         return False
     if not difference.free_symbols:
-        return _is_zero(difference)
+        return _is_zero(difference, sympy.N(sympy.Abs(left) + sympy.Abs(right), DIGITS))
     return _agree_at_points(left, right)
 
 
@@ -127,19 +129,20 @@ def _infinite() -> tuple[Any, ...]:
     return (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
 
 
-def _is_zero(difference: Any) -> bool:
-    """Whether a number is zero: by its value first, which settles what differs, then by algebra."""
+def _is_zero(difference: Any, size: Any) -> bool:
+    """Whether a number is zero: by its value first, which settles what differs, then by algebra.
+
+    `size`: how large the two numbers are that were subtracted.
+    """
     import sympy
 
-    approximate = sympy.N(difference, DIGITS, maxn=400)
-    if getattr(approximate, "is_number", False) and approximate.is_comparable is not None:
-        size = abs(complex(approximate))
-        if size > 1e-40:
-            return False
+    if difference.is_Rational:
+        return bool(difference == 0)
+    gap = sympy.N(sympy.Abs(difference) / (1 + size), DIGITS, maxn=400)
+    if gap.is_Float and gap > sympy.Float("1e-40"):
+        return False
     found = difference.equals(0)
-    if found is not None:
-        return bool(found)
-    return bool(sympy.simplify(difference) == 0)
+    return bool(sympy.simplify(difference) == 0) if found is None else bool(found)
 
 
 def _agree_at_points(left: Any, right: Any) -> bool:

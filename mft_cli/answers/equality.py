@@ -16,7 +16,7 @@ from mft_cli.answers.units import disagree, unit_of
 from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
-DECIDED = ("number", "base", "text")
+PLAIN_KINDS = ("base", "text", "expr", "equation")
 Leaf = Callable[[Form, Form], bool | None]
 
 
@@ -70,7 +70,7 @@ def canonical(answer: str) -> str:
     """One text for answers that are plainly equal: numbers, order in sets, spelling of LaTeX. Cheap; no algebra.
 
     Equal answers mostly have the same canonical text (1/2, 0.5 and \\frac12; {1,2} and 2, 1), different ones never
-    but for their units. x+1 and 1+x stay two texts: only `equal` knows that they are one.
+    but for units and the names in front of "=". x+1 and 1+x stay two texts: only `equal` knows that they are one.
     """
     if len(answer) > MAX_CANDIDATE:
         return answer
@@ -104,7 +104,7 @@ def compare(gold: Form, answer: Form, leaf: Leaf, margin: Fraction = Fraction(0)
         return compare(gold, answer.items[-1], leaf, margin)
     if gold.kind == answer.kind == "number":
         return _same_number(gold.number, answer.number, margin)
-    if not margin and _text(gold) == _text(answer):
+    if gold.kind == answer.kind in PLAIN_KINDS and not margin and _text(gold) == _text(answer):
         return True
     kinds = (gold.kind, answer.kind)
     if "text" in kinds:

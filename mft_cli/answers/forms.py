@@ -76,6 +76,8 @@ def _number(text: str) -> Form | None:
     words = re.search(
         r"(?:\\(?:text|mbox|mathrm)\s*\{)?([A-Za-z][A-Za-z /.-]*)\}?\s*(?:\^\s*\{?([23])\}?)?[\s$.]*$", text
     )
+    if re.search(r"\\circ|°", text):
+        return Form("number", number=number, unit="degree")
     return Form("number", number=number, unit=unit_of(words[1], int(words[2] or 1)) if words else "")
 
 
@@ -225,7 +227,7 @@ def _equated(text: str, depth: int) -> Form | None:
 def _is_name(text: str) -> bool:
     """Whether "text = value" names the value: x, f(x), A_{max}, AB, \\angle ABC, "Total cost"; not xy or 2x."""
     text = text.strip()
-    if re.match(r"\\text\{|[A-Za-z]{3,}(?:\s[A-Za-z]+)*$", text):
+    if re.match(r"\\text\{|[A-Za-z]{3,}(?:\s[A-Za-z]+)*$|\([a-zA-Z](?:_\d)?(?:\s*,\s*[a-zA-Z](?:_\d)?)+\)$", text):
         return True
     match = NAME.fullmatch(text)
     return match is not None and not re.match(r"[a-z]{2}\b|\\(?:frac|sqrt|sin|cos|tan|log|ln|text)\b", text)
@@ -252,7 +254,7 @@ def _words(text: str) -> str | None:
     only_text = text.startswith(r"\text{") and not re.search(r"[\\^=]", whole)
     line = re.fullmatch(r"\\(?:overline|overleftrightarrow|overrightarrow)\s*\{?\s*([A-Z]\s?[A-Z])\s*\}?", text)
     if line:
-        return line[1].replace(" ", "")
+        return line[1].replace(" ", "").casefold()
     if not only_text and (not WORDS.fullmatch(whole) or MATH_WORD.match(whole)):
         return None
     if not re.search(r"[A-Za-z]{2,}|\d:\d", whole):

@@ -24,7 +24,7 @@ SYNONYMS = {
     "infin": "infty", "R": "mathbb{R}", "reals": "mathbb{R}", "bold": "mathbf", "varnothing": "emptyset",
     "backslash": "setminus", "textrm": "text", "textbf": "text", "textit": "text", "textsf": "text", "mbox": "text",
     "hbox": "text", "mathrm": "text", "mathbf": "text", "mathit": "text", "textnormal": "text", "mathsf": "text",
-    "bmod": "mod", "ast": "cdot", "degree": "circ", "lbrack": "[", "rbrack": "]",
+    "bmod": "mod", "ast": "cdot", "degree": "circ", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
     "longrightarrow": "to", "rightarrow": "to",
 }  # fmt: skip
 IGNORED = {
