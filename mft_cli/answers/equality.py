@@ -17,6 +17,7 @@ from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 PLAIN_KINDS = ("base", "text", "expr", "equation")
+VARIABLE_LETTER = re.compile(r"(?<![\\A-Za-z{])[a-df-hj-zA-Z](?![A-Za-z])")  # e and i are numbers
 Leaf = Callable[[Form, Form], bool | None]
 
 
@@ -120,7 +121,8 @@ def compare(gold: Form, answer: Form, leaf: Leaf, margin: Fraction = Fraction(0)
     if "equation" in kinds:
         return leaf(gold, answer)
     if "expr" in kinds and set(kinds) <= {"expr", "number"}:
-        return leaf(gold, answer)
+        has_variable = any(form.kind == "expr" and VARIABLE_LETTER.search(form.text) for form in (gold, answer))
+        return False if "number" in kinds and has_variable else leaf(gold, answer)
     if set(kinds) == {"expr", "tuple"} and "mathbb{R}" in gold.text + answer.text:
         return leaf(gold, answer)
     return False

@@ -88,9 +88,15 @@ def test_tolerance_unit_and_several_answers_of_a_row() -> None:
 
 
 MATH_VERIFY_ACCEPTS = [  # (gold, answer): wrongly equal for math-verify 0.9.0 with its defaults
-    ("$32R^2$", "$32r^2$"), ("$[1,2]$", "$1,2$"), (r"$\frac{1}{3}$", "$0.3333333$"), ("$(1,2)$", r"$\{1,2\}$"),
+    ("$32R^2$", "$32r^2$"), ("$52_8$", "$52$"), ("$52_8$", "$52_9$"), ("$6m$", "$6$"), (r"$\pi$", "$3.141593$"),
+    (r"$\frac{1}{3}$", "$0.3333333$"), ("$(1,2)$", r"$\{1,2\}$"), ("$(1,2)$", "$1,2$"), ("$1,2$", "$(2,1)$"),
+    (r"$5.4 \text{ cents}$", r"$5.4\text{ dollars}$"), (r"$9\text{ a.m.}$", r"$9\text{ p.m.}$"),
 ]  # fmt: skip
-MATH_VERIFY_REJECTS = [("$2i$", "$(1+i)^2$"), (r"$\cos 58^\circ$", r"$\sin 32^\circ$")]
+MATH_VERIFY_REJECTS = [
+    ("$2i$", "$(1+i)^2$"),
+    (r"$\cos 58^\circ$", r"$\sin 32^\circ$"),
+    (r"$\binom{2n}{n}$", r"$\frac{(2n)!}{n!^2}$"),
+]
 
 
 @pytest.mark.parametrize(("gold", "answer"), MATH_VERIFY_ACCEPTS)
