@@ -168,3 +168,17 @@ def _scale_of_unit(rest: str) -> int | None:
     if first != "k" and first.lower() in SCALES:
         return SCALES[first.lower()] if not any(w.lower() in SCALES for w in everything[1:]) else None
     return None if any(w.lower() in SCALES for w in everything) else 1
+
+
+def number_text(number: Number) -> str:
+    """A number as canonical text: an integer, a finite decimal, or a/b."""
+    value = number.value
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest, places = value.denominator, 0
+    while rest % 10 == 0 or rest % 2 == 0 or rest % 5 == 0:
+        rest, places = rest // (10 if rest % 10 == 0 else 2 if rest % 2 == 0 else 5), places + 1
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

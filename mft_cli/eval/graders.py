@@ -36,7 +36,12 @@ from mft_cli.eval.journal import Record
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
-GRADERS = {"number": "mft_cli.eval.grade_answers:grade_answers"}
+GRADERS = {
+    "number": "mft_cli.eval.grade_answers:grade_answers",
+    "math": "mft_cli.eval.grade_answers:grade_answers",
+    "choice": "mft_cli.eval.grade_answers:grade_choices",
+    "text": "mft_cli.eval.grade_answers:grade_texts",
+}
 
 
 def gold_parts(gold: str) -> dict[str, Any]:

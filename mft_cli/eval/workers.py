@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 EQUAL, DIFFERENT, TIMED_OUT, FAILED = "equal", "different", "timed_out", "failed"
 START_LIMIT_S = 120.0  # importing sympy on a busy machine
@@ -25,20 +26,28 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 CHILD = "import sys; sys.path.insert(0, {root!r}); from mft_cli.eval.workers import child; child({seconds!r})"
 
 
-def compare(pairs: Sequence[tuple[str, str]], *, workers: int, timeout_s: float) -> list[str]:
-    """Compare (gold, answer) pairs; one of EQUAL, DIFFERENT, TIMED_OUT, FAILED for each, in order.
+def compare(questions: Sequence[Mapping[str, Any]], *, workers: int, timeout_s: float) -> list[str]:
+    """Answer questions, each the arguments of `answers.equal_slowly` (gold, answer ...), in order.
 
+    One of EQUAL, DIFFERENT, TIMED_OUT, FAILED for each. Equal questions are asked once.
     An answer that crashes its worker or exhausts its memory is FAILED; it costs nothing but itself.
     """
-    results = [FAILED] * len(pairs)
-    waiting = deque(range(len(pairs)))
-    pool = [Worker(timeout_s) for _ in range(min(workers, len(pairs)))]
+    lines = [json.dumps(question, sort_keys=True) for question in questions]
+    distinct = list(dict.fromkeys(lines))
+    verdicts = dict(zip(distinct, _ask(distinct, workers, timeout_s), strict=True))
+    return [verdicts[line] for line in lines]
+
+
+def _ask(lines: Sequence[str], workers: int, timeout_s: float) -> list[str]:
+    results = [FAILED] * len(lines)
+    waiting = deque(range(len(lines)))
+    pool = [Worker(timeout_s) for _ in range(min(workers, len(lines)))]
     try:
         while waiting or any(w.job is not None for w in pool):
             for worker in pool:
                 if worker.job is None and waiting:
                     job = waiting.popleft()
-                    worker.give(job, *pairs[job])
+                    worker.give(job, lines[job])
             _collect(pool, results)
     finally:
         for worker in pool:
@@ -80,7 +89,7 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    def give(self, job: int, gold: str, answer: str) -> None:
+    def give(self, job: int, line: str) -> None:
         self.job = job
         if self.process is None:
             self._start()
@@ -89,7 +98,7 @@ class Worker:
         assert self.process is not None
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+            self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             self.deadline = 0.0  # it died between two jobs; counted as failed by the reader
@@ -137,7 +146,7 @@ class Worker:
 
 
 def child(seconds: float) -> None:
-    """The worker's side: reads [gold, answer] lines from stdin, writes one word a line."""
+    """The worker's side: reads JSON lines from stdin, writes one word a line."""
     import resource
     import signal
 
@@ -146,20 +155,20 @@ def child(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action is death, even inside C code
-    from mft_cli.answers import equal_slowly
+    from mft_cli import symbolic
 
-    equal_slowly(gold=r"\sqrt{2}", answer=r"\sqrt{3}")  # imports and builds its parsers before the clock starts
+    symbolic.warm_up()  # imports and builds its parsers before the clock starts
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)
-        print(_verdict(*json.loads(line)), file=replies, flush=True)
+        print(_verdict(json.loads(line)), file=replies, flush=True)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _verdict(gold: str, answer: str) -> str:
+def _verdict(question: dict[str, Any]) -> str:
     from mft_cli.answers import equal_slowly
 
     try:
-        return EQUAL if equal_slowly(gold=gold, answer=answer) else DIFFERENT
+        return EQUAL if equal_slowly(**question) else DIFFERENT
     except Exception:  # MemoryError and RecursionError among them
         return FAILED

@@ -1,4 +1,4 @@
-"""Final answers: finding one in a completion, and deciding whether it equals the gold answer.
+"""Finding the final answer in a completion, where answers are numbers; `mathematics` and `choices` build on it.
 
 Order of extraction: the benchmark's own marker (the last one), the last \\boxed{}, "the answer is" / "final answer:" /
 "answer:", then the last number where the benchmark allows it. Text after </think> is searched first.
@@ -8,17 +8,16 @@ the completion is cut at the first line that opens a new turn (`NEW_TURN`: "Ques
 "User:", "<|im_start|>user" ...) *behind an announced answer*; the last marker in front of the cut counts. A restated
 question in front of the first answer cuts nothing.
 
-Equality of numbers is exact (see exact_numbers). A percent sign counts only where the gold has it: gold "40%" accepts
-"40%" and "40", and never 0.4; gold "40" does not accept "40%". Extraction drops units, the percent sign among them, so
-a completion that ends in "#### 40%" is right for the gold 40, as in every public GSM8K grader.
+Extraction of a number drops units, the percent sign among them, so a completion that ends in "#### 40%" is right for
+the gold 40, as in every public GSM8K grader.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mft_cli.exact_numbers import NUMBER, UNSIGNED, Number, clean, parse_number
+from mft_cli.exact_numbers import NUMBER, UNSIGNED, clean, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has
@@ -47,60 +46,67 @@ CLOSING_TAG = re.compile(r"</?\w+>")
 
 def extract(text: str, *, markers: Sequence[str] = ("####",), last_number: bool = True) -> str | None:
     """The final answer in a completion, without units, or None. Linear in the text's length; never raises."""
+    return behind_thoughts(text, lambda part: _extract(part, markers, last_number))
+
+
+def behind_thoughts(text: str, find: Callable[[str], str | None]) -> str | None:
+    """What `find` finds behind </think>, else in all of the text (its last MAX_TEXT characters)."""
     text = text[-MAX_TEXT:]
-    if "</think>" in text:
-        behind = text.rpartition("</think>")[2]
-        found = _extract(behind, markers, last_number)
-        if found is not None:
-            return found
-    return _extract(text, markers, last_number)
+    if "</think>" in text and (found := find(text.rpartition("</think>")[2])) is not None:
+        return found
+    return find(text)
 
 
 def _extract(text: str, markers: Sequence[str], last_number: bool) -> str | None:
     text = cut_new_turn(text, markers)
-    for announced, candidates in ((True, _marked(text, markers)), (False, _boxed(text)), (False, _phrased(text))):
+    for announced, candidates in ((True, marked(text, markers)), (False, boxed(text)), (False, phrased(text))):
         for candidate in candidates:
             if (answer := _tidy(candidate)) is not None:
                 return answer
             if announced and NUMBER.match(candidate.strip(" $*")):
                 return candidate.strip()[:MAX_CANDIDATE]  # "5 hours 30 minutes" was meant, and is no number
-    return _last_number(text) if last_number else None
+    return number_at_the_end(text) if last_number else None
 
 
-def cut_new_turn(text: str, markers: Sequence[str]) -> str:
-    """The text up to the first line behind an announced answer that opens a new question."""
-    first = min((i for i in (_first_announcement(text, markers)) if i >= 0), default=-1)
+def cut_new_turn(text: str, markers: Sequence[str], *, numbers: bool = True) -> str:
+    """The text up to the first line behind an announced answer that opens a new question.
+
+    `numbers`: only what holds a number is an answer.
+    """
+    first = min((i for i in (_first_announcement(text, markers, numbers)) if i >= 0), default=-1)
     if first < 0:
         return text
     turn = NEW_TURN.search(text, first)
     return text[: turn.start()] if turn and text[first : turn.start()].strip() else text
 
 
-def _first_announcement(text: str, markers: Sequence[str]) -> list[int]:
+def _first_announcement(text: str, markers: Sequence[str], numbers: bool) -> list[int]:
     """End positions of the first marker with something behind it, the first box and the first phrase; -1 for none."""
     places = []
     for marker in markers:
-        found = re.search(re.escape(marker) + r"\s{0,20}(?=[-$\\(+.\d*])", text)
+        found = re.search(re.escape(marker) + r"\s{0,20}" + (r"(?=[-$\\(+.\d*])" if numbers else r"(?=\S)"), text)
         places.append(found.end() if found else -1)
-    for pattern in (r"\\boxed\s{0,3}\{", PHRASE.pattern + r"(?=[^\n]{0,200}\d)"):
+    said = PHRASE.pattern + (r"(?=[^\n]{0,200}\d)" if numbers else r"(?=\S)")
+    for pattern in (r"\\boxed\s{0,3}\{", said):
         found = re.search(pattern, text, re.IGNORECASE)
         places.append(found.end() if found else -1)
     return places
 
 
-def _marked(text: str, markers: Sequence[str]) -> list[str]:
-    """What stands behind each marker, the last marker first."""
+def marked(text: str, markers: Sequence[str], *, whole: bool = False) -> list[str]:
+    """What stands behind each marker, the last marker first: the rest of its line, or (`whole`) some text."""
     places = sorted({(m.end(), m.start()) for marker in markers for m in re.finditer(re.escape(marker), text)})
-    return [_line(text[end : end + 2 * MAX_CANDIDATE]) for end, _ in reversed(places[-50:])]
+    behind = (text[end : end + 2 * MAX_CANDIDATE] for end, _ in reversed(places[-50:]))
+    return [part.lstrip() if whole else rest_of_line(part) for part in behind]
 
 
-def _line(text: str) -> str:
+def rest_of_line(text: str) -> str:
     """The rest of the line, or the next line if that is empty, up to a closing tag."""
     text = text.lstrip()
     return CLOSING_TAG.split(text.split("\n", 1)[0], maxsplit=1)[0]
 
 
-def _boxed(text: str) -> list[str]:
+def boxed(text: str) -> list[str]:
     """The content of the last closed \\boxed{}: one pass, however deep the braces are nested."""
     stack: list[int] = []
     last: tuple[int, int] | None = None
@@ -117,8 +123,8 @@ def _boxed(text: str) -> list[str]:
     return [text[last[0] : last[1]]] if last else []
 
 
-def _phrased(text: str) -> list[str]:
-    return [_line(text[m.end() : m.end() + 2 * MAX_CANDIDATE]) for m in list(PHRASE.finditer(text))[-3:]][::-1]
+def phrased(text: str) -> list[str]:
+    return [rest_of_line(text[m.end() : m.end() + 2 * MAX_CANDIDATE]) for m in list(PHRASE.finditer(text))[-3:]][::-1]
 
 
 def _tidy(candidate: str) -> str | None:
@@ -133,6 +139,11 @@ def _tidy(candidate: str) -> str | None:
         return number_text(number)
     if not has_prose(sentence):
         return sentence or None
+    return only_number(sentence)
+
+
+def only_number(sentence: str) -> str | None:
+    """The number of a sentence that holds exactly one."""
     found = {m.group().strip() for m in ANY_NUMBER.finditer(sentence)}
     if len(found) == 1 and not re.match(r"(?:step|part|case|method|option)\b", sentence, re.IGNORECASE):
         number = parse_number(found.pop())
@@ -140,7 +151,7 @@ def _tidy(candidate: str) -> str | None:
     return None
 
 
-def _last_number(text: str) -> str | None:
+def number_at_the_end(text: str) -> str | None:
     last = None
     for last in ANY_NUMBER.finditer(text):  # noqa: B007
         pass
@@ -148,51 +159,6 @@ def _last_number(text: str) -> str | None:
     return number_text(number) if number else None
 
 
-def number_text(number: Number) -> str:
-    """A number as canonical text: an integer, a finite decimal, or a/b."""
-    value = number.value
-    if value.denominator == 1:
-        return str(value.numerator)
-    rest, places = value.denominator, 0
-    while rest % 10 == 0 or rest % 2 == 0 or rest % 5 == 0:
-        rest, places = rest // (10 if rest % 10 == 0 else 2 if rest % 2 == 0 else 5), places + 1
-    if rest != 1:
-        return f"{value.numerator}/{value.denominator}"
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
-
-
 def has_prose(text: str) -> bool:
     """Whether words of a language stand in the text, LaTeX commands and function names aside."""
     return any(w.lower() not in MATH_WORDS for w in WORD.findall(re.sub(r"\\[a-zA-Z]+", " ", text)))
-
-
-# ---- equality -------------------------------------------------------------------------------------------------------
-
-
-def equal_fast(*, gold: str, answer: str) -> bool | None:
-    """Equality that can be decided at once; None where only math-verify can tell (see equal_slowly). Never slow."""
-    gold, answer = gold.strip(), answer.strip()
-    if not gold or not answer or len(answer) > MAX_CANDIDATE or "\0" in answer:
-        return False
-    wanted, found = parse_number(gold), parse_number(answer)
-    if wanted is not None and found is not None:
-        return wanted.value == found.value and (wanted.percent or not found.percent)
-    if gold == answer:
-        return True
-    if has_prose(clean(answer)) or (wanted is not None and re.search(r"[,:;<>%]", clean(answer))):
-        return False  # words, lists, intervals, times and inequalities are no number
-    return None
-
-
-def equal_slowly(*, gold: str, answer: str) -> bool:
-    """Equality by math-verify, exact for numbers. May run for ever or exhaust memory: call it in a killable worker."""
-    from mft_cli.symbolic import same_expression
-
-    return same_expression(gold=gold, answer=answer)
-
-
-def equal(*, gold: str, answer: str) -> bool:
-    """Whether an answer equals the gold answer. Not symmetric. For answers that you trust: it has no time limit."""
-    fast = equal_fast(gold=gold, answer=answer)
-    return equal_slowly(gold=gold, answer=answer) if fast is None else fast

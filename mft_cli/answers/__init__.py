@@ -1,0 +1,23 @@
+"""Final answers: finding one in a completion, and deciding whether it equals the gold answer.
+
+Nothing here is heavy: only `equal_slowly` needs computer algebra, and imports it inside the function.
+"""
+
+from mft_cli.answers.choices import extract_choice
+from mft_cli.answers.equality import canonical, equal, equal_fast, equal_slowly
+from mft_cli.answers.extraction import cut_new_turn, extract
+from mft_cli.answers.mathematics import equal_text, extract_math, extract_text, plain_text
+
+__all__ = [
+    "canonical",
+    "cut_new_turn",
+    "equal",
+    "equal_fast",
+    "equal_slowly",
+    "equal_text",
+    "extract",
+    "extract_choice",
+    "extract_math",
+    "extract_text",
+    "plain_text",
+]
