@@ -107,7 +107,6 @@ class ApiEngine(Engine):
                 index, outcome = result
                 if isinstance(outcome, Exception):
                     failure = failure or outcome
-                    stop.set()
                 else:
                     tokens(outcome.tokens)
                     report(index, outcome)
@@ -126,6 +125,7 @@ class ApiEngine(Engine):
             try:
                 results.put((index, self._patiently(request, sampling, stop)))
             except Exception as error:
+                stop.set()
                 results.put((index, error))
         results.put(None)
 

@@ -20,7 +20,10 @@ Record = dict[str, Any]
 
 
 def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int | str]) -> str:
-    """Key of one completion (16 hex digits). `prompt`: ids or text, room and seed; `settings_digest` covers sampling, engine, weights and tokenizer."""
+    """Key of one completion (16 hex digits). `prompt`: ids or text, room and seed.
+
+    `settings_digest` covers sampling, engine, weights and tokenizer.
+    """
     return digest_of([settings_digest, problem, sample, list(prompt)])
 
 
