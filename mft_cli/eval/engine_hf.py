@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.run_dir import read_json
 
 REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
 
@@ -44,10 +46,26 @@ def with_adapter(model: Any, adapter: Path) -> Any:
         from peft import PeftModel
     except ImportError:
         raise UserError(f"{adapter} is a LoRA adapter, which needs the Python package peft: pip install peft") from None
+    rows = embedding_rows(adapter)
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
     except REASONS as error:
         raise UserError(f"{adapter}: this adapter does not fit its base model ({first_line(error)})") from error
+
+
+def embedding_rows(adapter: Path) -> int:
+    """Rows of the embeddings that an adapter with new tokens was trained with; 0 if it holds none of them."""
+    from safetensors import safe_open
+
+    indices = read_json(adapter / "adapter_config.json").get("trainable_token_indices") or []
+    lists = list(indices.values()) if isinstance(indices, dict) else [indices]
+    rows = [1 + max(ids) for ids in lists if ids]
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        names = [n for n in file.keys() if re.search(r"(embed_tokens|wte|lm_head)\.weight$", n)]  # noqa: SIM118
+        rows += [file.get_slice(n).get_shape()[0] for n in names]
+    return max(rows, default=0)
 
 
 def first_line(error: Exception) -> str:

@@ -139,7 +139,13 @@ def lora_settings(adapter: str | None) -> dict[str, Any]:
     """What LLM(...) needs to serve an adapter beside the base model."""
     if adapter is None:
         return {}
-    rank = int(read_json(Path(adapter) / "adapter_config.json").get("r", 8))
+    settings = read_json(Path(adapter) / "adapter_config.json")
+    if settings.get("trainable_token_indices") or settings.get("modules_to_save"):
+        raise UserError(
+            f"{adapter}: vllm serves no adapter with rows of new tokens or whole modules; give the merged model, or "
+            "eval.engine=hf"
+        )
+    rank = int(settings.get("r", 8))
     if rank > LORA_RANKS[-1]:
         raise UserError(
             f"{adapter}: rank {rank} is above vllm's {LORA_RANKS[-1]}; merge the adapter, or eval.engine=hf"

@@ -102,13 +102,14 @@ def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
         raise UserError(
             f"model.path={config.path}: an adapter of type {settings.get('peft_type')}; only LORA is served unmerged"
         )
-    named = settings.get("base_model_name_or_path")
+    said = export_facts(folder).get("adapter_of") or {}  # mft's own words win: peft's may name a cache's folder
+    named = said.get("path") or settings.get("base_model_name_or_path")
     if not named:
         raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
     beside = folder / named
     where = str(beside) if not Path(named).exists() and beside.is_dir() else named
     try:
-        base = open_model(replace(config, path=where, revision=settings.get("revision")))
+        base = open_model(replace(config, path=where, revision=said.get("revision") or settings.get("revision")))
     except UserError as error:
         raise UserError(f"model.path={config.path}: its base model: {error}") from None
     own_tokenizer = (folder / "tokenizer.json").is_file()
