@@ -134,6 +134,8 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
         second = benchmark.second_prompt
         if second is not None and ("{solution}" not in second.template or "{question}" not in second.template):
             raise UserError(f"{where}.second_prompt.template needs both {{question}} and {{solution}}")
+        if benchmark.answer_type == "judged" and (config.judge.base_url or config.judge.model):
+            check_endpoint("eval.judge", config.judge)
     if config.engine == "api":
         check_api(config)
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
@@ -141,17 +143,21 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
 
 
 def check_api(config: schema.EvalConfig) -> None:
-    """The endpoint's settings. The key itself must never stand in a configuration, nor in a message."""
-    api = config.api
-    for name in ("base_url", "model"):
-        if not getattr(api, name):
-            raise UserError(f"eval.engine=api needs eval.api.{name}; see eval.api in docs/keys.md")
-    if not api.base_url.startswith(("http://", "https://")) or "@" in api.base_url:
-        raise UserError("eval.api.base_url: expected http://host/v1 or https://host/v1, without user and password")
-    if api.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api.key_env):
-        raise UserError("eval.api.key_env: expected the NAME of an environment variable, such as OPENAI_API_KEY")
+    """The settings of eval.engine=api. Raises UserError."""
+    check_endpoint("eval.api", config.api)
     if config.replicas is not None and config.replicas > 1:
         raise UserError(f"eval.replicas={config.replicas} does not go with eval.engine=api: set eval.api.concurrency")
+
+
+def check_endpoint(where: str, api: schema.ApiConfig) -> None:
+    """An endpoint's address, model and key's name. The key itself must never stand in a configuration or a message."""
+    for name in ("base_url", "model"):
+        if not getattr(api, name):
+            raise UserError(f"{where}.{name} is empty: an endpoint needs its base_url and model")
+    if not api.base_url.startswith(("http://", "https://")) or "@" in api.base_url:
+        raise UserError(f"{where}.base_url: expected http://host/v1 or https://host/v1, without user and password")
+    if api.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api.key_env):
+        raise UserError(f"{where}.key_env: expected the NAME of an environment variable, such as OPENAI_API_KEY")
 
 
 def check_eval(config: schema.EvalRunConfig) -> None:

@@ -13,7 +13,10 @@ from mft_cli.eval.journal import Record
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
-GRADERS = {"number": "mft_cli.eval.grade_answers:grade_answers"}
+GRADERS = {
+    "number": "mft_cli.eval.grade_answers:grade_answers",
+    "judged": "mft_cli.eval.grade_preferences:grade_preferences",
+}
 
 
 def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:

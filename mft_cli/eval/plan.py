@@ -136,6 +136,8 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
     keys = request_keys(requests, problems, sampling, benchmark, subject)
     golds = [problem.gold for problem in problems]
     settings = [keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__]
+    if benchmark.answer_type == "judged":
+        settings.append([config.judge.base_url, config.judge.model, config.judge.version, config.judge.extra])
     return Plan(
         name=name,
         benchmark=benchmark,

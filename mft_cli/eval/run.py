@@ -6,7 +6,6 @@ memory of a GPU to itself. What is finished under the same settings is reused, d
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
+from mft_cli.eval.certainty import confidence_metrics, refused_prompts
 from mft_cli.eval.engine_replicas import Replicas
 from mft_cli.eval.engines import Completion, Engine, confidence
+from mft_cli.eval.journal import read_lines
 from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, replica_devices
 from mft_cli.eval.model_folder import open_endpoint, open_model
 from mft_cli.eval.plan import Plan, Subject, make_plan
@@ -53,6 +54,12 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
 def say_result(metrics: dict[str, Any], reused: bool) -> None:
     """The benchmark's last lines."""
     print(summary(metrics, reused=reused), flush=True)
+    if wins := metrics.get("preference"):
+        print(
+            f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
+            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}",
+            flush=True,
+        )
     if first := metrics.get("first_pass"):
         print(
             f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second mended {first['mended']} "
@@ -70,7 +77,9 @@ def finished(plan: Plan) -> dict[str, Any] | None:
         metrics = read_json(path)
     except ValueError:
         return None
-    same = metrics.get("settings_digest") == plan.settings_digest and ("first_pass" in metrics) == plan.two_passes
+    same = metrics.get("settings_digest") == plan.settings_digest
+    same = same and ("first_pass" in metrics) == plan.two_passes
+    same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
     return metrics if same and metrics.get("generations_digest") == file_digest(plan.journal.path) else None
 
 
@@ -286,8 +295,19 @@ class Session:
         )  # fmt: skip
         if plan.first is not None:
             metrics["first_pass"] = first_pass_metrics(plan.first, plan.out / "scores.jsonl", self.config.eval)
+        if plan.benchmark.answer_type == "judged":
+            metrics["preference"] = self._preferences(plan)
+        if plan.first is not None or plan.benchmark.answer_type == "judged":
             write_json(plan.out / "metrics.json", metrics)
         return metrics
+
+    def _preferences(self, plan: Plan) -> dict[str, Any]:
+        """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
+        from mft_cli.eval.grade_preferences import preference_metrics
+
+        name = self.engine_facts.get("model") or f"{self.folder.path.name}-{self.folder.weights_digest[:8]}"
+        scores = read_lines(plan.out / "scores.jsonl")[0]
+        return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
 
     def _gold(self, plan: Plan) -> dict[str, Any] | None:
         from mft_cli.eval.engine_hf import load_model
@@ -316,37 +336,3 @@ class Session:
         progress.close()
         plan.seconds["gold"] = round(time.perf_counter() - start, 3)
         return write_gold(plan.out / "gold.jsonl", ids, sums, [len(r) for _, r in examples])
-
-
-# ---- what the records say beside right and wrong --------------------------------------------------------------------
-
-ENTROPY = {
-    "hf": "exact, from all logits",
-    "vllm": "lower bound: the {top} likeliest tokens, all others counted as one",
-    "api": "lower bound: the likeliest tokens that the endpoint gives (at most {top}), all others counted as one",
-}
-
-
-def confidence_metrics(plan: Plan, engine: str) -> dict[str, Any]:
-    """Means over completions of mean_logprob and mean_entropy (nats a token), and how the entropy was computed."""
-    records = plan.records()
-
-    def mean(name: str) -> float | None:
-        values = [r[name] for r in records if r.get(name) is not None]
-        return math.fsum(values) / len(values) if values else None
-
-    return {
-        "mean_logprob": mean("mean_logprob"),
-        "mean_entropy": mean("mean_entropy"),
-        "without": sum(r.get("mean_entropy") is None for r in records),
-        "entropy": ENTROPY[engine].format(top=plan.sampling.top),
-        "distribution": "the model's own, before temperature and top_p; natural logarithms",
-    }
-
-
-def refused_prompts(plan: Plan) -> int:
-    """Prompts that an endpoint found too long; those that were known not to fit are counted elsewhere."""
-    pairs = zip(plan.requests, plan.records(), strict=True)
-    return sum(
-        r.max_new_tokens > 0 and c["completion_tokens"] == 0 and c["finish_reason"] == "length" for r, c in pairs
-    )

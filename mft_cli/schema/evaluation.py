@@ -16,7 +16,7 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    answer_type: Literal["number"] = key("number", "How answers are compared.")
+    answer_type: Literal["number", "judged"] = key("number", "How answers are compared.")
     gold_fields: list[str] = key([], "The gold is these fields of the row as JSON (tests of a program, say).")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
@@ -62,6 +62,7 @@ class EvalConfig:
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )
     api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
+    judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
     replicas: AtLeastOne | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
     tensor_parallel: AtLeastOne = key(1, "GPUs that share one copy of the model (vllm).")
     logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")

@@ -54,7 +54,7 @@ API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
         (nothing, ["eval=none", HF], "no benchmark"),
         (nothing, ["eval.benchmarks.gsm8k.source.path={here}/none.jsonl", HF], "none.jsonl: no such file"),
         (nothing, ["eval.engine=hf", "eval.tensor_parallel=2"], "needs eval.engine=vllm"),
-        (nothing, ["eval.engine=api"], "needs eval.api.base_url"),
+        (nothing, ["eval.engine=api"], "eval.api.base_url is empty"),
         (nothing, [*API, "eval.api.model=m", "eval.api.key_env=sk-1234-secret"], "NAME of an environment variable"),
         (nothing, [*API, "eval.api.model=m", "eval.replicas=2"], "eval.api.concurrency"),
     ],
