@@ -178,8 +178,8 @@ class ApiEngine(Engine):
 
     def _clean(self, text: str) -> str:
         """The first line, without the key: some endpoints repeat it."""
-        text = (text.strip() or "no message").splitlines()[0][:200]
-        return text.replace(self.key, "<key>") if self.key else text
+        text = text.replace(self.key, "<key>") if self.key else text
+        return (text.strip() or "no message").splitlines()[0][:200]
 
     # ---- the two directions ----
 

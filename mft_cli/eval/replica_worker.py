@@ -8,6 +8,7 @@ out:  {"ready": seconds}, {"tokens": n}, {"done": [index, text, finish_reason, t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -64,7 +65,8 @@ class FromParent:
 
 def main() -> None:
     """Serve until the parent closes the pipe or dies."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent must not leave GPUs occupied
+    with contextlib.suppress(AttributeError):  # Linux only; elsewhere the closed pipe ends it at the next token
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent must not leave GPUs occupied
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when a replica ends
     replies = os.fdopen(os.dup(1), "w")
