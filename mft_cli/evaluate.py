@@ -26,7 +26,10 @@ def eval_folder(config: EvalRunConfig) -> Path:
     if config.run_dir:
         return Path(config.run_dir)
     path = Path(config.model.path)
-    model = path.parent.name if path.name.startswith(("export", "adapter")) else path.stem
+    exported = path.name.startswith(("export", "adapter"))
+    while path.name.startswith(("export", "adapter")):  # outputs/<run>/export/adapter
+        path = path.parent
+    model = path.name if exported else path.stem
     if config.eval.engine == "api":
         model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.eval.api.model)
     digest = digest_of({k: v for k, v in to_plain(config).items() if k != "run_dir"})[:8]

@@ -68,6 +68,9 @@ def test_the_digest_covers_adapter_and_base(tiny_model: Path, adapter: Path, tmp
     assert (same.weights_digest, same.tokenizer_digest) == (found.weights_digest, found.tokenizer_digest)
     shutil.copytree(tiny_model, tmp_path / "beside/base")
     assert opened(on_base(tmp_path / "beside/adapter", "../base")).weights_digest == found.weights_digest
+    said = on_base(tmp_path / "said", "/moved/away")
+    (said / "mft.json").write_text(json.dumps({"adapter_of": {"path": str(tiny_model), "revision": None}}))
+    assert opened(said).weights_digest == found.weights_digest
     other = make_adapter(tiny_model, tmp_path / "other", rank=2)
     weights = moved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
