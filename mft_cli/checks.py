@@ -49,6 +49,8 @@ def check_train(config: schema.TrainConfig) -> None:
     check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
         raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
+    if config.eval.engine == "api" and config.eval.benchmarks:
+        raise UserError("eval.engine=api evaluates what an endpoint serves, not this training's export: use mft eval")
     check_benchmarks(config.eval)
     check_paths(config)
 
@@ -155,12 +157,40 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
             raise UserError(
                 f"{where}.samples={benchmark.samples} would be the same text: set {where}.temperature above 0"
             )
+        second = benchmark.second_prompt
+        if second is not None and ("{solution}" not in second.template or "{question}" not in second.template):
+            raise UserError(f"{where}.second_prompt.template needs both {{question}} and {{solution}}")
+        if benchmark.answer_type == "judged" and (config.judge.base_url or config.judge.model):
+            check_endpoint("eval.judge", config.judge)
+    if config.engine == "api":
+        check_api(config)
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
         raise UserError("eval.engine=vllm, but vllm is not installed: set eval.engine=hf, or pip install vllm")
 
 
+def check_api(config: schema.EvalConfig) -> None:
+    """The settings of eval.engine=api. Raises UserError."""
+    check_endpoint("eval.api", config.api)
+    if config.replicas is not None and config.replicas > 1:
+        raise UserError(f"eval.replicas={config.replicas} does not go with eval.engine=api: set eval.api.concurrency")
+
+
+def check_endpoint(where: str, api: schema.ApiConfig) -> None:
+    """An endpoint's address, model and key's name. The key itself must never stand in a configuration or a message."""
+    for name in ("base_url", "model"):
+        if not getattr(api, name):
+            raise UserError(f"{where}.{name} is empty: an endpoint needs its base_url and model")
+    if not api.base_url.startswith(("http://", "https://")) or "@" in api.base_url:
+        raise UserError(f"{where}.base_url: expected http://host/v1 or https://host/v1, without user and password")
+    if api.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api.key_env):
+        raise UserError(f"{where}.key_env: expected the NAME of an environment variable, such as OPENAI_API_KEY")
+
+
 def check_eval(config: schema.EvalRunConfig) -> None:
-    if not config.model.path:
+    no_model = not config.model.path
+    if no_model and config.eval.engine == "api" and config.eval.api.send == "tokens":
+        raise UserError("eval.api.send=tokens needs model.path: the folder or hub id that holds the tokenizer")
+    if no_model and config.eval.engine != "api":
         raise UserError("model.path is empty: name the model to evaluate, model.path=outputs/<run>/export or a hub id")
     if not config.eval.benchmarks:
         raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,12 @@ def eval_folder(config: EvalRunConfig) -> Path:
     if config.run_dir:
         return Path(config.run_dir)
     path = Path(config.model.path)
-    model = path.parent.name if path.name.startswith("export") else path.stem
+    exported = path.name.startswith(("export", "adapter"))
+    while path.name.startswith(("export", "adapter")):  # outputs/<run>/export/adapter
+        path = path.parent
+    model = path.name if exported else path.stem
+    if config.eval.engine == "api":
+        model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.eval.api.model)
     digest = digest_of({k: v for k, v in to_plain(config).items() if k != "run_dir"})[:8]
     return Path("outputs") / f"eval-{model[:48]}-{'+'.join(config.eval.benchmarks)[:48]}-{digest}"
 

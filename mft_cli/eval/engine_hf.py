@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,40 +19,77 @@ import torch
 from torch import Tensor
 
 from mft_cli.errors import UserError
-from mft_cli.eval.engines import OnCompletion, OnTokens, Request, Sampling, finish, longest_first
+from mft_cli.eval.engines import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.run_dir import read_json
+
+REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
 
 
-def load_model(folder: Path, dtype: str, device: str, trust: bool) -> Any:
-    """A causal language model in eval mode. Raises UserError if transformers cannot load the folder."""
+def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> Any:
+    """A causal language model in eval mode, with a LoRA adapter beside its weights if one is given. Raises UserError."""
     from transformers import AutoModelForCausalLM
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), trust_remote_code=trust, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise UserError(f"{folder}: transformers cannot load this model ({text})") from error
+    except REASONS as error:
+        raise UserError(f"{folder}: transformers cannot load this model ({first_line(error)})") from error
+    if adapter is not None:
+        model = with_adapter(model, adapter)
     return model.to(device).eval()
 
 
-class HfEngine:
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with a peft adapter, not merged. Raises UserError if the two do not fit."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{adapter} is a LoRA adapter, which needs the Python package peft: pip install peft") from None
+    rows = embedding_rows(adapter)
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
+    except REASONS as error:
+        raise UserError(f"{adapter}: this adapter does not fit its base model ({first_line(error)})") from error
+
+
+def embedding_rows(adapter: Path) -> int:
+    """Rows of the embeddings that an adapter with new tokens was trained with; 0 if it holds none of them."""
+    from safetensors import safe_open
+
+    indices = read_json(adapter / "adapter_config.json").get("trainable_token_indices") or []
+    lists = list(indices.values()) if isinstance(indices, dict) else [indices]
+    rows = [1 + max(ids) for ids in lists if ids]
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        names = [n for n in file.keys() if re.search(r"(embed_tokens|wte|lm_head)\.weight$", n)]  # noqa: SIM118
+        rows += [file.get_slice(n).get_shape()[0] for n in names]
+    return max(rows, default=0)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+class HfEngine(Engine):
     """Greedy and sampled generation, `batch_size` completions at a time."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.accepts = set(inspect.signature(model.forward).parameters)
+        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.accepts = set(inspect.signature(base.forward).parameters)
 
-    def generate(
-        self, requests: Sequence[Request], done: set[int], sampling: Sampling, report: OnCompletion, tokens: OnTokens
-    ) -> None:
+    def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
         """See Engine."""
-        order = longest_first(requests)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            if not set(batch) <= done:
+        return batches(requests, done, self.batch_size)
+
+    def run(self, source: Source, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
+        """See Engine."""
+        while units := source.more(0):
+            for unit in units:
                 with torch.inference_mode():
-                    self._batch(requests, batch, sampling, report, tokens)
+                    self._batch(unit, sampling, report, tokens)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -60,23 +98,16 @@ class HfEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _batch(
-        self,
-        requests: Sequence[Request],
-        batch: list[int],
-        sampling: Sampling,
-        report: OnCompletion,
-        tokens: OnTokens,
-    ) -> None:
-        logits, cache, mask = self._prefill([requests[i].prompt for i in batch])
-        rows = [_Row(i, requests[i], sampling) for i in batch]
+    def _batch(self, unit: Unit, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
+        logits, cache, mask = self._prefill([request.prompt for _, request in unit])
+        rows = [_Row(index, request, sampling) for index, request in unit]
         while True:
             chosen = [row.choose(line) for row, line in zip(rows, logits, strict=True)]
             tokens(len(rows))
             keep = []
             for position, row in enumerate(rows):
                 if row.finished(self.tokenizer):
-                    report(row.index, finish(self.tokenizer, row.ids, sampling))
+                    report(row.index, finish(self.tokenizer, row.ids, sampling, row.logprobs, row.entropies))
                 else:
                     keep.append(position)
             if not keep:
@@ -123,6 +154,8 @@ class _Row:
     def __init__(self, index: int, request: Request, sampling: Sampling):
         self.index, self.request, self.sampling = index, request, sampling
         self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.entropies: list[float] = []
         self.generator = torch.Generator().manual_seed(request.seed)
         # a stop text of n bytes spans at most n tokens; a few more for a character that begins inside an earlier one
         self.tail = max((len(s.encode()) for s in sampling.stop), default=0) + 4
@@ -135,7 +168,15 @@ class _Row:
             probability = torch.softmax(logits.double().cpu() / self.sampling.temperature, dim=-1)
             token = int(torch.multinomial(_nucleus(probability, self.sampling.top_p), 1, generator=self.generator))
         self.ids.append(token)
+        if self.sampling.logprobs:
+            self._measure(logits, token)
         return token
+
+    def _measure(self, logits: Tensor, token: int) -> None:
+        """Log-probability of the token and entropy of the model's own distribution, before temperature and top_p."""
+        logprob = torch.log_softmax(logits.double(), dim=-1)
+        self.logprobs.append(float(logprob[token]))
+        self.entropies.append(float(torch.special.entr(logprob.exp()).sum()))
 
     def finished(self, tokenizer: Any) -> bool:
         if self.ids[-1] in self.sampling.end_ids or len(self.ids) >= self.request.max_new_tokens:

@@ -11,23 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.errors import UserError
-from mft_cli.eval.engines import OnCompletion, OnTokens, Request, Sampling, finish, longest_first
+from mft_cli.eval.engines import (
+    Completion,
+    Engine,
+    OnCompletion,
+    OnTokens,
+    Request,
+    Sampling,
+    Source,
+    by_prompt,
+    entropy_of_top,
+    finish,
+)
+from mft_cli.eval.load_engine import Loading
+from mft_cli.run_dir import read_json
 from mft_cli.schema import EvalConfig
 
 MAX_SEQUENCES = 256  # vLLM's own default on CPU; completions that are generated side by side
 
 
-class VllmEngine:
-    """One vLLM engine in this process. All prompts are handed over at once; vLLM does its own batching.
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
+
+
+class VllmEngine(Engine):
+    """One vLLM engine in this process. Prompts are handed over as they come; vLLM does its own batching.
 
     Every sample is a request of its own, so that a resumed run can ask for single samples with their seeds; the prefix
     cache shares the prefill of equal prompts (and of the common part of few-shot prompts).
     """
 
-    def __init__(
-        self, folder: Path, tokenizer: Any, config: EvalConfig, *, dtype: str, device: str, context: int, trust: bool
-    ):
-        on_cpu = device == "cpu"
+    def __init__(self, loading: Loading, tokenizer: Any, config: EvalConfig):
+        on_cpu = loading.device == "cpu"
         # read when vllm is imported; in-process, so that a kill leaves no engine behind and __main__ needs no guard
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -39,45 +53,64 @@ class VllmEngine:
         from vllm import LLM
 
         eager = on_cpu if config.enforce_eager is None else config.enforce_eager
-        precision: Any = dtype
+        precision: Any = loading.dtype
         try:
             self.llm = LLM(
-                model=str(folder),
+                model=loading.folder,
                 dtype=precision,
-                max_model_len=context,
+                max_model_len=loading.context,
                 max_num_seqs=MAX_SEQUENCES,
                 enforce_eager=eager,
                 gpu_memory_utilization=config.gpu_memory,
                 seed=config.seed,
                 enable_prefix_caching=True,
                 generation_config="vllm",  # sampling comes from the configuration alone, not from the folder
-                trust_remote_code=trust,
+                trust_remote_code=loading.trust,
+                tensor_parallel_size=config.tensor_parallel,
+                max_logprobs=max(20, config.logprobs_top),
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
+                **lora_settings(loading.adapter),
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
             text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise UserError(f"vllm cannot load {folder} ({text}); try eval.engine=hf") from error
+            raise UserError(f"vllm cannot load {loading.folder} ({text}); try eval.engine=hf") from error
         self.tokenizer = tokenizer
+        self.adapter: Any = None
+        if loading.adapter is not None:
+            from vllm.lora.request import LoRARequest
 
-    def generate(
-        self, requests: Sequence[Request], done: set[int], sampling: Sampling, report: OnCompletion, tokens: OnTokens
-    ) -> None:
+            self.adapter = LoRARequest("adapter", 1, loading.adapter)
+
+    def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
         """See Engine."""
-        order = [i for i in longest_first(requests) if i not in done]
-        prompts: list[Any] = [{"prompt_token_ids": list(requests[i].prompt)} for i in order]
-        parameters = [_parameters(requests[i], sampling) for i in order]
-        names = self.llm.enqueue(prompts, parameters, use_tqdm=False)
-        index = {name.split("-")[0]: i for name, i in zip(names, order, strict=True)}
+        return by_prompt(requests, done)
+
+    def run(self, source: Source, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
+        """See Engine."""
+        index: dict[str, int] = {}
         engine = self.llm.llm_engine
-        while engine.has_unfinished_requests():
+        while True:
+            jobs = [job for unit in source.more(len(index)) for job in unit]
+            if jobs:
+                prompts: list[Any] = [{"prompt_token_ids": list(request.prompt)} for _, request in jobs]
+                parameters = [_parameters(request, sampling) for _, request in jobs]
+                names = self.llm.enqueue(prompts, parameters, lora_request=self.adapter, use_tqdm=False)
+                index.update({name.split("-")[0]: i for name, (i, _) in zip(names, jobs, strict=True)})
+            if not index:
+                return
+            if not engine.has_unfinished_requests():
+                raise RuntimeError(f"vllm returned no completion for {len(index)} requests")
             tokens(min(MAX_SEQUENCES, engine.get_num_unfinished_requests()))  # a step makes one token a sequence
             for output in self._step():
                 if output.finished:
-                    ids = list(output.outputs[0].token_ids)
-                    report(index.pop(output.request_id.split("-")[0]), finish(self.tokenizer, ids, sampling))
-        if index:
-            raise RuntimeError(f"vllm returned no completion for {len(index)} of {len(order)} requests")
+                    report(index.pop(output.request_id.split("-")[0]), self._completion(output.outputs[0], sampling))
+
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        ids = list(output.token_ids)
+        steps = [{i: p.logprob for i, p in step.items()} for step in output.logprobs or ()]
+        logprobs = [step[i] for step, i in zip(steps, ids, strict=False)]
+        return finish(self.tokenizer, ids, sampling, logprobs, [entropy_of_top(list(s.values())) for s in steps])
 
     def _step(self) -> list[Any]:
         try:
@@ -102,6 +135,24 @@ class VllmEngine:
             torch.cuda.empty_cache()
 
 
+def lora_settings(adapter: str | None) -> dict[str, Any]:
+    """What LLM(...) needs to serve an adapter beside the base model."""
+    if adapter is None:
+        return {}
+    settings = read_json(Path(adapter) / "adapter_config.json")
+    if settings.get("trainable_token_indices") or settings.get("modules_to_save"):
+        raise UserError(
+            f"{adapter}: vllm serves no adapter with rows of new tokens or whole modules; give the merged model, or "
+            "eval.engine=hf"
+        )
+    rank = int(settings.get("r", 8))
+    if rank > LORA_RANKS[-1]:
+        raise UserError(
+            f"{adapter}: rank {rank} is above vllm's {LORA_RANKS[-1]}; merge the adapter, or eval.engine=hf"
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
+
+
 def _parameters(request: Request, sampling: Sampling) -> Any:
     """vLLM's sampling parameters. End tokens are given by id and the tokenizer's own is ignored: one definition."""
     from vllm import SamplingParams
@@ -114,5 +165,6 @@ def _parameters(request: Request, sampling: Sampling) -> Any:
         stop=list(sampling.stop) or None,
         stop_token_ids=list(sampling.end_ids),
         ignore_eos=True,
+        logprobs=sampling.top if sampling.logprobs else None,
         detokenize=bool(sampling.stop),  # text is decoded from the ids by `finish`, the same for every engine
     )

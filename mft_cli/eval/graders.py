@@ -41,6 +41,7 @@ GRADERS = {
     "math": "mft_cli.eval.grade_answers:grade_answers",
     "choice": "mft_cli.eval.grade_answers:grade_choices",
     "text": "mft_cli.eval.grade_answers:grade_texts",
+    "judged": "mft_cli.eval.grade_preferences:grade_preferences",
 }
 
 

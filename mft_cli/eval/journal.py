@@ -19,8 +19,11 @@ from mft_cli.run_dir import digest_of, file_digest, write_atomically
 Record = dict[str, Any]
 
 
-def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int]) -> str:
-    """Key of one completion (16 hex digits). `settings_digest` covers sampling, engine, weights and tokenizer."""
+def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int | str]) -> str:
+    """Key of one completion (16 hex digits). `prompt`: ids or text, room and seed.
+
+    `settings_digest` covers sampling, engine, weights and tokenizer.
+    """
     return digest_of([settings_digest, problem, sample, list(prompt)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,24 @@ from mft_cli.errors import UserError
 from mft_cli.eval.contamination import export_facts
 from mft_cli.models import locate
 from mft_cli.run_dir import digest_of, file_digest, read_json, write_json
-from mft_cli.schema import ModelConfig
+from mft_cli.schema import ApiConfig, ModelConfig
 
 DIGESTS = ".mft-digests.json"  # sha256 by file, size and time of change: hashing tens of gigabytes takes minutes
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+ADAPTER = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """`context`: positions that the model has, None if it does not say. `facts`: what an mft export says of itself."""
+    """`context`: positions that the model has, None if it does not say. `facts`: what an mft export says of itself.
+
+    `adapter` is a LoRA folder that is served beside the weights in `path`, its base; `weights_digest` covers both.
+    `tokenizer` is the folder that holds the tokenizer.
+    """
 
     path: Path
     weights_digest: str
@@ -33,25 +38,95 @@ class ModelFolder:
     end_ids: tuple[int, ...]
     context: int | None
     facts: dict[str, Any]
+    adapter: Path | None
+    tokenizer: Path
 
 
 def open_model(config: ModelConfig) -> ModelFolder:
     """Find, check and digest a model. Raises UserError for what is no whole model, in one sentence."""
-    located = locate(config)
-    folder = Path(located)
-    if not folder.is_dir():
-        folder = download(located, config)
+    folder = find_folder(config)
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        return open_adapter(folder, config)
     settings = _read(folder / "config.json", config)
     text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
     context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
     return ModelFolder(
         path=folder,
         weights_digest=digest_of([(f.name, digest(f)) for f in weight_files(folder, config)] + [settings]),
-        tokenizer_digest=digest_of([(n, digest(folder / n)) for n in TOKENIZER_FILES if (folder / n).is_file()]),
+        tokenizer_digest=tokenizer_digest(folder),
         end_ids=_end_ids(folder, config),
         context=context if isinstance(context, int) else None,
         facts=export_facts(folder),
+        adapter=None,
+        tokenizer=folder,
     )
+
+
+def find_folder(config: ModelConfig) -> Path:
+    """The folder of model.path, from the hub if it must be. Raises UserError."""
+    given = Path(config.path).expanduser()
+    if (given / ADAPTER).is_file() and not (given / "config.json").is_file():
+        return given  # locate() would miss config.json
+    located = locate(config)
+    folder = Path(located)
+    return folder if folder.is_dir() else download(located, config)
+
+
+def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
+    """What stands for a model behind an endpoint: the digest is that of its address, its name and `version`.
+
+    With model.path, the folder's tokenizer, context and facts are used; its weights are neither read nor digested.
+    """
+    served = digest_of(["endpoint", api.base_url.rstrip("/"), api.model, api.version])
+    if not config.path:
+        return ModelFolder(Path(), served, "", (), None, {}, None, Path())
+    folder = find_folder(config)
+    settings = _read(folder / "config.json", config) if (folder / "config.json").is_file() else {}
+    context = settings.get("max_position_embeddings")
+    return ModelFolder(
+        path=folder,
+        weights_digest=served,
+        tokenizer_digest=tokenizer_digest(folder) if api.send == "tokens" else "",
+        end_ids=_end_ids(folder, config),
+        context=context if isinstance(context, int) else None,
+        facts=export_facts(folder),
+        adapter=None,
+        tokenizer=folder,
+    )
+
+
+def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
+    """A LoRA adapter in peft's format, and the base model that it names. Raises UserError."""
+    settings = _read(folder / ADAPTER, config)
+    if settings.get("peft_type") != "LORA":
+        raise UserError(
+            f"model.path={config.path}: an adapter of type {settings.get('peft_type')}; only LORA is served unmerged"
+        )
+    said = export_facts(folder).get("adapter_of") or {}  # mft's own words win: peft's may name a cache's folder
+    named = said.get("path") or settings.get("base_model_name_or_path")
+    if not named:
+        raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
+    beside = folder / named
+    where = str(beside) if not Path(named).exists() and beside.is_dir() else named
+    try:
+        base = open_model(replace(config, path=where, revision=said.get("revision") or settings.get("revision")))
+    except UserError as error:
+        raise UserError(f"model.path={config.path}: its base model: {error}") from None
+    own_tokenizer = (folder / "tokenizer.json").is_file()
+    rank = {k: v for k, v in settings.items() if k != "base_model_name_or_path"}
+    weights = [(f.name, digest(f)) for f in weight_files(folder, config)]
+    return replace(
+        base,
+        weights_digest=digest_of([base.weights_digest, rank, weights]),
+        tokenizer_digest=tokenizer_digest(folder) if own_tokenizer else base.tokenizer_digest,
+        facts=export_facts(folder),
+        adapter=folder,
+        tokenizer=folder if own_tokenizer else base.tokenizer,
+    )
+
+
+def tokenizer_digest(folder: Path) -> str:
+    return digest_of([(n, digest(folder / n)) for n in TOKENIZER_FILES if (folder / n).is_file()])
 
 
 def download(name: str, config: ModelConfig) -> Path:

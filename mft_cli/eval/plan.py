@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from mft_cli.config import to_plain
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination
-from mft_cli.eval.engines import Request, Sampling
+from mft_cli.eval.engines import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
 from mft_cli.eval.model_folder import ModelFolder
 from mft_cli.eval.problems import Problem, load_problems
@@ -19,10 +20,32 @@ from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, EvalConfig, PromptConfig
 
+Prompt = tuple[tuple[int, ...], str]  # token ids, or the text that an endpoint is sent
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated and by what. `by_text`: prompts are sent as text or messages, not as token ids."""
+
+    folder: ModelFolder
+    tokenizer: Any
+    engine: dict[str, Any]
+    by_text: bool = False
+
+    def room(self, prompt: Prompt, wanted: int, *more: int | None, config: EvalConfig) -> int:
+        """Tokens that fit behind a prompt; 0 if it does not fit itself. `more` are further limits of the context."""
+        limits = [n for n in (config.max_model_len, self.folder.context, *more) if n is not None]
+        if self.by_text or not limits:
+            return wanted
+        return max(0, min(wanted, min(limits) - len(prompt[0])))
+
 
 @dataclass
 class Plan:
-    """One benchmark, ready to run. `requests` lists problem by problem, sample by sample, as `journal.keys` does."""
+    """One benchmark, or one pass of it, ready to run.
+
+    `requests` lists problem by problem, sample by sample, as `journal.keys` does.
+    """
 
     name: str
     benchmark: BenchmarkConfig
@@ -37,24 +60,45 @@ class Plan:
     where: str
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    first: Plan | None = None  # the plan of the first pass, if this is the second
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {'first' if self.first is None else 'second'} pass" if self.two_passes else self.name
+
+    @property
+    def two_passes(self) -> bool:
+        return self.benchmark.second_prompt is not None
+
+    @property
+    def golds(self) -> dict[str, str]:
+        return {problem.id: problem.gold for problem in self.problems}
 
     def place(self, index: int) -> tuple[Problem, int]:
         """(problem, sample) of a request."""
         return self.problems[index // self.benchmark.samples], index % self.benchmark.samples
 
-    def record(self, index: int, text: str, finish_reason: str, tokens: int) -> None:
+    def record(self, index: int, completion: Completion) -> None:
         """Write one completion into the journal."""
         problem, sample = self.place(index)
+        request = self.requests[index]
         record = {
             "id": problem.id,
             "sample": sample,
-            "prompt": self.renderer.tokenizer.decode(list(self.requests[index].prompt)),
-            "completion": text,
-            "finish_reason": finish_reason,
-            "prompt_tokens": len(self.requests[index].prompt),
-            "completion_tokens": tokens,
+            "prompt": request.text or self.renderer.tokenizer.decode(list(request.prompt)),
+            "completion": completion.text,
+            "finish_reason": completion.finish_reason,
+            "prompt_tokens": None if request.text else len(request.prompt),  # an endpoint counts its own
+            "completion_tokens": completion.tokens,
+            **completion.confidence,
         }
         self.journal.add(self.journal.keys[index], record)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The completions in order, each with its gold answer. All must be there."""
+        golds = self.golds
+        done = [self.journal.done[key] for key in self.journal.keys]
+        return [{**record, "gold": golds[record["id"]]} for record in done]
 
 
 def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: dict[str, Any], tokenizer: Any) -> PromptConfig:
@@ -71,44 +115,29 @@ def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: dict[str,
     return PromptConfig(name="raw", kind="template", template="{question}\n")
 
 
-def make_plan(
-    name: str,
-    benchmark: BenchmarkConfig,
-    config: EvalConfig,
-    folder: ModelFolder,
-    tokenizer: Any,
-    engine: dict[str, Any],
-    out: Path,
-) -> Plan:
+def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject: Subject, out: Path) -> Plan:
     """Load, render and digest one benchmark. Raises UserError (missing data, a chat prompt without a template ...)."""
-    renderer = Renderer(tokenizer, pick_prompt(benchmark, config, folder.facts, tokenizer))
-    problems, where = load_problems(name, benchmark, config.seed)
-    prompts = [render(renderer, problem, benchmark) for problem in problems]
-    ends = {*renderer.end_ids, *folder.end_ids}
-    sampling = Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), tuple(sorted(ends)))
-    room = [available(len(p), benchmark.max_new_tokens, config, folder) for p in prompts]
-    sampled = benchmark.temperature > 0
-    requests = [
-        Request(tuple(p), r, digest64(config.seed, problem.id, s) & 0x7FFFFFFF if sampled else 0)
-        for p, r, problem in zip(prompts, room, problems, strict=True)
-        for s in range(benchmark.samples)
-    ]
-    if benchmark.samples > 1 and not sampled:
+    if benchmark.samples > 1 and benchmark.temperature == 0:
         raise UserError(
             f"eval.benchmarks.{name}: samples={benchmark.samples} with temperature=0 gives the same completion "
             f"{benchmark.samples} times; set a temperature, such as 0.7, or samples=1"
         )
-    made_by = digest_of(
-        [asdict(sampling), benchmark.max_new_tokens, engine, folder.weights_digest, folder.tokenizer_digest]
-    )
-    keys = [
-        completion_key(
-            made_by, problems[i // benchmark.samples].id, i % benchmark.samples, (*r.prompt, r.max_new_tokens, r.seed)
-        )
-        for i, r in enumerate(requests)
+    renderer = Renderer(subject.tokenizer, pick_prompt(benchmark, config, subject.folder.facts, subject.tokenizer))
+    problems, where = load_problems(name, benchmark, config.seed)
+    prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
+    room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
+    sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"
+    requests = [
+        Request(ids, r, digest64(config.seed, problem.id, s) & 0x7FFFFFFF if sampled else 0, text, chat)
+        for (ids, text), r, problem in zip(prompts, room, problems, strict=True)
+        for s in range(benchmark.samples)
     ]
+    sampling = make_sampling(benchmark, config, renderer, subject)
+    keys = request_keys(requests, problems, sampling, benchmark, subject)
     golds = [problem.gold for problem in problems]
     settings = [keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__]
+    if benchmark.answer_type == "judged":
+        settings.append([config.judge.base_url, config.judge.model, config.judge.version, config.judge.extra])
     return Plan(
         name=name,
         benchmark=benchmark,
@@ -117,26 +146,47 @@ def make_plan(
         renderer=renderer,
         sampling=sampling,
         requests=requests,
-        journal=Journal(out / "generations.jsonl", keys),
+        journal=Journal(out / f"generations{'' if benchmark.second_prompt is None else '.pass1'}.jsonl", keys),
         settings_digest=digest_of(settings),
-        contaminated=contamination(folder.facts, name, benchmark.source.derived_from),
+        contaminated=contamination(subject.folder.facts, name, benchmark.source.derived_from),
         where=where,
         warnings=context_warnings(room, benchmark.max_new_tokens),
     )
 
 
-def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig) -> list[int]:
-    row = problem.row
+def make_sampling(benchmark: BenchmarkConfig, config: EvalConfig, renderer: Renderer, subject: Subject) -> Sampling:
+    ends = () if subject.by_text else tuple(sorted({*renderer.end_ids, *subject.folder.end_ids}))
+    kept = ("tokens" if config.token_logprobs else "mean") if config.logprobs else ""
+    return Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), ends, kept, config.logprobs_top)
+
+
+def request_keys(
+    requests: Sequence[Request],
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    benchmark: BenchmarkConfig,
+    subject: Subject,
+    *more: str,
+) -> list[str]:
+    """The journal's keys: whatever can change a completion is in them. `more` is further text that decides it."""
+    folder = subject.folder
+    made_by = [
+        asdict(sampling), benchmark.max_new_tokens, subject.engine, folder.weights_digest, folder.tokenizer_digest,
+        *more,
+    ]  # fmt: skip
+    digest, samples = digest_of(made_by), benchmark.samples
+    return [
+        completion_key(digest, problems[i // samples].id, i % samples, [*r.prompt, r.text, r.max_new_tokens, r.seed])
+        for i, r in enumerate(requests)
+    ]
+
+
+def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig, subject: Subject) -> Prompt:
+    asked = problem.row.question, problem.row.system, problem.row.choices, benchmark.instruction
     try:
-        return renderer.prompt_ids(row.question, row.system, row.choices, benchmark.instruction)
+        return ((), renderer.prompt_text(*asked)) if subject.by_text else (tuple(renderer.prompt_ids(*asked)), "")
     except UnsafeText as error:
         raise UserError(f"{problem.row.key}: {error}; a benchmark's question may not hold one") from None
-
-
-def available(prompt: int, wanted: int, config: EvalConfig, folder: ModelFolder) -> int:
-    """Tokens that fit behind a prompt of this length; 0 if the prompt itself does not fit."""
-    limits = [n for n in (config.max_model_len, folder.context) if n is not None]
-    return max(0, min(wanted, *(n - prompt for n in limits))) if limits else wanted
 
 
 def context_warnings(room: list[int], wanted: int) -> list[str]:

@@ -13,15 +13,20 @@ from typing import Any
 
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
-from mft_cli.eval.engines import Completion, Engine, choose_engine, load_engine
+from mft_cli.eval.certainty import confidence_metrics, refused_prompts
+from mft_cli.eval.engine_replicas import Replicas
+from mft_cli.eval.engines import Completion, Engine, confidence
 from mft_cli.eval.graders import gold_parts
-from mft_cli.eval.model_folder import ModelFolder, open_model
-from mft_cli.eval.plan import Plan, make_plan
+from mft_cli.eval.journal import read_lines
+from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, replica_devices
+from mft_cli.eval.model_folder import open_endpoint, open_model
+from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.progress import Progress
 from mft_cli.eval.score import score_file, summary
+from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
 from mft_cli.models import load_tokenizer
-from mft_cli.run_dir import file_digest, read_json
-from mft_cli.schema import EvalRunConfig
+from mft_cli.run_dir import file_digest, read_json, write_json
+from mft_cli.schema import EvalRunConfig, PromptConfig
 
 
 def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
@@ -29,20 +34,39 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
 
     Raises UserError for a folder that is no whole model, missing data, or a prompt that does not fit the tokenizer.
     """
-    session = Session(config)
+    session = Session(config, out)
     plans = session.plans(out)
-    metrics = {plan.name: found for plan in plans if (found := finished(plan)) is not None}
-    todo = [plan for plan in plans if plan.name not in metrics]
+    last = {plan.name: session.last_pass(plan) for plan in plans}
+    metrics = {name: found for name, plan in last.items() if plan is not None and (found := finished(plan)) is not None}
+    todo = [plan.name for plan in plans if plan.name not in metrics]
     try:
-        for plan in todo:
-            session.generate(plan, plans)
+        for plan in plans:
+            if plan.name in todo:
+                last[plan.name] = session.complete(plan, plans)
     finally:
         session.close_engine()
-    for plan in todo:
-        metrics[plan.name] = session.score(plan)
+    for name in todo:
+        metrics[name] = session.score(last[name])  # type: ignore[arg-type]
     for plan in plans:
-        print(summary(metrics[plan.name], reused=plan not in todo), flush=True)
+        say_result(metrics[plan.name], reused=plan.name not in todo)
     return {plan.name: metrics[plan.name] for plan in plans}
+
+
+def say_result(metrics: dict[str, Any], reused: bool) -> None:
+    """The benchmark's last lines."""
+    print(summary(metrics, reused=reused), flush=True)
+    if wins := metrics.get("preference"):
+        print(
+            f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
+            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}",
+            flush=True,
+        )
+    if first := metrics.get("first_pass"):
+        print(
+            f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second mended {first['mended']} "
+            f"answers and spoiled {first['spoiled']}",
+            flush=True,
+        )
 
 
 def finished(plan: Plan) -> dict[str, Any] | None:
@@ -55,16 +79,42 @@ def finished(plan: Plan) -> dict[str, Any] | None:
     except ValueError:
         return None
     same = metrics.get("settings_digest") == plan.settings_digest
+    same = same and ("first_pass" in metrics) == plan.two_passes
+    same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
     return metrics if same and metrics.get("generations_digest") == file_digest(plan.journal.path) else None
+
+
+def refuse_chat(name: str, prompts: list[PromptConfig]) -> None:
+    """Raises UserError: a chat has no text of its own without the tokenizer's template."""
+    for prompt in prompts:
+        if prompt.kind == "chat":
+            raise UserError(
+                f"eval.api.send=text, but prompt {prompt.name} of {name} is a chat: use send=messages or "
+                "prompt=raw, or send=tokens with model.path"
+            )
 
 
 class Session:
     """One model during one evaluation: its folder, tokenizer, and the engine once it is needed."""
 
-    def __init__(self, config: EvalRunConfig):
+    def __init__(self, config: EvalRunConfig, out: Path):
+        self.config, self.logs = config, out / "logs"
+        self.engine: Engine | None = None
+        self.gold_model: Any = None
+        self.load_s = 0.0
+        self.devices: list[str | None] = [None]
+        self.device = self.dtype = ""
+        name, version = choose_engine(config.eval)
+        if name == "api":
+            self._open_endpoint()
+        else:
+            self._open_folder(name, version)
+        self.folder = self.subject.folder
+
+    def _open_folder(self, name: str, version: str) -> None:
         import torch
 
-        self.config = config
+        config = self.config
         if config.launch.threads is not None:
             torch.set_num_threads(config.launch.threads)
         has_gpu = torch.cuda.is_available()
@@ -72,22 +122,37 @@ class Session:
             raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=cpu")
         self.device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
         self.dtype = "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
-        name, version = choose_engine(config.eval)
-        self.engine_facts = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
-        self.folder: ModelFolder = open_model(config.model)
-        self.tokenizer = load_tokenizer(str(self.folder.path), config.model)
-        self.engine: Engine | None = None
-        self.gold_model: Any = None
-        self.load_s = 0.0
+        self.devices = replica_devices(config.eval, config.launch, self.device)
+        facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
+        wide = config.eval.tensor_parallel
+        folder = open_model(config.model)
+        tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
+        self.subject = Subject(folder, tokenizer, facts if wide == 1 else {**facts, "tensor_parallel": wide})
+        # what is recorded beside the key's facts: replicas do not change completions
+        self.engine_facts = {**facts, "replicas": len(self.devices), "tensor_parallel": wide}
+        if folder.adapter is not None:
+            self.engine_facts["adapter"] = "served beside its base model, not merged"
+
+    def _open_endpoint(self) -> None:
+        from mft_cli.eval.engine_api import JsonMessages, endpoint_facts
+
+        folder = open_endpoint(self.config.model, self.config.eval.api)
+        self.engine_facts = endpoint_facts(self.config.eval.api)
+        by_text = self.config.eval.api.send != "tokens"
+        tokenizer = JsonMessages() if by_text else load_tokenizer(str(folder.tokenizer), self.config.model)
+        self.subject = Subject(folder, tokenizer, self.engine_facts, by_text)
+        if self.config.eval.gold_logprob:
+            print("gold log-probabilities need the weights: there are none for an endpoint", flush=True)
 
     def plans(self, out: Path) -> list[Plan]:
         """A plan for every benchmark; says where the problems come from, and contamination aloud."""
         plans = []
         for name, benchmark in self.config.eval.benchmarks.items():
-            plan = make_plan(
-                name, benchmark, self.config.eval, self.folder, self.tokenizer, self.engine_facts, out / name
-            )
+            plan = make_plan(name, benchmark, self.config.eval, self.subject, out / name)
             plans.append(plan)
+            prompts = [plan.renderer.prompt, *([second_prompt(plan)] if plan.two_passes else [])]
+            if self.config.eval.engine == "api" and self.config.eval.api.send == "text":
+                refuse_chat(name, prompts)
             print(
                 f"{name}: {len(plan.problems)} problems; {plan.where}; prompt {plan.renderer.prompt.name}", flush=True
             )
@@ -99,16 +164,36 @@ class Session:
 
     # ---- completions ----
 
+    def last_pass(self, plan: Plan) -> Plan | None:
+        """The plan whose completions are scored: the second pass of two, None while the first is unfinished."""
+        if not plan.two_passes:
+            return plan
+        if plan.journal.missing():
+            return None
+        plan.journal.finish()
+        return second_plan(plan, self.config.eval, self.subject)
+
+    def complete(self, plan: Plan, plans: list[Plan]) -> Plan:
+        """Generate what is missing, in both passes of two; returns the last pass."""
+        self.generate(plan, plans)
+        last = self.last_pass(plan)
+        assert last is not None
+        if last is not plan:
+            for warning in last.warnings:
+                print(f"WARNING: {last.title}: {warning}", flush=True)
+            self.generate(last, plans)
+        return last
+
     def generate(self, plan: Plan, plans: list[Plan]) -> None:
         """Everything that the journal lacks; the engine is loaded when the first completion is needed."""
         for index in plan.journal.missing():
             if plan.requests[index].max_new_tokens == 0:
-                plan.record(index, "", "length", 0)
+                plan.record(index, Completion("", "length", 0, confidence(plan.sampling, (), ())))
         missing = plan.journal.missing()
         if missing:
             self.load(plans)
             if len(missing) < len(plan.requests):
-                print(f"{plan.name}: {len(plan.requests) - len(missing)} completions are there already", flush=True)
+                print(f"{plan.title}: {len(plan.requests) - len(missing)} completions are there already", flush=True)
             start = time.perf_counter()
             self._run_engine(plan, missing)
             plan.seconds["generate"] = round(time.perf_counter() - start, 3)
@@ -117,14 +202,16 @@ class Session:
 
     def _run_engine(self, plan: Plan, missing: list[int]) -> None:
         assert self.engine is not None
-        progress = Progress(plan.name, len(missing), plan.benchmark.max_new_tokens)
+        progress = Progress(plan.title, len(missing), plan.benchmark.max_new_tokens)
+        wanted = set(missing)
 
         def report(index: int, completion: Completion) -> None:
-            plan.record(index, completion.text, completion.finish_reason, completion.tokens)
-            progress.completion()
+            if index in wanted:  # an engine may repeat what is there, as a part of a batch
+                wanted.remove(index)
+                plan.record(index, completion)
+                progress.completion()
 
-        wanted = set(missing)
-        done = {i for i in range(len(plan.requests)) if i not in wanted}
+        done = set(range(len(plan.requests))) - wanted
         try:
             self.engine.generate(plan.requests, done, plan.sampling, report, progress.tokens)
         finally:
@@ -136,19 +223,46 @@ class Session:
         if self.engine is not None:
             return
         start = time.perf_counter()
-        needed = max(len(r.prompt) + r.max_new_tokens for plan in plans for r in plan.requests if r.max_new_tokens)
-        context = self.config.eval.max_model_len or needed
+        if self.engine_facts["name"] == "api":
+            from mft_cli.eval.engine_api import ApiEngine
+
+            self.engine = ApiEngine(self.config.eval.api, self.subject.tokenizer)
+            return
+        loading = self._loading(self._context(plans))
+        copies = f", {len(self.devices)} replicas" if len(self.devices) > 1 else ""
+        beside = f" with the adapter {loading.adapter}" if loading.adapter else ""
+        version = self.engine_facts["version"]
+        print(f"loading {loading.folder}{beside} into {loading.name} {version} ({loading.dtype}{copies})", flush=True)
+        if copies:
+            self.engine = Replicas(
+                loading, self.config.eval, self.config.model, self.devices, self.config.launch.threads, self.logs
+            )
+        else:
+            self.engine = load_engine(loading, self.subject.tokenizer, self.config.eval)
+        self.load_s = time.perf_counter() - start
+
+    def _context(self, plans: list[Plan]) -> int:
+        lengths = [len(r.prompt) + r.max_new_tokens for plan in plans for r in plan.requests if r.max_new_tokens]
+        lengths += [context_needed(plan, self.config.eval, self.subject) or 0 for plan in plans if plan.two_passes]
+        context = self.config.eval.max_model_len or max(lengths)
         if self.folder.context is not None and context > self.folder.context:
             raise UserError(
                 f"eval.max_model_len={context}, but the model has {self.folder.context} positions; set it lower"
             )
-        facts, trust = self.engine_facts, self.config.model.trust_remote_code
-        print(f"loading {self.folder.path} into {facts['name']} {facts['version']} ({facts['dtype']})", flush=True)
-        self.engine = load_engine(
-            facts["name"], self.folder.path, self.tokenizer, self.config.eval,
-            dtype=self.dtype, device=self.device, context=context, trust=trust,
-        )  # fmt: skip
-        self.load_s = time.perf_counter() - start
+        return context
+
+    def _loading(self, context: int) -> Loading:
+        folder = self.folder
+        return Loading(
+            name=self.engine_facts["name"],
+            folder=str(folder.path),
+            adapter=str(folder.adapter) if folder.adapter else None,
+            tokenizer=str(folder.tokenizer),
+            dtype=self.dtype,
+            device=self.device,
+            context=context,
+            trust=self.config.model.trust_remote_code,
+        )
 
     def close_engine(self) -> None:
         if self.engine is not None:
@@ -159,9 +273,8 @@ class Session:
 
     def score(self, plan: Plan) -> dict[str, Any]:
         """scores.jsonl, gold.jsonl and metrics.json of a plan whose completions are all there."""
-        gold = self._gold(plan) if self.config.eval.gold_logprob else None
-        golds = {problem.id: problem.gold for problem in plan.problems}
-        path = plan.journal.path
+        has_weights = self.engine_facts["name"] != "api"
+        gold = self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
         prompt = plan.renderer.prompt
         extra = {
             "gold_logprob": gold,
@@ -173,10 +286,29 @@ class Session:
             "settings_digest": plan.settings_digest,
             "seconds": plan.seconds,
         }
-        return score_file(
-            path, plan.name, plan.benchmark, plan.out, golds,
+        if plan.sampling.logprobs:
+            extra["logprobs"] = confidence_metrics(plan, self.engine_facts["name"])
+        if refused := refused_prompts(plan):
+            plan.warnings.append(f"{refused} prompts were refused by the endpoint as too long: counted as wrong")
+        metrics = score_file(
+            plan.journal.path, plan.name, plan.benchmark, plan.out, plan.golds,
             eval_config=self.config.eval, extra=extra, warnings=plan.warnings,
         )  # fmt: skip
+        if plan.first is not None:
+            metrics["first_pass"] = first_pass_metrics(plan.first, plan.out / "scores.jsonl", self.config.eval)
+        if plan.benchmark.answer_type == "judged":
+            metrics["preference"] = self._preferences(plan)
+        if plan.first is not None or plan.benchmark.answer_type == "judged":
+            write_json(plan.out / "metrics.json", metrics)
+        return metrics
+
+    def _preferences(self, plan: Plan) -> dict[str, Any]:
+        """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
+        from mft_cli.eval.grade_preferences import preference_metrics
+
+        name = self.engine_facts.get("model") or f"{self.folder.path.name}-{self.folder.weights_digest[:8]}"
+        scores = read_lines(plan.out / "scores.jsonl")[0]
+        return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
 
     def _gold(self, plan: Plan) -> dict[str, Any] | None:
         from mft_cli.eval.engine_hf import load_model
@@ -200,7 +332,9 @@ class Session:
         if not ids:
             return None
         if self.gold_model is None:
-            self.gold_model = load_model(self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code)
+            self.gold_model = load_model(
+                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter
+            )
         progress = Progress(f"{plan.name} gold solutions", len(ids), 1)
         sums = gold_logprobs(self.gold_model, examples, progress.examples)
         progress.close()

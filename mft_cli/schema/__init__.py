@@ -5,7 +5,7 @@ The YAML files in `conf/` hold only what differs from the defaults here. `docs/k
 "3" no number.
 """
 
-from mft_cli.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
 from mft_cli.schema.inputs import (
     DataConfig,
     ModelConfig,
@@ -21,7 +21,8 @@ from mft_cli.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
 __all__ = [
-    "AnyMethod", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig",
+    "AnyMethod", "ApiConfig", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig",
+    "EvalRunConfig",
     "LaunchConfig", "LogConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
     "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "SweepConfig", "TrainConfig",
     "TrainingConfig", "ValidationConfig", "expand",

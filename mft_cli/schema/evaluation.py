@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -31,6 +31,9 @@ class BenchmarkConfig:
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
     prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
     instruction: str | None = key(None, "Text behind the question, in any prompt: how the answer is to be given.")
+    second_prompt: PromptConfig | None = key(
+        None, "Prompt of a second pass; {question} and {solution}, the first pass's completion, go into its template."
+    )
     max_new_tokens: AtLeastOne = key(512, "Longest completion in tokens.")
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")
@@ -39,11 +42,43 @@ class BenchmarkConfig:
 
 
 @dataclass(config=STRICT)
+class ApiConfig:
+    """An OpenAI-compatible endpoint (eval.engine=api)."""
+
+    base_url: str = key("", "Its address, such as http://localhost:8000/v1.")
+    model: str = key("", "Name of the model there.")
+    version: str = key("", "Your own mark of what is served under that name; another mark makes new completions.")
+    key_env: str | None = key(None, "NAME of the environment variable that holds the key; null: none is sent.")
+    send: Literal["auto", "messages", "text", "tokens"] = key(
+        "auto", "messages (chat endpoint), text or token ids (completions endpoint); auto: by the prompt's kind."
+    )
+    concurrency: AtLeastOne = key(16, "Requests under way at the same time.")
+    retries: Count = key(6, "Further tries of a request that fails, stalls or is answered with nonsense.")
+    backoff_s: Positive = key(1.0, "Wait before the first further try; doubled each time, at most 60 s.")
+    timeout_s: Positive = key(300.0, "Longest wait for one answer.")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = key(
+        "max_tokens", "What the endpoint calls the limit of new tokens."
+    )
+    extra: dict[str, Any] = key({}, "More fields of every request's body.")
+
+
+@dataclass(config=STRICT)
 class EvalConfig:
     """Evaluation of an exported model."""
 
     benchmarks: dict[str, BenchmarkConfig] = key({}, "What to evaluate; filled by eval=<name> or eval=[a,b].")
-    engine: Literal["auto", "vllm", "hf"] = key("auto", "auto: vllm where installed, else hf (transformers).")
+    engine: Literal["auto", "vllm", "hf", "api"] = key(
+        "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
+    )
+    api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
+    judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
+    replicas: AtLeastOne | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
+    tensor_parallel: AtLeastOne = key(1, "GPUs that share one copy of the model (vllm).")
+    logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
+    token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.")
+    logprobs_top: AtLeastOne = key(
+        20, "Likeliest tokens that the entropy is computed from where not all are to be had."
+    )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision of generation; auto: bfloat16.")

@@ -23,7 +23,7 @@ def configuration(model: str, problems: int, tokens: int, dtype: str) -> EvalRun
         path="generated:gsm_symbolic", split="test", rows=problems, response="metadata.answer_cot", answer="answer"
     )
     benchmark = BenchmarkConfig(source=source, max_new_tokens=tokens)
-    evaluation = EvalConfig(benchmarks={"bench": benchmark}, engine="vllm", gold_logprob=False)
+    evaluation = EvalConfig(benchmarks={"bench": benchmark}, engine="vllm", gold_logprob=False, replicas=1)
     evaluation.dtype = dtype  # type: ignore[assignment]
     return EvalRunConfig(model=ModelConfig(path=model), eval=evaluation)
 
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
-    session = Session(configuration(options.model, options.problems, options.tokens, options.dtype))
     with tempfile.TemporaryDirectory() as folder:
+        session = Session(configuration(options.model, options.problems, options.tokens, options.dtype), Path(folder))
         plans = session.plans(Path(folder) / "warm")
         session.load(plans)
         engine: Any = session.engine

