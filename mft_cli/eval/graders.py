@@ -8,16 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from mft_cli.eval.journal import Record
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
-GRADERS = {"number": "mft_cli.eval.grade_answers:grade_answers"}
+GRADERS = {
+    "number": "mft_cli.eval.grade_answers:grade_answers",
+    "code": "mft_cli.eval.grade_code:grade_code",
+    "instructions": "mft_cli.eval.grade_instructions:grade_instructions",
+}
+# Further numbers in metrics.json, from complete scores.
+MORE_METRICS = {
+    "code": "mft_cli.eval.grade_code:code_metrics",
+    "instructions": "mft_cli.eval.grade_instructions:instruction_metrics",
+}
 
 
 def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
     """A score for each record, in order."""
-    module, name = GRADERS[benchmark.answer_type].split(":")
-    scores: list[Record] = getattr(import_module(module), name)(records, benchmark, config)
+    scores: list[Record] = _named(GRADERS[benchmark.answer_type])(records, benchmark, config)
     return scores
+
+
+def more_metrics(scores: Sequence[Record], benchmark: BenchmarkConfig) -> dict[str, Any]:
+    """What an answer type adds to metrics.json; nothing for most."""
+    name = MORE_METRICS.get(benchmark.answer_type)
+    found: dict[str, Any] = _named(name)(scores) if name else {}
+    return found
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)

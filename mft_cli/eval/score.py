@@ -11,7 +11,7 @@ from typing import Any
 
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
-from mft_cli.eval.graders import UNPARSED, grade
+from mft_cli.eval.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.exact_numbers import parse_number
 from mft_cli.run_dir import file_digest, write_atomically, write_json
@@ -45,7 +45,7 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
     scores = grade(ordered, benchmark, config)
-    metrics = summarise(name, ordered, scores, len(golds))
+    metrics = {**summarise(name, ordered, scores, len(golds)), **more_metrics(scores, benchmark)}
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
     metrics["warnings"] = [*warnings, *metrics["warnings"]]

@@ -16,7 +16,7 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    answer_type: Literal["number"] = key("number", "How answers are compared.")
+    answer_type: Literal["number", "code", "instructions"] = key("number", "How answers are compared.")
     gold_fields: list[str] = key([], "The gold is these fields of the row as JSON (tests of a program, say).")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
@@ -47,3 +47,9 @@ class EvalConfig:
     seed: Count = key(0, "Seed of sampling and of the draw of problems.")
     score_workers: AtLeastOne = key(2, "Processes that compare answers.")
     answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")
+    code_timeout_s: Positive = key(
+        5.0, "Time that one call of a generated function may take; a problem: 30 times that."
+    )
+    allow_unsandboxed: bool = key(
+        False, "Run generated programs without a sandbox if none can be made: at your own risk."
+    )
