@@ -131,7 +131,9 @@ def make_sandbox(kind: str, limits: Limits) -> Iterator[Sandbox]:
 
 def _system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The C library and its like, under /usr/lib and, on systems that still part them, /lib."""
-    mounts = [(p, p) for p in ("/usr/lib", "/usr/lib64", "/etc/ld.so.cache") if os.path.exists(p)]
+    own = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"  # Debian and its kin; else the libraries lie in /usr/lib
+    places = (own if os.path.isdir(own) else "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+    mounts = [(p, p) for p in places if os.path.exists(p)]
     links = []
     for place in ("/lib", "/lib64"):
         if os.path.islink(place):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -34,12 +36,14 @@ def sandbox(request):
 
 
 def run(sandbox, program: str, test: str = "def check(f):\n    assert f() == 42\n", limits: Limits = LIMITS, prompt=""):
-    return run_job(sandbox, Job(program, prompt, test, "f"), limits)
+    return run_job(sandbox, Job(textwrap.dedent(program), prompt, test, "f"), limits)
 
 
 def ask(sandbox, body: str, limits: Limits = LIMITS):
     """What `f()` returned inside, read out of the verdict's text: the test fails with it on purpose."""
-    program = "import ctypes, os, socket, sys\ndef f():\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    program = "import ctypes, os, resource, socket, sys, time\ndef f():\n" + textwrap.indent(
+        textwrap.dedent(body), "    "
+    )
     found = run(sandbox, program, "def check(f):\n    raise KeyError(f())\n", limits)
     return found.detail.removeprefix("the test stumbled over the answer: KeyError: ")
 
@@ -48,16 +52,10 @@ def left_over() -> list[str]:
     """Command lines of processes of a sandbox that still run."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):  # it ended meanwhile
             line = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if (
-            "from jail.candidate" in line
-            and "pytest" not in line
-            and folder.joinpath("stat").read_text().split()[2] != "Z"
-        ):
-            found.append(line)
+            if "from jail.candidate" in line and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(line)
     return found
 
 
@@ -77,8 +75,13 @@ def test_an_honest_program_passes(sandbox):
 def test_network(sandbox):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
-        port = server.getsockname()[1]
-        body = f"try:\n    socket.create_connection(('127.0.0.1', {port}), 1)\nexcept OSError as e:\n    return type(e).__name__\nreturn 'connected'"
+        body = f"""
+            try:
+                socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 1)
+            except OSError as e:
+                return type(e).__name__
+            return 'connected'
+            """
         assert ask(sandbox, body) == "'PermissionError'"
         with pytest.raises(TimeoutError):
             server.accept()
@@ -94,45 +97,68 @@ def test_network_namespace_is_empty_even_if_sockets_could_be_made(sandbox):
 
 
 def test_files_outside(sandbox, tmp_path):
-    secret = tmp_path / "secret.txt"
+    secret = tmp_path / "secret-of-the-user.txt"
     secret.write_text(SECRET)
     places = [str(secret), "/etc/passwd", "/etc/shadow", os.path.expanduser("~/.bashrc"), __file__, "/dev/vda", "/sys"]
-    body = f"seen = []\nfor p in {places!r}:\n    if os.path.exists(p): seen.append(p)\nreturn seen"
+    assert ask(sandbox, f"return [p for p in {places!r} if os.path.exists(p)]") == "[]"
+    body = f"""
+        names = {{{secret.name!r}, {Path(__file__).name!r}, 'mft_cli', '.git', '.ssh'}}
+        return [p for p, folders, files in os.walk('/') if names & set(folders + files)]
+        """
     assert ask(sandbox, body) == "[]"
-    walk = f"return [p for p, d, fs in os.walk('/') if {secret.name!r} in fs or {Path(__file__).name!r} in fs or 'mft_cli' in d]"
-    assert ask(sandbox, walk) == "[]"
 
 
 def test_nothing_outside_tmp_can_be_written(sandbox):
-    body = (
-        "wrote = []\n"
-        "for p in ['/', '/usr/lib', '/mft', '/mft/jail', '/dev', '/etc', '/root', os.path.dirname(os.__file__)]:\n"
-        "    try:\n        open(p + '/x', 'w').close(); wrote.append(p)\n    except OSError: pass\n"
-        "for p in ['/dev/null', '/mft/jail/wire.py']:\n"
-        "    try:\n        os.remove(p); wrote.append(p)\n    except OSError: pass\n"
-        "open('/tmp/x', 'w').close()\nreturn wrote"
-    )
+    body = """
+        wrote = []
+        for p in ['/', '/usr/lib', '/mft', '/mft/jail', '/dev', '/etc', '/root', os.path.dirname(os.__file__)]:
+            try:
+                open(p + '/x', 'w').close()
+                wrote.append(p)
+            except OSError: pass
+        for p in ['/dev/null', '/mft/jail/wire.py']:
+            try:
+                os.remove(p)
+                wrote.append(p)
+            except OSError: pass
+        open('/tmp/x', 'w').close()
+        return wrote
+        """
     assert ask(sandbox, body) == "[]"
 
 
 def test_environment(sandbox):
-    body = (
-        "found = [v for v in os.environ.values() if 'secret' in v]\n"
-        "for p in ('/proc/1/environ', '/proc/self/environ', '/proc/2/environ'):\n"
-        "    try:\n        found.append(open(p).read())\n    except OSError: pass\n"
-        "e = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), 'environ')\n"
-        "i = 0\nwhile e[i]:\n    found.append(e[i].decode()); i += 1\n"
-        "return [x for x in found if not x.startswith(('OPENBLAS_NUM_THREADS=', 'LC_CTYPE=', 'PWD='))]"
-    )
+    body = """
+        found = [f'{k}={v}' for k, v in os.environ.items()]
+        for p in ('/proc/1/environ', '/proc/self/environ', '/proc/2/environ'):
+            try:
+                found.append(open(p).read())
+            except OSError: pass
+        e = ctypes.POINTER(ctypes.c_char_p).in_dll(ctypes.CDLL(None), 'environ')
+        i = 0
+        while e[i]:
+            found.append(e[i].decode())
+            i += 1
+        return [x for x in found if not x.startswith(('OPENBLAS_NUM_THREADS=', 'LC_CTYPE=', 'PWD='))]
+        """
     assert ask(sandbox, body) == "[]"
 
 
 def test_other_processes_are_out_of_reach(sandbox):
     victim = subprocess.Popen(["sleep", "60"])
     try:
-        body = f"out = []\nfor p in [{victim.pid}, {os.getpid()}]:\n    try:\n        os.kill(p, 9); out.append(p)\n    except OSError: pass\nreturn out"
+        body = f"""
+            reached = []
+            for p in [{victim.pid}, {os.getpid()}]:
+                try:
+                    os.kill(p, 9)
+                    reached.append(p)
+                except OSError: pass
+            return reached
+            """
         assert ask(sandbox, body) == "[]"
-        assert run(sandbox, "import os\ndef f():\n    os.kill(-1, 9)\n    return 42\n").verdict in (PASSED, DIED)
+        everyone = "import os\ndef f():\n    try:\n        os.kill(-1, 9)\n    except OSError: pass\n    return 42\n"
+        assert run(sandbox, everyone).verdict in (PASSED, DIED)
         assert victim.poll() is None
     finally:
         victim.kill()
@@ -140,13 +166,16 @@ def test_other_processes_are_out_of_reach(sandbox):
 
 
 def test_signals_to_the_parent(sandbox):
-    program = (
-        "import os, signal\ndef f():\n"
-        "    for p in (os.getppid(), 1, 0 - os.getppid()):\n"
-        "        for s in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGUSR1):\n"
-        "            try:\n                p and p != -1 and os.kill(p, s)\n            except OSError: pass\n"
-        "    return 41\n"
-    )
+    program = """
+        import os, signal
+        def f():
+            for process in (os.getppid(), 1, 2):
+                for kind in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGUSR1):
+                    try:
+                        if process != os.getpid(): os.kill(process, kind)
+                    except OSError: pass
+            return 41
+        """
     assert run(sandbox, program).verdict in (FAILED, DIED)  # and this process is alive to say so
 
 
@@ -161,13 +190,32 @@ def test_fork_bomb(sandbox):
 
 
 def test_number_of_processes_is_limited(sandbox):
-    body = "n = 0\nwhile n < 1000:\n    try:\n        p = os.fork()\n    except OSError: break\n    if p == 0:\n        import time; time.sleep(30); os._exit(0)\n    n += 1\nreturn n"
+    body = """
+        n = 0
+        while n < 1000:
+            try:
+                p = os.fork()
+            except OSError: break
+            if p == 0:
+                time.sleep(30)
+                os._exit(0)
+            n += 1
+        return n
+        """
     assert 0 <= int(ask(sandbox, body)) < LIMITS.processes
     assert_gone()
 
 
 def test_a_daemon_does_not_survive(sandbox):
-    program = "import os, time\ndef f():\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            time.sleep(300)\n        os._exit(0)\n    return 42\n"
+    program = """
+        import os, time
+        def f():
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0: time.sleep(300)
+                os._exit(0)
+            return 42
+        """
     assert run(sandbox, program).verdict == PASSED
     assert_gone()
 
@@ -190,11 +238,16 @@ def test_memory_of_one_process(sandbox, grab):
 
 
 def test_memory_of_many_processes_together(sandbox):
-    program = (
-        "import os, time\ndef f():\n    for _ in range(6):\n        if os.fork() == 0:\n"
-        "            x = bytearray(200 << 20)\n            for i in range(0, len(x), 4096): x[i] = 1\n            time.sleep(30)\n"
-        "    time.sleep(30)\n"
-    )
+    program = """
+        import os, time
+        def f():
+            for _ in range(6):
+                if os.fork() == 0:
+                    x = bytearray(200 << 20)
+                    for i in range(0, len(x), 4096): x[i] = 1
+                    time.sleep(30)
+            time.sleep(30)
+        """
     assert run(sandbox, program, limits=Limits(call_s=15, memory_bytes=512 << 20)).verdict == TOO_MUCH
     assert_gone()
 
@@ -211,7 +264,14 @@ def test_memory_that_no_limit_counts(sandbox, call):
 
 
 def test_disk(sandbox):
-    program = "def f():\n    n = 0\n    for i in range(100):\n        with open(f'/tmp/{i}', 'wb', 0) as file:\n            while n < 1 << 30 and file.write(b'x' * (1 << 20)): n += 1 << 20\n"
+    program = """
+        def f():
+            n = 0
+            for i in range(100):
+                with open(f'/tmp/{i}', 'wb', 0) as file:
+                    while n < 1 << 30 and file.write(b'x' * (1 << 20)): n += 1 << 20
+            return 42
+        """
     found = run(sandbox, program)
     assert found.verdict == BROKEN
     assert "OSError" in found.detail
@@ -228,27 +288,47 @@ def test_endless_output(sandbox):
 
 
 def test_proc_is_not_there(sandbox):
-    body = "out = []\nfor p in ('/proc/self', '/proc/1', '/proc/kallsyms', '/sys/kernel', '/proc'):\n    if os.path.exists(p) and p != '/proc' or p == '/proc' and os.path.exists(p) and os.listdir(p): out.append(p)\nreturn out"
+    body = """
+        places = ['/proc/self', '/proc/1', '/proc/kallsyms', '/proc/sys', '/sys/kernel']
+        return [p for p in places if os.path.exists(p)]
+        """
     assert ask(sandbox, body) == "[]"
 
 
 def test_ctypes_reaches_no_further(sandbox):
-    calls = {
-        "setuid": "c.setuid(0)", "mount": "c.mount(b'none', b'/tmp', b'tmpfs', 0, None)", "proc": "c.mount(b'p', b'/tmp', b'proc', 0, None)",
-        "remount": "c.mount(None, b'/usr/lib', None, 32 | 4096, None)", "unshare": "c.unshare(0x10000000)",
-        "ptrace": "c.ptrace(16, os.getppid(), 0, 0)", "chroot": "c.chroot(b'/tmp')", "bpf": "c.syscall(321, 0, 0, 0)",
-        "clone": "c.syscall(56 if os.uname().machine == 'x86_64' else 220, 0x10000011, 0, 0, 0, 0)",
-        "keyctl": "c.syscall(250 if os.uname().machine == 'x86_64' else 219, 0, -3, 1)",
-        "prlimit": "0 if __import__('resource').getrlimit(0)[1] > 10000 else -1",
-        "capability": "0 if any(c.prctl(23, i, 0, 0, 0) > 0 and c.prctl(47, 1, i, 0, 0) == 1 for i in range(41)) else -1",
-    }  # fmt: skip
-    lines = [f"out = {{}}\nc = ctypes.CDLL(None)"] + [f"out[{k!r}] = {v}" for k, v in calls.items()]
-    answer = ask(sandbox, "\n".join([*lines, "return sorted(k for k, v in out.items() if v != -1)"]))
-    assert answer == "[]"
+    body = """
+        c = ctypes.CDLL(None)
+        intel = os.uname().machine == 'x86_64'
+        out = {
+            'setuid': c.setuid(0),
+            'mount': c.mount(b'none', b'/tmp', b'tmpfs', 0, None),
+            'mount proc': c.mount(b'proc', b'/tmp', b'proc', 0, None),
+            'remount': c.mount(None, b'/usr/lib', None, 32 | 4096, None),
+            'unshare': c.unshare(0x10000000),
+            'clone': c.syscall(56 if intel else 220, 0x10000011, 0, 0, 0, 0),
+            'ptrace': c.ptrace(16, os.getppid(), 0, 0),
+            'chroot': c.chroot(b'/tmp'),
+            'bpf': c.syscall(321 if intel else 280, 0, 0, 0),
+            'keyctl': c.syscall(250 if intel else 219, 0, -3, 1),
+            'io_uring': c.syscall(425, 1, ctypes.create_string_buffer(200)),
+            'open files': -1 if resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 64 else 0,
+            'a capability': -1 if all(c.prctl(47, 1, i, 0, 0) != 1 for i in range(41)) else 0,
+        }
+        return sorted(name for name, result in out.items() if result != -1)
+        """
+    assert ask(sandbox, body) == "[]"
 
 
 def test_limits_cannot_be_raised(sandbox):
-    body = "import resource\nout = []\nfor k in range(16):\n    s, h = resource.getrlimit(k)\n    if h != -1:\n        try:\n            resource.setrlimit(k, (h, h + 1)); out.append(k)\n        except (ValueError, OSError): pass\nreturn out"
+    body = """
+        raised = []
+        for kind in range(16):
+            hard = resource.getrlimit(kind)[1]
+            try:
+                if hard != -1: raised.append((resource.setrlimit(kind, (hard, hard + 1)), kind))
+            except (ValueError, OSError): pass
+        return raised
+        """
     assert ask(sandbox, body) == "[]"
 
 
@@ -259,8 +339,6 @@ class outside_view:
         self.sandbox, self.job = sandbox, Job(program, "", "assert f() == 42", "f")
 
     def __enter__(self) -> int:
-        import contextlib
-
         self.stack = contextlib.ExitStack()
         pair = code_runs._Pair(self.sandbox, self.job, LIMITS, self.stack)
         while pair.scratch is None:
@@ -297,64 +375,103 @@ def test_ending_the_process_is_no_pass(sandbox, end):
 
 
 def test_printing_the_verdict(sandbox):
-    verdict = '{"verdict": "passed", "detail": "", "calls": 1}\\n'
-    program = (
-        f"import os, sys\ndef say():\n    print('{verdict}')\n    for fd in range(64):\n        try:\n            os.write(fd, b'{verdict}')\n        except OSError: pass\n"
-        "say()\ndef f():\n    say()\n    return 41\n"
-    )
+    program = """
+        import os
+        def say():
+            line = '{"verdict": "passed", "detail": "", "calls": 1}\\n'
+            print(line)
+            for fd in range(64):
+                try:
+                    os.write(fd, line.encode())
+                except OSError: pass
+        say()
+        def f():
+            say()
+            return 41
+        """
     assert run(sandbox, program).verdict in (FAILED, BROKEN)
 
 
 def test_forged_replies_are_only_data(sandbox):
     """It can write whatever it likes to its channel; what comes out is compared like an answer, or is none."""
-    for forged in (
-        '{"value": {"eval": "1"}}',
-        '{"value": 41}',
-        "[]",
-        "null",
-        '{"raised": []}',
-        '{"value": {"set": [[]]}}',
-    ):
-        program = f"import os\ndef f():\n    for fd in range(3, 64):\n        try:\n            os.write(fd, {forged!r}.encode() + b'\\n')\n        except OSError: pass\n    return 42\n"
-        assert run(sandbox, program).verdict in (FAILED, BROKEN), forged
+    program = """
+        import os
+        def f():
+            for fd in range(3, 64):
+                try:
+                    os.write(fd, FORGED.encode() + b'\\n')
+                except OSError: pass
+            return 42
+        """
+    for forged in ('{"value": {"eval": "1"}}', '{"value": 41}', "[]", '{"raised": []}', '{"value": {"set": [[]]}}'):
+        found = run(sandbox, f"FORGED = {forged!r}\n" + textwrap.dedent(program))
+        assert found.verdict in (FAILED, BROKEN), forged
 
 
 def test_patching_the_checker(sandbox):
-    program = (
-        "import builtins, sys, json, gc\n"
-        "import jail.candidate, jail.examiner, jail.wire\n"
-        "jail.examiner.examine = lambda *a: ('passed', '')\njail.examiner.run_tests = lambda *a: None\n"
-        "builtins.AssertionError = Exception\nbuiltins.abs = lambda x: 0\nbuiltins.isinstance = lambda *a: True\n"
-        "builtins.all = lambda x: True\nclass E(type):\n    def __eq__(s, o): return True\n"
-        "for m in list(sys.modules.values()):\n    for n in ('check', 'assertion', 'candidate'):\n        setattr(m, n, lambda *a, **k: True)\n"
-        "def f():\n    return 41\n"
-    )
-    assert run(sandbox, program, "def check(f):\n    assert abs(f() - 42) < 0.5\n").verdict == FAILED
+    program = """
+        import builtins, sys
+        import jail.candidate, jail.examiner, jail.wire
+        jail.examiner.examine = lambda *a: ('passed', '')
+        jail.examiner.run_tests = jail.examiner._verdict = lambda *a: None
+        for module in list(sys.modules.values()):
+            for name in ('check', 'assertion', 'candidate'):
+                try:
+                    setattr(module, name, lambda *a, **k: True)
+                except (AttributeError, TypeError): pass
+        builtins.AssertionError = Exception
+        builtins.abs = lambda x: 0
+        def f():
+            return 41
+        """
+    assert run(sandbox, program, "def check(f):\n    assert abs(f() - 42) < 0.5\n").verdict in (FAILED, BROKEN)
+    for name in ("isinstance", "getattr", "type", "len", "all"):
+        worse = f"import builtins\nbuiltins.{name} = lambda *a: True\ndef f():\n    return 41\n"
+        assert run(sandbox, worse).verdict in (FAILED, BROKEN, DIED), name
 
 
 @pytest.mark.parametrize("base", ["object", "int", "list", "str", "dict", "float", "tuple"])
 def test_objects_that_equal_everything(sandbox, base):
-    program = (
-        f"class Yes({base}):\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __hash__(s): return 0\n"
-        "    def __bool__(s): return True\n    def __lt__(s, o): return True\n    __gt__ = __le__ = __ge__ = __lt__\n"
-        "    def __sub__(s, o): return 0\n    __rsub__ = __sub__\ndef f():\n    return Yes()\n"
-    )
+    program = f"""
+        class Yes({base}):
+            def __eq__(self, other): return True
+            def __ne__(self, other): return False
+            def __hash__(self): return 0
+            def __lt__(self, other): return True
+            __gt__ = __le__ = __ge__ = __lt__
+            def __sub__(self, other): return 0
+            __rsub__ = __sub__
+        def f():
+            return Yes()
+        """
     assert run(sandbox, program).verdict == FAILED
     assert run(sandbox, program, "def check(f):\n    assert abs(f() - 42) < 1e-6\n").verdict == FAILED
 
 
 def test_reading_the_tests(sandbox):
-    program = (
-        "import gc, sys, os, inspect\ndef f():\n    found = []\n    frame = sys._getframe()\n"
-        "    while frame:\n        found += [k for k, v in {**frame.f_globals, **frame.f_locals}.items() if k != 'found' and 'MARK'+'ER' in repr(v)[:10000]]\n        frame = frame.f_back\n"
-        "    found += [type(o).__name__ for o in gc.get_objects() if isinstance(o, (str, list, dict, tuple)) and 'MARK'+'ER' in str(o)[:10000] and o is not found]\n"
-        "    found += [a for a in sys.argv if 'MARK'+'ER' in a]\n"
-        "    for p, d, fs in os.walk('/tmp'):\n        found += fs\n"
-        "    for fd in range(64):\n        try:\n            found += ['fd'] if b'MARK'+b'ER' in os.pread(fd, 100000, 0) else []\n        except OSError: pass\n"
-        "    return found\n"
-    )
-    expected = "def check(f):\n    expected = 'MARKER'\n    got = f()\n    assert got == [], got\n"
-    found = run(sandbox, program, expected)
+    program = """
+        import gc, os, sys
+        def f():
+            mark = lambda: ''.join(['MA', 'RK', 'ER'])  # its own traces must not be found
+            found, frame = [], sys._getframe()
+            while frame:
+                names = {**frame.f_globals, **frame.f_locals}
+                found += [k for k, v in names.items() if k != 'found' and mark() in repr(v)[:10000]]
+                frame = frame.f_back
+            del names
+            for o in gc.get_objects():
+                if isinstance(o, (list, dict, tuple)) and o is not found and mark() in str(o)[:10000]:
+                    found.append(type(o).__name__)
+            found += [a for a in sys.argv if mark() in a]
+            found += [files for _, _, files in os.walk('/tmp') if files]
+            for fd in range(64):
+                try:
+                    if mark().encode() in os.pread(fd, 100000, 0): found.append(fd)
+                except OSError: pass
+            return found
+        """
+    test = "def check(f):\n    expected = 'MARKER'\n    got = f()\n    assert got == [], got\n"
+    found = run(sandbox, program, test)
     assert (found.verdict, found.detail) == (PASSED, "")
 
 
@@ -375,18 +492,34 @@ def test_arguments_are_copies(sandbox):
 # ---- time and size --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "def f():\n    while True: pass\n",
-        "while True: pass\n",
-        "import time\ndef f():\n    time.sleep(100)\n",
-        "def f():\n    return 9 ** 9 ** 9\n",
-        "import signal\ndef f():\n    for s in range(1, 65):\n        try: signal.signal(s, signal.SIG_IGN)\n        except (OSError, ValueError): pass\n    while True: pass\n",
-        "import os, time\ndef f():\n    while True:\n        for fd in range(3, 12):\n            try: os.write(fd, b' ')\n            except OSError: pass\n        time.sleep(0.01)\n",
-    ],
-    ids=["loop", "top level", "sleep", "power", "deaf to signals", "a byte at a time"],
-)
+SLOW = {
+    "loop": "def f():\n    while True: pass\n",
+    "top level": "while True: pass\n",
+    "sleep": "import time\ndef f():\n    time.sleep(100)\n",
+    "power": "def f():\n    return 9 ** 9 ** 9\n",
+    "deaf to signals": """
+        import signal
+        def f():
+            for s in range(1, 65):
+                try:
+                    signal.signal(s, signal.SIG_IGN)
+                except (OSError, ValueError): pass
+            while True: pass
+        """,
+    "a byte at a time": """
+        import os, time
+        def f():
+            while True:
+                for fd in range(3, 12):
+                    try:
+                        os.write(fd, b' ')
+                    except OSError: pass
+                time.sleep(0.01)
+        """,
+}
+
+
+@pytest.mark.parametrize("program", SLOW.values(), ids=SLOW)
 def test_time(sandbox, program):
     started = time.monotonic()
     assert run(sandbox, program, limits=Limits(call_s=0.5)).verdict == TIMED_OUT
@@ -458,7 +591,7 @@ def test_a_message_has_a_longest_length(monkeypatch):
 
 def test_without_any_sandbox_the_user_hears_how_to_get_one(monkeypatch):
     with (
-        pytest.raises(UserError, match="apt install bubblewrap.*eval.allow_unsandboxed=true"),
+        pytest.raises(UserError, match=r"apt install bubblewrap.*eval\.allow_unsandboxed=true"),
         open_sandbox(LIMITS, kinds=()),
     ):
         pass
