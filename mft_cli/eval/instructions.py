@@ -17,8 +17,12 @@ from mft_cli.eval.language import is_language
 
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof sr jr st vs etc e.g i.e a.m p.m u.s u.k u.n no vol inc ltd co corp dept gen col sgt capt rev hon approx fig".split()
-)
+    [
+        "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs", "etc", "e.g", "i.e", "a.m", "p.m", "u.s", "u.k",
+        "u.n", "no", "vol", "inc", "ltd", "co", "corp", "dept", "gen", "col", "sgt", "capt", "rev", "hon", "approx",
+        "fig",
+    ]
+)  # fmt: skip
 # A mark that ends a sentence, with what closes after it, before white space or at the end.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]*_]*(?=\s|\Z)|[。！？]+[”’」』]*|[।॥؟۔]+")
 WORD = re.compile(r"\w+")
