@@ -19,8 +19,7 @@ ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 ABBREVIATIONS = frozenset(
     [
         "mr", "mrs", "ms", "dr", "prof", "sr", "jr", "st", "vs", "etc", "e.g", "i.e", "a.m", "p.m", "u.s", "u.k",
-        "u.n", "no", "vol", "inc", "ltd", "co", "corp", "dept", "gen", "col", "sgt", "capt", "rev", "hon", "approx",
-        "fig",
+        "u.n", "vol", "inc", "ltd", "co", "corp", "dept", "gen", "col", "sgt", "capt", "rev", "hon", "approx",
     ]
 )  # fmt: skip
 # A mark that ends a sentence, with what closes after it, before white space or at the end.
