@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import warnings
 
 FENCE = re.compile(
     r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.DOTALL | re.MULTILINE
@@ -18,22 +19,38 @@ PYTHON = ("python", "py", "python3", "")
 THINKING_END = "</think>"
 # Where a body ends: the next line that is not indented, unless it closes a bracket or a text of the body.
 OUTSIDE = re.compile(r"^(?=[^\s)\]}#\"'])", re.MULTILINE)
+NEXT = re.compile(r"^(?:(?:async )?def |class |@|if __name__|print\(|assert |```|~~~)", re.MULTILINE)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+DOING = (
+    ast.Return, ast.Yield, ast.Raise, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.If, ast.For, ast.While, ast.With,
+    ast.Try, ast.Assert, ast.Delete, ast.Call,
+)  # fmt: skip
 
 
 def program_of(completion: str, prompt: str, entry_point: str) -> str | None:
     """The program to test, or None if the completion holds no code for the entry point.
 
-    The prompt must be Python up to and including the docstring of the entry point, as HumanEval's are, or words (then
-    the completion must define the entry point itself).
+    The prompt is Python up to the entry point's header or docstring, as HumanEval's are, or words (then the completion
+    must define the entry point itself).
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the model's odd escapes
+        return _program(completion, prompt, entry_point)
+
+
+def _program(completion: str, prompt: str, entry_point: str) -> str | None:
     text = completion.rpartition(THINKING_END)[2].replace("\r\n", "\n").replace("\x00", "")
-    head = prompt if compiles(prompt) else ""
+    head = completed(prompt)
     for code in candidates(text, prompt, entry_point):
         whole = f"{head}\n\n{code}\n"
         if defines(code, entry_point) and (kept := needed(whole, entry_point)) is not None:
             return kept
     return None
+
+
+def completed(prompt: str) -> str:
+    """The prompt as a program by itself: a header without a body gets one. "" for a prompt in words."""
+    return next((form for form in (prompt, prompt.rstrip() + "\n    pass\n") if compiles(form)), "")
 
 
 def candidates(text: str, prompt: str, entry_point: str) -> list[str]:
@@ -51,7 +68,8 @@ def candidates(text: str, prompt: str, entry_point: str) -> list[str]:
 
 
 def _names(text: str, entry_point: str) -> bool:
-    return re.search(rf"^[ \t]*(?:async )?def {re.escape(entry_point)}\b", text, re.MULTILINE) is not None
+    name = re.escape(entry_point)
+    return re.search(rf"^(?:[ \t]*(?:async )?def {name}\b|{name}[ \t]*=[^=])", text, re.MULTILINE) is not None
 
 
 def longest_program(text: str, entry_point: str) -> str:
@@ -66,24 +84,36 @@ def longest_program(text: str, entry_point: str) -> str:
 
 
 def continuation(text: str, prompt: str) -> str:
-    """The prompt's last function with the text as the rest of its body; "" if that is no Python."""
-    if not compiles(prompt):
+    """The prompt's last function with the text as the rest of its body; "" if that is no Python.
+
+    Chat models strip the first line's indentation or all of it: of the readings the one that holds most code is taken.
+    """
+    if not (whole := completed(prompt)):
         return ""
     body = text.strip("\n")
-    for reading in (body, f"    {body}", textwrap.indent(textwrap.dedent(body), "    ")):
-        if cut := OUTSIDE.search(reading):
-            reading = reading[: cut.start()]
-        lines = reading.rstrip().split("\n")
-        for end in range(len(lines), 0, -1):
-            code = prompt.rstrip() + "\n" + "\n".join(lines[:end])
-            if "".join(lines[:end]).strip() and compiles(code) and _adds(code, prompt):
-                return code
-    return ""
+    if body[:1] in (" ", "\t"):
+        readings = [_until(OUTSIDE, body)]
+    else:
+        readings = [_until(OUTSIDE, f"    {body}"), textwrap.indent(_until(NEXT, textwrap.dedent(body)), "    ")]
+    codes = [_longest_body(reading, prompt) for reading in readings]
+    best = max(codes, key=_doing)
+    return best if _doing(best) > _doing(whole) else ""
 
 
-def _adds(code: str, prompt: str) -> bool:
-    """Whether the text became statements of the prompt's function, not just comments."""
-    return ast.dump(ast.parse(code)) != ast.dump(ast.parse(prompt))
+def _until(stop: re.Pattern[str], text: str) -> str:
+    found = stop.search(text)
+    return text[: found.start()] if found else text
+
+
+def _longest_body(reading: str, prompt: str) -> str:
+    lines = reading.rstrip().split("\n")
+    codes = (prompt.rstrip() + "\n" + "\n".join(lines[:end]) + "\n" for end in range(len(lines), 0, -1))
+    return next((code for code in codes if compiles(code)), "")
+
+
+def _doing(source: str) -> int:
+    """How much a program does: statements and calls. Comments, texts and stray words that parse as names count nothing."""
+    return sum(isinstance(node, DOING) for node in ast.walk(ast.parse(source)))
 
 
 def compiles(source: str) -> bool:

@@ -6,17 +6,18 @@ The gold is JSON with task_id, prompt, test and entry_point. The score keeps the
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mft_cli.errors import UserError
-from mft_cli.eval.clean_code import program_of
-from mft_cli.eval.code_runs import PASSED, TIMED_OUT, Job, Verdict, open_sandbox, run_job
+from mft_cli.eval.clean_code import completed, program_of
+from mft_cli.eval.code_runs import PASSED, TIMED_OUT, Job, SandboxFailure, Verdict, open_sandbox, run_job
 from mft_cli.eval.graders import OK, TRUNCATED, UNPARSED
 from mft_cli.eval.journal import Record
-from mft_cli.eval.sandbox import Limits
+from mft_cli.eval.sandbox import Limits, Sandbox
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
@@ -46,7 +47,7 @@ def grade_code(records: Sequence[Record], benchmark: BenchmarkConfig, config: Ev
         program = program_of(record["completion"], gold["prompt"], gold["entry_point"])
         keys.append((gold["task_id"], program))
         if program is not None:
-            jobs[keys[-1]] = Job(program, gold["prompt"], gold["test"], gold["entry_point"])
+            jobs[keys[-1]] = Job(program, completed(gold["prompt"]), gold["test"], gold["entry_point"])
     verdicts, retried, kind = run_all(list(jobs.values()), config)
     found = dict(zip(jobs, zip(verdicts, retried, strict=True), strict=True))
     return [_score(r, key, found.get(key), kind) for r, key in zip(records, keys, strict=True)]
@@ -77,11 +78,26 @@ def run_all(jobs: Sequence[Job], config: EvalConfig) -> tuple[list[Verdict], lis
     limits = Limits(call_s=config.code_timeout_s)
     with open_sandbox(limits, allow_none=config.allow_unsandboxed) as sandbox:
         with ThreadPoolExecutor(config.score_workers) as pool:
-            verdicts = list(pool.map(lambda job: run_job(sandbox, job, limits), jobs))
+            verdicts = list(pool.map(lambda job: _run(sandbox, job, limits), jobs))
         late = [i for i, verdict in enumerate(verdicts) if verdict.verdict == TIMED_OUT]
         for i in late:
-            verdicts[i] = run_job(sandbox, jobs[i], limits)
+            verdicts[i] = _run(sandbox, jobs[i], limits)
         return verdicts, [i in set(late) for i in range(len(jobs))], sandbox.kind
+
+
+def _run(sandbox: Sandbox, job: Job, limits: Limits) -> Verdict:
+    """One program; a sandbox that did not start says nothing about it and is tried once more."""
+    try:
+        return run_job(sandbox, job, limits)
+    except (SandboxFailure, OSError):
+        time.sleep(1)
+    try:
+        return run_job(sandbox, job, limits)
+    except (SandboxFailure, OSError) as error:
+        raise UserError(
+            f"a sandbox of the kind {sandbox.kind} did not start, twice ({error}); free memory and processes on this "
+            "machine, or set eval.score_workers lower"
+        ) from None
 
 
 def _score(record: Record, key: tuple[str, str | None], found: tuple[Verdict, bool] | None, kind: str) -> Record:

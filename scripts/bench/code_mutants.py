@@ -33,12 +33,12 @@ def mutant(source: str, entry_point: str, seed: str) -> tuple[str, str] | None:
     places = []
     for node in ast.walk(function):
         if type(getattr(node, "op", None)) in SWAPS:
-            places.append((node, "op", -1))
+            places.append((node, -1))
         if isinstance(node, ast.Compare):
-            places += [(node, "ops", i) for i, op in enumerate(node.ops) if type(op) in SWAPS]
+            places += [(node, i) for i, op in enumerate(node.ops) if type(op) in SWAPS]
     if not places:
         return None
-    node, name, index = random.Random(seed).choice(places)
+    node, index = random.Random(seed).choice(places)
     old = node.op if index < 0 else node.ops[index]
     new = SWAPS[type(old)]()
     if index < 0:

@@ -74,6 +74,8 @@ def test_a_program_is_found(completion):
         "",
         "\n\n",
         "I cannot do that.",
+        "Sorry",
+        "42",
         "```\n\nThis function sums.",
         "    # nothing yet\n",
         "def other(x):\n    return 1\n",
@@ -91,10 +93,19 @@ def test_a_prompt_in_words():
     assert names["f"]() == 1
 
 
+def test_a_prompt_that_ends_in_a_header():
+    names: dict = {}
+    exec(program_of("    return k + 1\n", "k = 1\n\ndef f():", "f"), names)
+    assert names["f"]() == 2
+    assert program_of("    # later\n", "def f():\n", "f") is None
+
+
 def test_long_nonsense_takes_no_time():
     nested = "    return " + "(" * 20_000
     assert program_of(nested, PROMPT, "f") is None
-    assert program_of("def f(x):\n" + "    y = (\n" * 2_000, PROMPT, "f") is None
+    assert program_of("def f(x):\n" + "    y = (\n" * 500, PROMPT, "f") is None
+    sums = "    return " + " + ".join("1" for _ in range(20_000))
+    program_of(sums, PROMPT, "f")  # too deep for some Pythons, never a crash
 
 
 @needs_data

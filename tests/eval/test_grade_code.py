@@ -14,7 +14,8 @@ from tiny import ROOT, data_dir, needs_data
 from mft_cli.errors import UserError
 from mft_cli.eval import grade_code
 from mft_cli.eval.code_runs import TIMED_OUT, Verdict
-from mft_cli.eval.grade_code import FIELDS, grade_code as grade
+from mft_cli.eval.grade_code import FIELDS
+from mft_cli.eval.grade_code import grade_code as grade
 from mft_cli.eval.score import score_file
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 

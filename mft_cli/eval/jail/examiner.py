@@ -95,7 +95,6 @@ def main(channel_fd: int, control_fd: int) -> None:
     silence()
     set_limits(job["examiner_limits"])
     filter_calls()
-    sys.set_int_max_str_digits(0)
     candidate = Candidate(channel, job["call_s"])
     verdict, detail = examine(job, candidate)
     control.send({"verdict": verdict, "detail": detail, "calls": candidate.calls})
