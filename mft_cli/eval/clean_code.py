@@ -90,7 +90,7 @@ def continuation(text: str, prompt: str) -> str:
     """
     if not (whole := completed(prompt)):
         return ""
-    body = text.strip("\n")
+    body = re.sub(r"^\t+", lambda tabs: "    " * len(tabs[0]), text.strip("\n"), flags=re.MULTILINE)
     if body[:1] in (" ", "\t"):
         readings = [_until(OUTSIDE, body)]
     else:
