@@ -45,7 +45,8 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
     scores = grade(ordered, benchmark, config)
-    metrics = {**summarise(name, ordered, scores, len(golds)), **more_metrics(scores, benchmark)}
+    metrics = summarise(name, ordered, scores, len(golds))
+    metrics.update(more_metrics(scores, benchmark))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
