@@ -53,6 +53,12 @@ def grade_code(records: Sequence[Record], benchmark: BenchmarkConfig, config: Ev
     return [_score(r, key, found.get(key), kind) for r, key in zip(records, keys, strict=True)]
 
 
+def need_sandbox(config: EvalConfig) -> None:
+    """Raises UserError if no sandbox can be made here."""
+    with open_sandbox(Limits(), allow_none=config.allow_unsandboxed):
+        pass
+
+
 def read_gold(record: Record) -> dict[str, str]:
     """The gold's fields, with known faults of published tests mended. Raises UserError if one is missing."""
     try:

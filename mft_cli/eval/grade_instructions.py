@@ -17,6 +17,7 @@ from mft_cli.eval import stats
 from mft_cli.eval.graders import OK, UNPARSED
 from mft_cli.eval.instructions import follows
 from mft_cli.eval.journal import Record
+from mft_cli.eval.language import detector
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
@@ -42,6 +43,11 @@ def _score(record: Record) -> Record:
         "correct": all(strict), "status": OK if text.strip() else UNPARSED,
         "instructions": instructions, "strict": strict, "loose": loose,
     }  # fmt: skip
+
+
+def need_language_detection(config: EvalConfig) -> None:
+    """Raises UserError if langdetect is not installed."""
+    detector()
 
 
 def read_gold(record: Record) -> tuple[list[str], list[dict[str, Any]]]:

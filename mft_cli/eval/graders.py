@@ -24,6 +24,17 @@ MORE_METRICS = {
     "code": "mft_cli.eval.grade_code:code_metrics",
     "instructions": "mft_cli.eval.grade_instructions:instruction_metrics",
 }
+# What a grader cannot do without; asked before the first completion is paid for.
+NEEDS = {
+    "code": "mft_cli.eval.grade_code:need_sandbox",
+    "instructions": "mft_cli.eval.grade_instructions:need_language_detection",
+}
+
+
+def check_needs(benchmark: BenchmarkConfig, config: EvalConfig) -> None:
+    """Raises UserError if this machine cannot grade the benchmark: no sandbox, a package that is missing."""
+    if benchmark.answer_type in NEEDS:
+        _named(NEEDS[benchmark.answer_type])(config)
 
 
 def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:

@@ -9,8 +9,11 @@ from mft_cli.errors import UserError
 
 
 @cache
-def _detector() -> Any:
-    """The library, seeded: without a seed its answer for a short text changes from call to call."""
+def detector() -> Any:
+    """The library, seeded: without a seed its answer for a short text changes from call to call.
+
+    Raises UserError where it is not installed.
+    """
     try:
         import langdetect
     except ImportError:
@@ -26,7 +29,7 @@ def is_language(text: str, code: str) -> bool:
 
     Raises UserError where langdetect is not installed.
     """
-    library = _detector()
+    library = detector()
     try:
         return bool(library.detect(text) == code)
     except library.LangDetectException:

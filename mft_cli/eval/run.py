@@ -14,6 +14,7 @@ from typing import Any
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Completion, Engine, choose_engine, load_engine
+from mft_cli.eval.graders import check_needs
 from mft_cli.eval.model_folder import ModelFolder, open_model
 from mft_cli.eval.plan import Plan, make_plan
 from mft_cli.eval.progress import Progress
@@ -32,6 +33,8 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
     plans = session.plans(out)
     metrics = {plan.name: found for plan in plans if (found := finished(plan)) is not None}
     todo = [plan for plan in plans if plan.name not in metrics]
+    for plan in todo:
+        check_needs(plan.benchmark, config.eval)
     try:
         for plan in todo:
             session.generate(plan, plans)

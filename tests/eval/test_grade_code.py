@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import importlib.util
 import json
@@ -101,6 +102,16 @@ def test_what_ran_over_time_runs_again_alone(monkeypatch):
     assert [s["correct"] for s in scores] == [False, True, False, True]
     assert all(s["retried"] and s["status"] == "ok" for s in scores)
     assert (sorted(seen.values()), beside) == ([2, 2, 2, 2], [0, 0, 0, 0])
+
+
+def test_without_a_sandbox_nothing_is_generated(monkeypatch):
+    from mft_cli.eval.graders import check_needs
+
+    check_needs(BENCHMARK, EvalConfig())
+    monkeypatch.setattr(grade_code, "open_sandbox", functools.partial(grade_code.open_sandbox, kinds=()))
+    with pytest.raises(UserError, match=r"eval\.allow_unsandboxed=true"):
+        check_needs(BENCHMARK, EvalConfig())
+    check_needs(BENCHMARK, EvalConfig(allow_unsandboxed=True))
 
 
 def test_a_gold_without_its_fields_is_an_error():
