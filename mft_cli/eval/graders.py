@@ -41,7 +41,19 @@ GRADERS = {
     "math": "mft_cli.eval.grade_answers:grade_answers",
     "choice": "mft_cli.eval.grade_answers:grade_choices",
     "text": "mft_cli.eval.grade_answers:grade_texts",
+    "code": "mft_cli.eval.grade_code:grade_code",
+    "instructions": "mft_cli.eval.grade_instructions:grade_instructions",
     "judged": "mft_cli.eval.grade_preferences:grade_preferences",
+}
+# Further numbers in metrics.json, from complete scores.
+MORE_METRICS = {
+    "code": "mft_cli.eval.grade_code:code_metrics",
+    "instructions": "mft_cli.eval.grade_instructions:instruction_metrics",
+}
+# What a grader cannot do without; asked before the first completion is paid for.
+NEEDS = {
+    "code": "mft_cli.eval.grade_code:need_sandbox",
+    "instructions": "mft_cli.eval.grade_instructions:need_language_detection",
 }
 
 
@@ -57,8 +69,25 @@ def gold_parts(gold: str) -> dict[str, Any]:
     return {"answer": gold}
 
 
+def check_needs(benchmark: BenchmarkConfig, config: EvalConfig) -> None:
+    """Raises UserError if this machine cannot grade the benchmark: no sandbox, a package that is missing."""
+    if benchmark.answer_type in NEEDS:
+        _named(NEEDS[benchmark.answer_type])(config)
+
+
 def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
     """A score for each record, in order."""
-    module, name = GRADERS[benchmark.answer_type].split(":")
-    scores: list[Record] = getattr(import_module(module), name)(records, benchmark, config)
+    scores: list[Record] = _named(GRADERS[benchmark.answer_type])(records, benchmark, config)
     return scores
+
+
+def more_metrics(scores: Sequence[Record], benchmark: BenchmarkConfig) -> dict[str, Any]:
+    """What an answer type adds to metrics.json; nothing for most."""
+    name = MORE_METRICS.get(benchmark.answer_type)
+    found: dict[str, Any] = _named(name)(scores) if name else {}
+    return found
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)

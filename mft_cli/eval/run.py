@@ -16,7 +16,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.certainty import confidence_metrics, refused_prompts
 from mft_cli.eval.engine_replicas import Replicas
 from mft_cli.eval.engines import Completion, Engine, confidence
-from mft_cli.eval.graders import gold_parts
+from mft_cli.eval.graders import check_needs, gold_parts
 from mft_cli.eval.journal import read_lines
 from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, replica_devices
 from mft_cli.eval.model_folder import open_endpoint, open_model
@@ -39,6 +39,9 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
     last = {plan.name: session.last_pass(plan) for plan in plans}
     metrics = {name: found for name, plan in last.items() if plan is not None and (found := finished(plan)) is not None}
     todo = [plan.name for plan in plans if plan.name not in metrics]
+    for plan in plans:
+        if plan.name in todo:
+            check_needs(plan.benchmark, config.eval)
     try:
         for plan in plans:
             if plan.name in todo:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
-from mft_cli.eval.graders import UNPARSED, grade
+from mft_cli.eval.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.exact_numbers import parse_number
@@ -48,6 +48,7 @@ def score_file(
     scores = grade(ordered, benchmark, config)
     metrics = summarise(name, ordered, scores, len(golds))
     metrics.update(group_metrics(ordered, scores, benchmark, out))
+    metrics.update(more_metrics(scores, benchmark))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
     metrics["warnings"] = [*warnings, *metrics["warnings"]]

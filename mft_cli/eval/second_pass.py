@@ -97,7 +97,7 @@ def with_solution(prompt: PromptConfig, problem: Problem, solution: str) -> Prob
     options = [prompt.option.replace("{letter}", k).replace("{text}", v) for k, v in choices.items()]
     values = {"question": "\n".join([problem.row.question, *options]), "solution": solution}
     text = re.sub(r"\{(question|solution)\}", lambda found: values[found[1]], prompt.template)
-    return replace(problem, row=replace(problem.row, question=text, choices=None))
+    return replace(problem, row=replace(problem.row, question=text, choices={}))
 
 
 def context_needed(first: Plan, config: EvalConfig, subject: Subject) -> int | None:

@@ -91,3 +91,9 @@ class EvalConfig:
     seed: Count = key(0, "Seed of sampling and of the draw of problems.")
     score_workers: AtLeastOne = key(2, "Processes that compare answers.")
     answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")
+    code_timeout_s: Positive = key(
+        5.0, "Time that one call of a generated function may take; a problem: 30 times that."
+    )
+    allow_unsandboxed: bool = key(
+        False, "Run generated programs without a sandbox if none can be made: at your own risk."
+    )
