@@ -194,8 +194,11 @@ def report_verb(arguments: list[str]) -> None:
 def data_verb(arguments: list[str]) -> None:
     from mft_cli.config import run_with_hydra, train_config
 
+    if arguments[:1] == ["check"]:
+        data_check_verb(arguments[1:])
+        return
     if arguments[:1] != ["show"]:
-        raise UserError("mft data has the command show: mft data show data=gsm8k")
+        raise UserError("mft data has the commands show and check: mft data show data=gsm8k")
     own, rest = own_keys(arguments[1:], "rows", "progress", "epoch")
 
     def task(values: dict) -> None:
@@ -208,6 +211,22 @@ def data_verb(arguments: list[str]) -> None:
             progress=number(own, "progress", float, 1.0),
             epoch=number(own, "epoch", int, 0),
         )
+
+    run_with_hydra("train", rest, task)
+
+
+def data_check_verb(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    from mft_cli.config import run_with_hydra, train_config
+
+    own, rest = own_keys(arguments, "show", "out")
+
+    def task(values: dict) -> None:
+        config = train_config(values)
+        from mft_cli.data_check import check
+
+        check(config, show=int(number(own, "show", int, 3)), out=Path(own["out"]) if "out" in own else None)
 
     run_with_hydra("train", rest, task)
 

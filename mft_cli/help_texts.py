@@ -7,7 +7,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft score   score a file of completions again, without a model
   mft report  compare runs: tables, curves, one HTML page
   mft sweep   many runs: how far they are, once more those that failed, which setting is best
-  mft data    look at training data: what is learnt, what would be masked
+  mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft plan    memory, time and disk of a training before it is paid for
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
@@ -80,6 +80,11 @@ DATA_HELP = """mft data: look at training data
   mft data show data=local data.sources.local.path=my.jsonl
 
 rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
+
+  mft data check data=gsm8k eval=gsm8k                         which benchmark questions stand in the training rows
+  mft data check data=local data.sources.local.path=my.jsonl eval=[gsm8k,svamp] show=10
+
+show=N questions of each kind are printed with their row; out=FILE takes all of it as JSON (docs/contamination.md).
 """
 
 PLAN_HELP = """mft plan: memory, time and disk of a training before it is paid for

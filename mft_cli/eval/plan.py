@@ -10,7 +10,7 @@ from mft_cli import __version__
 from mft_cli.config import to_plain
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
-from mft_cli.eval.contamination import contamination
+from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines import Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
 from mft_cli.eval.model_folder import ModelFolder
@@ -35,6 +35,7 @@ class Plan:
     settings_digest: str
     contaminated: str | None
     where: str
+    overlap: dict[str, Any] | None = None  # the problems whose question was trained on; None: not known
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -108,6 +109,9 @@ def make_plan(
         for i, r in enumerate(requests)
     ]
     golds = [problem.gold for problem in problems]
+    measured = overlap(
+        folder.path, [problem.id for problem in problems], [problem.row.question for problem in problems]
+    )
     settings = [keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__]
     return Plan(
         name=name,
@@ -119,7 +123,8 @@ def make_plan(
         requests=requests,
         journal=Journal(out / "generations.jsonl", keys),
         settings_digest=digest_of(settings),
-        contaminated=contamination(folder.facts, name, benchmark.source.derived_from),
+        contaminated=reason(contamination(folder.facts, name, benchmark.source.derived_from), measured),
+        overlap=measured,
         where=where,
         warnings=context_warnings(room, benchmark.max_new_tokens),
     )

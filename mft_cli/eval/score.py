@@ -11,6 +11,7 @@ from typing import Any
 
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
+from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.graders import UNPARSED, grade
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.exact_numbers import parse_number
@@ -48,6 +49,7 @@ def score_file(
     metrics = summarise(name, ordered, scores, len(golds))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
+    split_accuracy(metrics, scores)
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
     metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
