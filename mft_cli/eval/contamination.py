@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mft_cli.data.questions import known, read_questions
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
 from mft_cli.run_dir import read_json
@@ -45,6 +44,8 @@ def overlap(folder: Path, ids: Sequence[str], questions: Sequence[str]) -> dict[
     {"problems", "of", "training_questions", "ids"}. Equal questions only (case, punctuation and spaces aside): a
     reworded question is not found. Raises UserError for a damaged file.
     """
+    from mft_cli.data.questions import known, read_questions  # brings torch, which scoring does without
+
     digests = read_questions(folder)
     if digests is None:
         return None

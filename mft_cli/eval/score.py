@@ -9,9 +9,11 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mft_cli import answers
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
 from mft_cli.eval.contamination import split_accuracy
+from mft_cli.eval.failure_detection import failure_detection
 from mft_cli.eval.graders import UNPARSED, grade
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.exact_numbers import parse_number
@@ -46,7 +48,7 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
     scores = grade(ordered, benchmark, config)
-    metrics = summarise(name, ordered, scores, len(golds))
+    metrics = summarise(name, ordered, scores, len(golds), config.failure_threshold)
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
     split_accuracy(metrics, scores)
@@ -110,7 +112,9 @@ def _from_benchmark(
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def summarise(name: str, records: Sequence[Record], scores: Sequence[Record], n: int) -> dict[str, Any]:
+def summarise(
+    name: str, records: Sequence[Record], scores: Sequence[Record], n: int, threshold: float | None = None
+) -> dict[str, Any]:
     """The metrics of complete, ordered scores: `n` problems with the same number of samples each."""
     samples = len(scores) // n
     groups = [scores[i : i + samples] for i in range(0, len(scores), samples)]
@@ -140,7 +144,24 @@ def summarise(name: str, records: Sequence[Record], scores: Sequence[Record], n:
         metrics["pass_at"] = {str(k): math.fsum(stats.pass_at_k(samples, r, k) for r in right) / n for k in ks}
         metrics["majority_at"] = {str(samples): sum(_majority_right(group) for group in groups) / n}
         metrics["majority_tie_rule"] = "the answer whose first sample came first"
+    if found := failure_detection(_signals(records, scores, samples), threshold):
+        metrics["failure_detection"] = found
     return metrics
+
+
+def _signals(records: Sequence[Record], scores: Sequence[Record], samples: int) -> list[list[Record]]:
+    """What failure detection reads, problem by problem."""
+    rows = [
+        {"id": s["id"], "correct": s["correct"], "vote": _label(s["answer"]), "mean_entropy": _entropy(r)}
+        for r, s in zip(records, scores, strict=True)
+    ]
+    return [rows[i : i + samples] for i in range(0, len(rows), samples)]
+
+
+def _entropy(record: Record) -> float | None:
+    value = record.get("mean_entropy")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> list[str]:
@@ -176,6 +197,9 @@ def _majority_right(group: Sequence[Record]) -> bool:
 
 
 def _label(answer: str | None) -> Hashable | None:
-    """Answers that are the same number are one vote."""
+    """Equal answers are one vote: by their canonical form where answers has one, else by their number."""
+    if answer is not None and (canonical := getattr(answers, "canonical", None)) is not None:
+        label: Hashable = canonical(answer)
+        return label
     number = parse_number(answer) if answer is not None else None
     return number.value if number is not None else answer

@@ -47,3 +47,6 @@ class EvalConfig:
     seed: Count = key(0, "Seed of sampling and of the draw of problems.")
     score_workers: AtLeastOne = key(2, "Processes that compare answers.")
     answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")
+    failure_threshold: NonNegative | None = key(
+        None, "Mean entropy (nats a token) above which an answer is flagged as probably wrong; null: chosen, see docs."
+    )
