@@ -7,7 +7,17 @@ import sys
 from collections.abc import Callable
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
-from mft_cli.help_texts import DATA_HELP, EVAL_HELP, HELP, PLAN_HELP, REPORT_HELP, SCORE_HELP, SWEEP_HELP, TRAIN_HELP
+from mft_cli.help_texts import (
+    COMPARE_HELP,
+    DATA_HELP,
+    EVAL_HELP,
+    HELP,
+    PLAN_HELP,
+    REPORT_HELP,
+    SCORE_HELP,
+    SWEEP_HELP,
+    TRAIN_HELP,
+)
 
 
 def main() -> None:
@@ -75,8 +85,8 @@ def run(task: Callable[[], None]) -> int:
 
 def help_text(verb: str) -> str:
     text = {
-        "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "sweep": SWEEP_HELP,
-        "data": DATA_HELP, "plan": PLAN_HELP,
+        "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
+        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -191,6 +201,17 @@ def report_verb(arguments: list[str]) -> None:
     print(f"report: {paths.html}\n        {paths.markdown}")
 
 
+def compare_verb(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    own, rest = own_keys(arguments, "out")
+    if not rest:
+        raise UserError("mft compare needs run or evaluation folders: mft compare outputs/a outputs/b")
+    from mft_cli.compare import compare
+
+    compare([Path(folder) for folder in rest], Path(own.get("out", "outputs/compare")))
+
+
 def data_verb(arguments: list[str]) -> None:
     from mft_cli.config import run_with_hydra, train_config
 
@@ -256,7 +277,7 @@ def plan_verb(arguments: list[str]) -> None:
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
-    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "sweep": sweep_verb,
+    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb, "sweep": sweep_verb,
     "data": data_verb, "plan": plan_verb,
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft eval    evaluate a model on benchmarks
   mft score   score a file of completions again, without a model
   mft report  compare runs: tables, curves, one HTML page
+  mft compare paired differences of runs: intervals, exact tests, flips, what could have been detected
   mft sweep   many runs: how far they are, once more those that failed, which setting is best
   mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft plan    memory, time and disk of a training before it is paid for
@@ -56,6 +57,18 @@ REPORT_HELP = """mft report: compare runs
   mft report outputs out=outputs/report     all runs below a folder
 
 Writes report.html (one self-contained page), report.md, report.json and the curves as PNG.
+"""
+
+COMPARE_HELP = """mft compare: runs on the same problems, pair by pair
+
+  mft compare outputs/sft-s1 outputs/masked-s1              two runs (the first is the baseline)
+  mft compare outputs/sft-s* outputs/masked-s*              many seeds: seeds within settings, common seeds paired
+  mft compare outputs/a/eval/gsm8k scores/                  evaluation folders; scores/ from mft score
+  mft compare outputs/a outputs/b out=outputs/mine
+
+For every benchmark: paired difference with a 95 % interval, McNemar's exact test, Holm's correction, flips, agreement,
+and the smallest difference that could have been detected. Writes report.html (both completions of each flip), report.md
+and report.json into out (default outputs/compare). What is computed: docs/compare.md
 """
 
 SWEEP_HELP = """mft sweep: many runs of one command

@@ -26,6 +26,7 @@ class BenchmarkConfig:
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")
     samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
+    domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
     limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny import mft, problems, tiny_overrides
 
 from mft_cli.data.questions import known, read_questions
-from mft_cli.eval.contamination import reason, split_accuracy
+from mft_cli.eval.contamination import overlap, reason, split_accuracy
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -42,14 +42,17 @@ def test_trained_questions_reach_metrics_report_and_continued_runs(tiny_model: P
     assert "accuracy_rest" in metrics["overlap"]
     assert "CONTAMINATED" in done.stdout
 
-    again = tiny_overrides(tmp_path / "a" / "export", other, run_dir=tmp_path / "b", **evaluation)
+    again = tiny_overrides(tmp_path / "a" / "export", other, run_dir=tmp_path / "b", eval="none")
     done = mft("train", "method=sft", *again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    inherited = json.loads((tmp_path / "b/eval/gsm8k/metrics.json").read_text())["overlap"]
+    ids, texts = [str(i) for i in range(10)], [row["question"] for row in asked]
+    inherited = overlap(tmp_path / "b" / "export", ids, texts)
+    assert inherited is not None
     assert inherited["problems"] == sum(trained)
     assert inherited["training_questions"] == 20
+    assert overlap(tiny_model, ids, texts) is None  # not known, which is not clean
 
-    assert mft("report", "a", "b", "out=r", cwd=tmp_path).returncode == 0
+    assert mft("report", "a", "out=r", cwd=tmp_path).returncode == 0
     for name in ("report.html", "report.md"):
         assert f"trained on {sum(trained)} of the 10 questions" in (tmp_path / "r" / name).read_text().replace("\\", "")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import write_completions
 
 from mft_cli.eval.failure_detection import (
     at_threshold,
@@ -130,23 +131,8 @@ def test_agreement_by_hand() -> None:
     assert failure_detection(rows([[(True, "1", None)]])) is None
 
 
-def write(path: Path, samples: int = 1) -> Path:
-    """Completions whose entropy is high where the answer is wrong, with two exceptions."""
-    lines = []
-    for i in range(40):
-        for sample in range(samples):
-            right = (i + sample) % 4 != 0
-            entropy = 0.2 + i / 1000 + (0.0 if right else 0.5)
-            lines.append({
-                "id": f"p{i}", "sample": sample, "gold": "7", "completion": f"#### {7 if right else i + 50}",
-                "mean_entropy": 0.9 if i in (1, 2) else entropy, "finish_reason": "stop",
-            })  # fmt: skip
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 def test_from_completions_to_metrics(tmp_path: Path) -> None:
-    file = write(tmp_path / "g.jsonl")
+    file = write_completions(tmp_path / "g.jsonl")
     found = score_file(file, "x", BenchmarkConfig(), tmp_path)["failure_detection"]
     assert (found["n"], found["wrong"], found["without"]) == (40, 10, 0)
     assert found["auroc"] == pytest.approx(1 - 20 / 300)  # two right answers above all ten wrong ones
@@ -154,7 +140,7 @@ def test_from_completions_to_metrics(tmp_path: Path) -> None:
     assert found["recall"] == 1.0
     given = score_file(file, "x", BenchmarkConfig(), tmp_path, eval_config=EvalConfig(failure_threshold=0.85))
     assert (given["failure_detection"]["flagged"], given["failure_detection"]["precision"]) == (2, 0.0)
-    several = score_file(write(tmp_path / "g.jsonl", 4), "x", BenchmarkConfig(samples=4), tmp_path)
+    several = score_file(write_completions(tmp_path / "g.jsonl", 4), "x", BenchmarkConfig(samples=4), tmp_path)
     assert several["failure_detection"]["agreement"]["problems"] == 40
     assert "bootstrap" in several["failure_detection"]["interval_method"]
     json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
