@@ -37,14 +37,7 @@ def compare(folders: list[Path], out: Path) -> Summary:
         print(f"\n{benchmark}")
         print("\n".join(_scores(summary, benchmark)))
         print("\n".join(_pairs([pair for pair in shared if pair.benchmark == benchmark])))
-    if summary.group_pairs:
-        print("\nSettings with several seeds: intervals over the draw of problems and of seeds")
-        print("\n".join(_pairs(summary.group_pairs)))
-        for pair in summary.group_pairs:
-            if pair.seed_share is not None:
-                print(
-                    f"  {pair.benchmark}: {', '.join(pair.cautions)}; {percent(pair.seed_share)} of the variance from seeds"
-                )
+    _print_seeds(summary)
     print(f"\n{tables.how_many(summary)}")
     print("detectable: the smallest true difference that such a comparison finds in four of five repetitions")
     for block in blocks(summary):
@@ -53,6 +46,20 @@ def compare(folders: list[Path], out: Path) -> Summary:
     paths = write(summary, out)
     print(f"\nboth completions of every flip: {paths.html}\nall numbers: {paths.json}")
     return summary
+
+
+def _print_seeds(summary: Summary) -> None:
+    if summary.group_pairs:
+        print(
+            f"\nsettings with several seeds: intervals over problems and seeds; Holm over {len(summary.group_pairs)} tests"
+        )
+    for benchmark in dict.fromkeys(pair.benchmark for pair in summary.group_pairs):
+        pairs = [pair for pair in summary.group_pairs if pair.benchmark == benchmark]
+        print("\n".join([f"\n{benchmark}", *_pairs(pairs)]))
+        for pair in pairs:
+            if pair.seed_share is not None:
+                share = f"{percent(pair.seed_share)} of the variance from seeds, {pair.test}"
+                print(f"  {one_line(pair.second)}: {', '.join(pair.cautions)}; {share}")
 
 
 def _scores(summary: Summary, benchmark: str) -> list[str]:

@@ -62,6 +62,7 @@ class Pair:
     difference: float | None = None
     interval: tuple[float, float] | None = None
     standard_error: float | None = None
+    freedom: int = 1  # degrees of freedom of the standard error
     p: float | None = None
     test: str = ""  # which test p is of
     agreement: float | None = None  # share of problems with the same outcome
@@ -211,6 +212,7 @@ def compare_two(pair: Pair, a: list[float], b: list[float], binary: bool) -> Non
     result = stats.paired_difference(a, b)
     pair.difference, pair.interval = result.difference, result.bootstrap
     if pair.n > 1:
+        pair.freedom = pair.n - 1
         pair.standard_error = (result.high - result.low) / (2 * stats.Z95)
     if binary:
         pair.p, pair.test = stats.mcnemar(len(pair.gained), len(pair.lost)), "McNemar, exact"
@@ -228,7 +230,7 @@ def compare_seeds(pair: Pair, first: Subject, second: Subject, problems: list[st
     found = hierarchy.effect(a, b, fixed=fixed)
     pair.difference, pair.interval, pair.standard_error = found.difference, found.interval, found.standard_error
     pair.p, pair.test, pair.detectable = found.p, f"t on {found.freedom} degrees of freedom", found.detectable
-    pair.seed_share = found.seed_share
+    pair.seed_share, pair.freedom = found.seed_share, found.freedom
     pair.cautions.append(found.design)
 
 

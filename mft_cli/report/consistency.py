@@ -7,6 +7,7 @@ from itertools import combinations
 from math import fsum, sqrt
 
 from mft_cli.eval import stats
+from mft_cli.eval.hierarchy import MANY
 from mft_cli.report.compare import Pair, Subject, refusal
 
 # ---- agreement over runs --------------------------------------------------------------------------------------------
@@ -87,7 +88,10 @@ def _consistency(first: str, second: str, pairs: list[Pair]) -> Consistency:
     gains = [pair.difference or 0.0 for pair in pairs]
     errors = [pair.standard_error or 0.0 for pair in pairs]
     mean = fsum(gains) / len(gains)
-    half = stats.Z95 * sqrt(fsum(e * e for e in errors)) / len(gains)
+    total = fsum(e * e for e in errors)
+    below = fsum(e**4 / pair.freedom for e, pair in zip(errors, pairs, strict=True))
+    freedom = max(1, min(MANY, int(total**2 / below))) if below else MANY  # Satterthwaite: few seeds, wide interval
+    half = stats.student_quantile(0.975, freedom) * sqrt(total) / len(gains)
     return Consistency(
         first=first,
         second=second,

@@ -58,7 +58,9 @@ def test_consistency_by_hand(tmp_path: Path) -> None:
         mean = (gained - lost) / n
         return ((gained + lost) / n - mean**2) * n / (n - 1) / n
 
-    half = stats.Z95 * (variance(20, 5) + variance(14, 5)) ** 0.5 / 2
+    parts = [variance(20, 5), variance(14, 5)]
+    freedom = int(sum(parts) ** 2 / sum(v * v / 39 for v in parts))
+    half = stats.student_quantile(0.975, freedom) * sum(parts) ** 0.5 / 2
     assert one.interval == pytest.approx((0.3 - half, 0.3 + half))
     assert one.improved == 2
 
