@@ -29,7 +29,8 @@ class Loaded:
 
     def training_questions(self) -> np.ndarray:
         """Digests (uint64) of the questions that are trained on."""
-        return np.concatenate([digests[np.isin(ids, self.train.ids)] for ids, digests in self.asked])
+        kept = [digests[np.isin(ids, self.train.ids)] for ids, digests in self.asked]
+        return np.concatenate(kept) if kept else np.zeros(0, np.uint64)
 
 
 def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
