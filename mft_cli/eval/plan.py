@@ -112,7 +112,16 @@ def make_plan(
     measured = overlap(
         folder.path, [problem.id for problem in problems], [problem.row.question for problem in problems]
     )
-    settings = [keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__]
+    settings = [
+        keys,
+        golds,
+        to_plain(benchmark),
+        config.gold_logprob,
+        config.answer_timeout_s,
+        __version__,
+        config.failure_threshold,
+        measured,
+    ]
     return Plan(
         name=name,
         benchmark=benchmark,
