@@ -52,6 +52,10 @@ def _read(owner: Path, label: str, named: list[Path]) -> Run:
     run = read_run(owner, label)
     if not any((owner / mark).is_file() for mark in MARKS):
         run.evaluations = [read_evaluation(label, label, "", place) for place in _evaluations(owner)]
+        for one in run.evaluations:
+            said = (one.metrics or {}).get("benchmark")
+            if one.folder == owner and isinstance(said, str) and said:  # `mft score` writes into any folder
+                one.benchmark = said
     elif owner not in named and not any(owner.is_relative_to(one) for one in named):
         run.evaluations = [one for one in run.evaluations if any(one.folder.resolve().is_relative_to(n) for n in named)]
     return run

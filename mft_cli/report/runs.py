@@ -254,17 +254,15 @@ def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
 
 
 def read_evaluation(run: str, label: str, checkpoint: str, folder: Path) -> Evaluation:
-    """One benchmark's folder. Its name is the benchmark's, unless metrics.json says otherwise."""
+    """One benchmark's folder, which has its name."""
     notes: list[str] = []
-    metrics = read_metrics(folder / "metrics.json", notes)
-    said = (metrics or {}).get("benchmark")
     return Evaluation(
         run=run,
         label=label,
-        benchmark=said if isinstance(said, str) and said else folder.name,
+        benchmark=folder.name,
         checkpoint=checkpoint,
         folder=folder,
-        metrics=metrics,
+        metrics=read_metrics(folder / "metrics.json", notes),
         generations=read_rows(folder / "generations.jsonl", fields.COMPLETION, ("id",), notes),
         scores=read_rows(folder / "scores.jsonl", fields.SCORE, ("id",), notes),
         gold=read_rows(folder / "gold.jsonl", fields.GOLD_LINE, ("id", "logprob_sum", "tokens"), notes),
