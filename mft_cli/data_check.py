@@ -44,7 +44,11 @@ def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dic
     }
     out = out or Path("outputs") / f"data-check-{config.data.name or 'data'}.json"
     write_json(out, result)
-    print("\n".join(table(result)), f"\n{found.scanned:,} training rows in {seconds:.1f} s ({found.scanned / seconds:,.0f} a second)", sep="")
+    print(
+        "\n".join(table(result)),
+        f"\n{found.scanned:,} training rows in {seconds:.1f} s ({found.scanned / seconds:,.0f} a second)",
+        sep="",
+    )
     print("\n".join(examples(result, show)))
     if bad:
         print(f"{len(bad):,} rows are of no use to training (first: {bad[0]})")

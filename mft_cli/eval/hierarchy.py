@@ -101,6 +101,8 @@ def unpaired_seeds(first: Table, second: Table, fixed: str = "") -> Effect:
         if other != fixed:  # one run of a setting: its seed moved it as a seed of the other setting would
             weights = [1.0 + known.size[0]]
     words = f"{len(first)} and {len(second)} seeds, not paired"
+    if fixed:
+        words = f"{max(len(first), len(second))} seeds against a model that was not trained here"
     return _combined(float(by_problem.mean()), problems, len(by_problem), parts, weights, words)
 
 
