@@ -7,7 +7,17 @@ import sys
 from collections.abc import Callable
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
-from mft_cli.help_texts import DATA_HELP, EVAL_HELP, HELP, PLAN_HELP, REPORT_HELP, SCORE_HELP, SWEEP_HELP, TRAIN_HELP
+from mft_cli.help_texts import (
+    COMPARE_HELP,
+    DATA_HELP,
+    EVAL_HELP,
+    HELP,
+    PLAN_HELP,
+    REPORT_HELP,
+    SCORE_HELP,
+    SWEEP_HELP,
+    TRAIN_HELP,
+)
 
 
 def main() -> None:
@@ -75,8 +85,8 @@ def run(task: Callable[[], None]) -> int:
 
 def help_text(verb: str) -> str:
     text = {
-        "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "sweep": SWEEP_HELP,
-        "data": DATA_HELP, "plan": PLAN_HELP,
+        "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
+        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -196,11 +206,25 @@ def report_verb(arguments: list[str]) -> None:
     print(f"report: {paths.html}\n        {paths.markdown}")
 
 
+def compare_verb(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    own, rest = own_keys(arguments, "out")
+    if not rest:
+        raise UserError("mft compare needs run or evaluation folders: mft compare outputs/a outputs/b")
+    from mft_cli.compare import compare
+
+    compare([Path(folder) for folder in rest], Path(own.get("out", "outputs/compare")))
+
+
 def data_verb(arguments: list[str]) -> None:
     from mft_cli.config import run_with_hydra, train_config
 
+    if arguments[:1] == ["check"]:
+        data_check_verb(arguments[1:])
+        return
     if arguments[:1] != ["show"]:
-        raise UserError("mft data has the command show: mft data show data=gsm8k")
+        raise UserError("mft data has the commands show and check: mft data show data=gsm8k")
     own, rest = own_keys(arguments[1:], "rows", "progress", "epoch")
 
     def task(values: dict) -> None:
@@ -213,6 +237,22 @@ def data_verb(arguments: list[str]) -> None:
             progress=number(own, "progress", float, 1.0),
             epoch=number(own, "epoch", int, 0),
         )
+
+    run_with_hydra("train", rest, task)
+
+
+def data_check_verb(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    from mft_cli.config import run_with_hydra, train_config
+
+    own, rest = own_keys(arguments, "show", "out")
+
+    def task(values: dict) -> None:
+        config = train_config(values)
+        from mft_cli.data_check import check
+
+        check(config, show=int(number(own, "show", int, 3)), out=Path(own["out"]) if "out" in own else None)
 
     run_with_hydra("train", rest, task)
 
@@ -242,7 +282,7 @@ def plan_verb(arguments: list[str]) -> None:
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
-    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "sweep": sweep_verb,
+    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb, "sweep": sweep_verb,
     "data": data_verb, "plan": plan_verb,
 }  # fmt: skip
 

@@ -6,8 +6,9 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft eval    evaluate a model on benchmarks
   mft score   score a file of completions again, without a model
   mft report  compare runs: tables, curves, one HTML page
+  mft compare paired differences of runs: intervals, exact tests, flips, what could have been detected
   mft sweep   many runs: how far they are, once more those that failed, which setting is best
-  mft data    look at training data: what is learnt, what would be masked
+  mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft plan    memory, time and disk of a training before it is paid for
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
@@ -61,6 +62,18 @@ REPORT_HELP = """mft report: compare runs
 Writes report.html (one self-contained page), report.md, report.json and the curves as PNG.
 """
 
+COMPARE_HELP = """mft compare: runs on the same problems, pair by pair
+
+  mft compare outputs/sft-s1 outputs/masked-s1              two runs (the first is the baseline)
+  mft compare outputs/sft-s* outputs/masked-s*              many seeds: seeds within settings, common seeds paired
+  mft compare outputs/a/eval/gsm8k scores/                  evaluation folders; scores/ from mft score
+  mft compare outputs/a outputs/b out=outputs/mine
+
+For every benchmark: paired difference with a 95 % interval, McNemar's exact test, Holm's correction, flips, agreement,
+and the smallest difference that could have been detected. Writes report.html (both completions of each flip), report.md
+and report.json into out (default outputs/compare). What is computed: docs/compare.md
+"""
+
 SWEEP_HELP = """mft sweep: many runs of one command
 
   mft train -m method=masked_thought method.mask_ratio=0.1,0.2,0.3,0.4 seed=1,2,3     12 runs, one after the other
@@ -83,6 +96,11 @@ DATA_HELP = """mft data: look at training data
   mft data show data=local data.sources.local.path=my.jsonl
 
 rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
+
+  mft data check data=gsm8k eval=gsm8k                         which benchmark questions stand in the training rows
+  mft data check data=local data.sources.local.path=my.jsonl eval=[gsm8k,svamp] show=10
+
+show=N questions of each kind are printed with their row; out=FILE takes all of it as JSON (docs/contamination.md).
 """
 
 PLAN_HELP = """mft plan: memory, time and disk of a training before it is paid for

@@ -18,6 +18,7 @@ from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
 from mft_cli.attention import packed_kwargs
 from mft_cli.config import build, to_plain, to_yaml
+from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
 from mft_cli.export import export, export_facts, loaded_fp32, model_card, plain_model, verify_adapter
@@ -238,6 +239,12 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
             read = tensor if adapters is None else merged
             export(folder, model, {name: read(name) for name in whole}, **settings)
         engine.ranks.barrier()
+    if engine.ranks.rank == 0:
+        asked = with_inherited(ready.loaded.training_questions(), Path(ready.start))
+        for place in (fit.run.root, folder, folder / "adapter"):
+            if place.is_dir():
+                write_questions(place, asked)
+    engine.ranks.barrier()
 
 
 def adapter_writer(

@@ -9,6 +9,7 @@ import numpy as np
 
 from mft_cli.data.encode import Examples, concatenate, encode_source
 from mft_cli.data.prompts import Renderer
+from mft_cli.data.questions import digests_of
 from mft_cli.data.sources import all_derived_from, load_rows
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
@@ -24,6 +25,12 @@ class Loaded:
     lines: list[str] = field(default_factory=list)
     digests: dict[str, Any] = field(default_factory=dict)
     derived_from: list[str] = field(default_factory=list)
+    asked: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # (row ids, digests of their questions)
+
+    def training_questions(self) -> np.ndarray:
+        """Digests (uint64) of the questions that are trained on."""
+        kept = [digests[np.isin(ids, self.train.ids)] for ids, digests in self.asked]
+        return np.concatenate(kept) if kept else np.zeros(0, np.uint64)
 
 
 def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
@@ -52,6 +59,8 @@ def mixture(
         rows = load_rows(source, name=name, seed=seed, on_bad_row=data.on_bad_row)
         examples, lines = encode_source(name, source, rows, renderer, data)
         result.lines.extend(lines)
+        if sources is data.sources:  # not those of validation only
+            result.asked.append(digests_of(rows.rows))
         result.digests[name] = {"where": rows.where, "digest": rows.digest, "rows": len(examples)}
         parts.append(examples)
     return concatenate(parts)

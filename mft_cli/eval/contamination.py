@@ -1,4 +1,8 @@
-"""Whether a model was trained on what it is evaluated on, by what its training data declared (`derived_from`)."""
+"""Whether a model was trained on what it is evaluated on: by what its training data declared, and by its questions.
+
+Declared: `derived_from` in mft.json. Measured: the digests of all training questions that an export carries
+(mft_cli.data.questions), in which the benchmark's questions are looked up. Both are inherited by continued runs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.errors import UserError
+from mft_cli.eval import stats
 from mft_cli.run_dir import read_json
 
 FACTS = "mft.json"  # written beside the weights by the export
@@ -31,3 +36,49 @@ def contamination(facts: dict[str, Any], benchmark: str, derived_from: Sequence[
     if not shared:
         return None
     return f"the training data says that it contains or was made from {', '.join(shared)}, which {benchmark} is made of"
+
+
+def overlap(folder: Path, ids: Sequence[str], questions: Sequence[str]) -> dict[str, Any] | None:
+    """The problems whose question the model in `folder` was trained on; None where the folder does not say.
+
+    {"problems", "of", "training_questions", "ids"}. Equal questions only (case, punctuation and spaces aside): a
+    reworded question is not found. Raises UserError for a damaged file.
+    """
+    from mft_cli.data.questions import known, read_questions  # brings torch, which scoring does without
+
+    digests = None if folder == Path() else read_questions(folder)  # an endpoint has no folder
+    if digests is None:
+        return None
+    hits = [id for id, hit in zip(ids, known(questions, digests), strict=True) if hit]
+    return {"problems": len(hits), "of": len(ids), "training_questions": len(digests), "ids": hits}
+
+
+def reason(declared: str | None, measured: dict[str, Any] | None) -> str | None:
+    """What metrics.json calls `contaminated`: the declared reason, the measured one, or both; None for neither."""
+    parts = [declared] if declared else []
+    if measured and measured["problems"]:
+        share = 100 * measured["problems"] / measured["of"]
+        parts.append(
+            f"the model was trained on {measured['problems']} of the {measured['of']} questions ({share:.1f} %)"
+        )
+    return "; ".join(parts) or None
+
+
+def split_accuracy(metrics: dict[str, Any], scores: Sequence[dict[str, Any]]) -> None:
+    """Adds to metrics["overlap"] the accuracy on the problems that were trained on, and on the rest with an interval."""
+    measured = metrics.get("overlap")
+    if not measured or not measured["problems"]:
+        return
+    trained = set(measured["ids"])
+    shares: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+    for score in scores:
+        shares[score["id"] in trained].setdefault(score["id"], []).append(float(score["correct"]))
+    means = {side: [sum(s) / len(s) for s in found.values()] for side, found in shares.items()}
+    for side, name in ((True, "trained_on"), (False, "rest")):
+        measured[f"accuracy_{name}"] = sum(means[side]) / len(means[side]) if means[side] else None
+    rest = means[False]
+    single = all(value in (0.0, 1.0) for value in rest)
+    if rest:
+        measured["interval_rest"] = list(
+            stats.wilson(int(sum(rest)), len(rest)) if single else stats.bootstrap_mean(rest)
+        )

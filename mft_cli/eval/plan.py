@@ -11,7 +11,7 @@ from mft_cli import __version__
 from mft_cli.config import to_plain
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
-from mft_cli.eval.contamination import contamination
+from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
 from mft_cli.eval.model_folder import ModelFolder
@@ -58,6 +58,7 @@ class Plan:
     settings_digest: str
     contaminated: str | None
     where: str
+    overlap: dict[str, Any] | None = None  # the problems whose question was trained on; None: not known
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     first: Plan | None = None  # the plan of the first pass, if this is the second
@@ -135,7 +136,12 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
     sampling = make_sampling(benchmark, config, renderer, subject)
     keys = request_keys(requests, problems, sampling, benchmark, subject)
     golds = [problem.gold for problem in problems]
-    settings = [keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__]
+    folder = subject.folder
+    measured = overlap(folder.adapter or folder.path, [p.id for p in problems], [p.row.question for p in problems])
+    settings = [
+        keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__,
+        config.failure_threshold, measured,
+    ]  # fmt: skip
     if benchmark.answer_type == "judged":
         settings.append([config.judge.base_url, config.judge.model, config.judge.version, config.judge.extra])
     return Plan(
@@ -148,7 +154,8 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
         requests=requests,
         journal=Journal(out / f"generations{'' if benchmark.second_prompt is None else '.pass1'}.jsonl", keys),
         settings_digest=digest_of(settings),
-        contaminated=contamination(subject.folder.facts, name, benchmark.source.derived_from),
+        contaminated=reason(contamination(folder.facts, name, benchmark.source.derived_from), measured),
+        overlap=measured,
         where=where,
         warnings=context_warnings(room, benchmark.max_new_tokens),
     )

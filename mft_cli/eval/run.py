@@ -282,6 +282,7 @@ class Session:
         extra = {
             "gold_logprob": gold,
             "contaminated": plan.contaminated,
+            "overlap": plan.overlap,
             "prompt": asdict(prompt),
             "prompt_text": plan.renderer.prompt_text("{question}"),
             "engine": self.engine_facts,

@@ -9,12 +9,14 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mft_cli import answers
 from mft_cli.errors import UserError
 from mft_cli.eval import stats
+from mft_cli.eval.contamination import split_accuracy
+from mft_cli.eval.failure_detection import failure_detection
 from mft_cli.eval.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
-from mft_cli.exact_numbers import parse_number
 from mft_cli.run_dir import file_digest, write_atomically, write_json
 from mft_cli.schema import BenchmarkConfig, EvalConfig
 
@@ -46,11 +48,12 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
     scores = grade(ordered, benchmark, config)
-    metrics = summarise(name, ordered, scores, len(golds))
+    metrics = summarise(name, ordered, scores, len(golds), config.failure_threshold)
     metrics.update(group_metrics(ordered, scores, benchmark, out))
     metrics.update(more_metrics(scores, benchmark))
     metrics["generations_digest"] = file_digest(generations)
     metrics.update(extra or {})
+    split_accuracy(metrics, scores)
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
     metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
@@ -111,7 +114,9 @@ def _from_benchmark(
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
-def summarise(name: str, records: Sequence[Record], scores: Sequence[Record], n: int) -> dict[str, Any]:
+def summarise(
+    name: str, records: Sequence[Record], scores: Sequence[Record], n: int, threshold: float | None = None
+) -> dict[str, Any]:
     """The metrics of complete, ordered scores: `n` problems with the same number of samples each."""
     samples = len(scores) // n
     groups = [scores[i : i + samples] for i in range(0, len(scores), samples)]
@@ -141,7 +146,24 @@ def summarise(name: str, records: Sequence[Record], scores: Sequence[Record], n:
         metrics["pass_at"] = {str(k): math.fsum(stats.pass_at_k(samples, r, k) for r in right) / n for k in ks}
         metrics["majority_at"] = {str(samples): sum(_majority_right(group) for group in groups) / n}
         metrics["majority_tie_rule"] = "the answer whose first sample came first"
+    if found := failure_detection(_signals(records, scores, samples), threshold):
+        metrics["failure_detection"] = found
     return metrics
+
+
+def _signals(records: Sequence[Record], scores: Sequence[Record], samples: int) -> list[list[Record]]:
+    """What failure detection reads, problem by problem."""
+    rows = [
+        {"id": s["id"], "correct": s["correct"], "vote": _label(s["answer"]), "mean_entropy": _entropy(r)}
+        for r, s in zip(records, scores, strict=True)
+    ]
+    return [rows[i : i + samples] for i in range(0, len(rows), samples)]
+
+
+def _entropy(record: Record) -> float | None:
+    value = record.get("mean_entropy")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> list[str]:
@@ -177,6 +199,5 @@ def _majority_right(group: Sequence[Record]) -> bool:
 
 
 def _label(answer: str | None) -> Hashable | None:
-    """Answers that are the same number are one vote."""
-    number = parse_number(answer) if answer is not None else None
-    return number.value if number is not None else answer
+    """Equal answers are one vote, by their canonical form."""
+    return None if answer is None else answers.canonical(answer)

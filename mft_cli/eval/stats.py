@@ -85,6 +85,47 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
+def sign_flip_p(differences: ArrayLike, seed: int = 0, draws: int = DRAWS) -> float:
+    """Two-sided p value that paired differences have mean 0: under equality each sign is a coin (Fisher 1935, ch. III).
+
+    By `draws` random sign patterns; never below 1 / (draws + 1). For problems with several completions, where McNemar's
+    test does not apply.
+    """
+    v = np.asarray(differences, dtype=np.float64)
+    v = v[v != 0]
+    if not len(v):
+        return 1.0
+    generator, chunk, reached = np.random.default_rng(seed), max(1, 4_000_000 // len(v)), 0
+    for start in range(0, draws, chunk):
+        signs = generator.integers(0, 2, (min(chunk, draws - start), len(v)), dtype=np.int8) * 2 - 1
+        reached += int((np.abs(signs @ v) >= abs(v.sum()) * (1 - 1e-12)).sum())
+    return (1 + reached) / (1 + draws)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for their number, in the order given (Holm 1979, Scand. J. Stat. 6:65)."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        corrected[i] = highest
+    return corrected
+
+
+def fleiss_kappa(outcomes: ArrayLike) -> float | None:
+    """Agreement of R >= 2 runs beyond chance, from outcomes [R, problems] of 0 and 1 (Fleiss 1971, Psych. Bull. 76:378).
+
+    1: the same problems are solved by all; 0: as many coincide as would by chance. None where all outcomes are equal.
+    """
+    table = np.asarray(outcomes, dtype=np.float64)
+    runs, right = len(table), table.sum(axis=0)
+    share = float(right.sum()) / table.size
+    expected = share**2 + (1 - share) ** 2
+    if runs < 2 or expected == 1:
+        return None
+    observed = float(((right**2 + (runs - right) ** 2 - runs) / (runs * (runs - 1))).mean())
+    return (observed - expected) / (1 - expected)
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased probability that one of k samples is right, from n (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
     if not 1 <= k <= n or not 0 <= correct <= n:

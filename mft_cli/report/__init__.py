@@ -12,11 +12,11 @@ from pathlib import Path
 from mft_cli.errors import UserError
 from mft_cli.report import markdown, page, plots
 from mft_cli.report.runs import Run, read_runs
-from mft_cli.report.summary import as_json, summarise
+from mft_cli.report.summary import Summary, as_json, summarise
 from mft_cli.report.terminal import terminal_table
 from mft_cli.run_dir import write_atomically
 
-__all__ = ["ReportPaths", "Run", "build", "read_runs", "terminal_table"]
+__all__ = ["ReportPaths", "Run", "build", "read_runs", "terminal_table", "write"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,11 @@ class ReportPaths:
 
 def build(folders: list[Path], out: Path) -> ReportPaths:
     """The report on the given run folders (or parents of run folders), written into `out`."""
-    summary = summarise(read_runs([Path(folder) for folder in folders]))
+    return write(summarise(read_runs([Path(folder) for folder in folders])), out)
+
+
+def write(summary: Summary, out: Path) -> ReportPaths:
+    """The files of a report."""
     drawn = plots.draw(summary.runs)
     out = Path(out)
     try:

@@ -11,7 +11,7 @@ from itertools import combinations
 from math import isfinite
 from typing import Any
 
-from mft_cli.eval import stats
+from mft_cli.eval import hierarchy, stats
 from mft_cli.report.runs import Evaluation
 from mft_cli.report.wording import count, is_number, one_line, probability
 
@@ -35,6 +35,8 @@ class Subject:
     accuracy: float | None = None  # what metrics.json says
     contaminated: bool = False
     problem: str = ""  # why it cannot be compared at all
+    seed: str = ""  # of a single trained run; empty for a model that was only evaluated
+    seeds: dict[str, dict[str, float]] = field(default_factory=dict)  # of several: seed -> values
 
 
 @dataclass
@@ -59,7 +61,12 @@ class Pair:
     n: int = 0
     difference: float | None = None
     interval: tuple[float, float] | None = None
-    p: float | None = None  # exact McNemar; None where a problem has several completions
+    standard_error: float | None = None
+    freedom: int = 1  # degrees of freedom of the standard error
+    p: float | None = None
+    test: str = ""  # which test p is of
+    agreement: float | None = None  # share of problems with the same outcome
+    seed_share: float | None = None  # share of the variance that comes from seeds
     p_holm: float | None = None
     gained: list[str] = field(default_factory=list)  # problems that only `second` solves (or solves more often)
     lost: list[str] = field(default_factory=list)
@@ -127,7 +134,17 @@ def average(subjects: list[Subject], label: str) -> Subject:
         binary=False,
         setup=first.setup,
         contaminated=any(s.contaminated for s in subjects),
+        seeds=_by_seed(subjects),
     )
+
+
+def _by_seed(subjects: list[Subject]) -> dict[str, dict[str, float]]:
+    """Each seed's values; a seed that is there twice gets a key that pairs with nothing."""
+    names = [one.seed for one in subjects]
+    keys = [
+        name if names.count(name) == 1 else f"{name} in {one.label}" for name, one in zip(names, subjects, strict=True)
+    ]
+    return {key: one.values for key, one in zip(keys, subjects, strict=True)}
 
 
 def _mean_of(tables: list[dict[str, float]]) -> dict[str, float]:
@@ -171,16 +188,14 @@ def compare(first: Subject, second: Subject) -> Pair:
     problems = list(first.values)  # the order of scores.jsonl, which is that of the data
     a, b = [first.values[key] for key in problems], [second.values[key] for key in problems]
     pair.n = len(problems)
-    result = stats.paired_difference(a, b)
-    pair.difference, pair.interval = result.difference, result.bootstrap
     pair.gained = [key for key in problems if second.values[key] > first.values[key]]
     pair.lost = [key for key in problems if second.values[key] < first.values[key]]
-    if first.binary and second.binary:
-        pair.p = stats.mcnemar(len(pair.gained), len(pair.lost))
-        pair.detectable = detectable_flips(pair.n, len(pair.gained) + len(pair.lost))
+    pair.agreement = 1 - (len(pair.gained) + len(pair.lost)) / pair.n
+    if pair.n > 1 and (first.seeds or second.seeds):
+        compare_seeds(pair, first, second, problems)
     else:
-        pair.detectable = stats.smallest_detectable(a, b)
-    pair.cautions = [
+        compare_two(pair, a, b, first.binary and second.binary)
+    pair.cautions += [
         f"the runs were evaluated with different {name} settings"
         for name in ("prompt", "engine", "samples")
         if _text(first.setup.get(name)) != _text(second.setup.get(name))
@@ -190,6 +205,33 @@ def compare(first: Subject, second: Subject) -> Pair:
     if not pair.gold_refused:
         pair.gold = compare_gold(first, second)
     return pair
+
+
+def compare_two(pair: Pair, a: list[float], b: list[float], binary: bool) -> None:
+    """Two evaluations: intervals over the draw of problems."""
+    result = stats.paired_difference(a, b)
+    pair.difference, pair.interval = result.difference, result.bootstrap
+    if pair.n > 1:
+        pair.freedom = pair.n - 1
+        pair.standard_error = (result.high - result.low) / (2 * stats.Z95)
+    if binary:
+        pair.p, pair.test = stats.mcnemar(len(pair.gained), len(pair.lost)), "McNemar, exact"
+        pair.detectable = detectable_flips(pair.n, len(pair.gained) + len(pair.lost))
+    else:
+        pair.p, pair.test = stats.sign_flip_p([y - x for x, y in zip(a, b, strict=True)]), "sign flips"
+        pair.detectable = stats.smallest_detectable(a, b)
+
+
+def compare_seeds(pair: Pair, first: Subject, second: Subject, problems: list[str]) -> None:
+    """Settings with several seeds: intervals over the draw of problems and of seeds."""
+    sides = [one.seeds or {one.seed or "(no training)": one.values} for one in (first, second)]
+    a, b = ({seed: [values[key] for key in problems] for seed, values in side.items()} for side in sides)
+    fixed = "first" if not first.seeds and not first.seed else "second" if not second.seeds and not second.seed else ""
+    found = hierarchy.effect(a, b, fixed=fixed)
+    pair.difference, pair.interval, pair.standard_error = found.difference, found.interval, found.standard_error
+    pair.p, pair.test, pair.detectable = found.p, f"t on {found.freedom} degrees of freedom", found.detectable
+    pair.seed_share, pair.freedom = found.seed_share, found.freedom
+    pair.cautions.append(found.design)
 
 
 def compare_gold(first: Subject, second: Subject) -> GoldPair:
@@ -227,12 +269,10 @@ def all_pairs(subjects: list[Subject]) -> list[Pair]:
 
 
 def correct_for_number(pairs: list[Pair]) -> None:
-    """Holm's correction over every exact test of the report."""
-    tested = sorted((pair for pair in pairs if pair.p is not None), key=lambda pair: pair.p or 0.0)
-    highest = 0.0
-    for rank, pair in enumerate(tested):
-        highest = max(highest, min(1.0, (pair.p or 0.0) * (len(tested) - rank)))
-        pair.p_holm = highest
+    """Holm's correction over all tests of these pairs."""
+    tested = [pair for pair in pairs if pair.p is not None]
+    for pair, corrected in zip(tested, stats.holm([pair.p or 0.0 for pair in tested]), strict=True):
+        pair.p_holm = corrected
 
 
 def verdict(pair: Pair) -> str:
@@ -245,7 +285,8 @@ def verdict(pair: Pair) -> str:
     if pair.p is None:
         return direction
     if pair.p > LEVEL:
-        return f"{UNDECIDED} (exact test p = {probability(pair.p)})"
+        words = "exact test p" if pair.test.startswith("McNemar") else "p"
+        return f"{UNDECIDED} ({words} = {probability(pair.p)})"
     if (pair.p_holm or 0.0) > LEVEL:
         return f"{UNDECIDED} after correction"
     return direction

@@ -51,6 +51,11 @@ def name(value: Any) -> bool:
     return text(value) or whole(value)
 
 
+def curve(value: Any) -> bool:
+    """Points of two shares."""
+    return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(map(share, p)) for p in value)
+
+
 STATE: dict[str, Check] = {
     "state": text,
     "step": whole,
@@ -64,8 +69,17 @@ METRICS: dict[str, Check] = {
     "n": whole, "samples": whole, "accuracy": share, "interval": interval, "interval_method": text, "unparsed": whole,
     "truncated": whole, "timed_out": whole, "gold_logprob": table, "contaminated": text, "warnings": texts,
     "engine": table, "seconds": table, "generations_digest": text, "prompt_text": text,
+    "failure_detection": table, "overlap": table,
 }  # fmt: skip
 GOLD: dict[str, Check] = {"mean": number, "interval": interval}
+FAILURE: dict[str, Check] = {
+    "n": whole, "wrong": whole, "auroc": share, "interval": interval, "threshold": number, "flagged": whole,
+    "precision": share, "precision_interval": interval, "recall": share, "recall_interval": interval, "aurc": share,
+    "risk": share, "risk_coverage": curve, "agreement": table, "interval_method": text, "threshold_rule": text,
+}  # fmt: skip
+AGREEMENT: dict[str, Check] = {
+    "auroc_entropy": share, "auroc_disagreement": share, "difference": number, "interval": interval,
+}  # fmt: skip
 STEP: dict[str, Check] = {"step": whole}
 COMPLETION: dict[str, Check] = {
     "id": name, "sample": whole, "prompt": text, "completion": text, "finish_reason": text, "completion_tokens": whole,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from mft_cli.report import tables, wording
+from mft_cli.report.blocks import blocks
 from mft_cli.report.compare import Pair
 from mft_cli.report.notices import NOTE
 from mft_cli.report.plots import Plot
@@ -22,7 +23,7 @@ SEED_HEAD = (
     "settings", "benchmark", "mean accuracy", "spread (sd), points", "each seed, %", "gold log-prob", "spread (sd)",
 )  # fmt: skip
 PAIR_HEAD = (
-    "second − first", "difference, points [95 %]", "verdict", "gained / lost of n", "exact p", "Holm p",
+    "second − first", "difference, points [95 %]", "verdict", "gained / lost of n", "p", "Holm p",
     "smallest detectable, points", "gold log-prob difference [95 %]", "gold verdict",
 )  # fmt: skip
 
@@ -43,7 +44,7 @@ def render(summary: Summary, plots: Sequence[tuple[Plot, str]], made: datetime |
     written = (made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z")
     lines = [f"# {wording.count(len(summary.runs), 'run')} compared", "", f"Written {written}.", ""]
     lines += notices(summary) + in_short(summary) + scores(summary) + seeds(summary)
-    lines += pairs(summary) + runs(summary) + curves(plots) + flips(summary)
+    lines += pairs(summary) + more(summary) + runs(summary) + curves(plots) + flips(summary)
     lines += ["## How to read", "", *(f"- **{term}**: {text}" for term, text in tables.METHOD)]
     return "\n".join(lines) + "\n"
 
@@ -95,7 +96,10 @@ def seeds(summary: Summary) -> list[str]:
         lines.append(f"- {cell(group.label)}: {', '.join(cell(run.label) for run in group.runs)}{warning}")
     lines.append("")
     if summary.group_pairs:
-        lines += ["Seeds averaged problem by problem; intervals cover the draw of problems, not of seeds.", ""]
+        lines += [
+            "Seeds averaged problem by problem; intervals and p values cover the draw of problems and of seeds.",
+            "",
+        ]
     return lines + pair_tables(summary.group_pairs, "seeds averaged")
 
 
@@ -104,6 +108,14 @@ def pairs(summary: Summary) -> list[str]:
     if not summary.pairs:
         return []
     return ["## Paired differences", "", tables.how_many(summary), "", *pair_tables(summary.pairs)]
+
+
+def more(summary: Summary) -> list[str]:
+    """Agreement, consistency, domains, overlap, failure detection."""
+    lines = []
+    for block in blocks(summary):
+        lines += [f"## {block.title}", "", block.text, "", *table([cell(h) for h in block.head], block.rows)]
+    return lines
 
 
 def pair_tables(some: list[Pair], remark: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mft_cli.report import tables, wording
+from mft_cli.report.blocks import blocks
 from mft_cli.report.compare import Pair
 from mft_cli.report.notices import ALARM, NOTE, WARNING
 from mft_cli.report.plots import Plot, colour
@@ -70,6 +71,7 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
     page.globals.update(tables=tables, wording=wording, score_scale=score_scale, difference_scale=difference_scale)
     return page.get_template("page.html.jinja").render(
         s=summary,
+        blocks=blocks(summary),
         plots=[(plot, _data(plot.light), _data(plot.dark)) for plot in plots],
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ class Curve:
     kind: str
     field: str
     remark: str = ""
+    x: str = "optimizer step"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,27 @@ def draw(runs: list[Run]) -> list[Plot]:
             plots.append(
                 Plot(curve, _figure(curve, series, False), _figure(curve, series, True), caption(curve, series))
             )
+    return plots + risk_curves(runs)
+
+
+def risk_curves(runs: list[Run]) -> list[Plot]:
+    """Share of wrong answers among the completions with the lowest entropy: one figure a benchmark."""
+    plots = []
+    for benchmark in dict.fromkeys(one.benchmark for run in runs for one in run.evaluations):
+        series = []
+        for index, run in enumerate(runs):
+            for one in (one for one in run.evaluations if one.benchmark == benchmark):
+                curve = ((one.metrics or {}).get("failure_detection") or {}).get("risk_coverage")
+                if curve:
+                    series.append((index, one.label, [p[0] for p in curve], [p[1] for p in curve]))
+        if series:
+            name = f"risk-coverage-{re.sub('[^A-Za-z0-9_-]', '_', benchmark)}"
+            figure = Curve(name, f"Risk and coverage, {benchmark}", "share of wrong answers", "", "risk",
+                           "Only the most certain answers are given, by mean entropy: the further the line falls below "
+                           "its right end, the more entropy tells.", "share of completions answered")  # fmt: skip
+            ends = "; ".join(f"{one_line(label)} {risk[-1]:.3f} at coverage 1, {risk[len(risk) // 2]:.3f} at "
+                             f"{coverage[len(coverage) // 2]:.2f}" for _, label, coverage, risk in series)  # fmt: skip
+            plots.append(Plot(figure, _figure(figure, series, False), _figure(figure, series, True), f"Risk: {ends}."))
     return plots
 
 
@@ -119,7 +142,7 @@ def running_mean(values: list[float], width: int) -> list[float]:
 
 def _figure(curve: Curve, series: list[Any], dark: bool) -> bytes:
     """One PNG. Uses the object interface: pyplot would keep every figure in memory and look for a display."""
-    figure, axes, ink = _paper(curve.title, "optimizer step", curve.unit, 3.3 + 0.19 * len(series), dark)
+    figure, axes, ink = _paper(curve.title, curve.x, curve.unit, 3.3 + 0.19 * len(series), dark)
     for order, line in enumerate(series):
         # Runs that lie on top of each other (the same schedule) stay visible: earlier lines are wider.
         _line(axes, curve, line, 1.5 + 2.6 * (1 - (order + 1) / len(series)), dark)
@@ -128,7 +151,8 @@ def _figure(curve: Curve, series: list[Any], dark: bool) -> bytes:
         axes.set_yscale("log")
     elif curve.field != "loss":
         axes.set_ylim(bottom=0)
-    axes.locator_params(axis="x", integer=True)
+    if curve.field != "risk":
+        axes.locator_params(axis="x", integer=True)
     if len(series) <= 16:
         figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
     return _png(figure)

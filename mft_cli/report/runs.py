@@ -231,6 +231,11 @@ def read_metrics(path: Path, notes: list[str]) -> Record | None:
     metrics = fields.checked(metrics, fields.METRICS, path.name, notes)
     if "gold_logprob" in metrics:
         metrics["gold_logprob"] = fields.checked(metrics["gold_logprob"], fields.GOLD, "gold_logprob", notes)
+    if "failure_detection" in metrics:
+        found = fields.checked(metrics["failure_detection"], fields.FAILURE, "failure_detection", notes)
+        if "agreement" in found:
+            found["agreement"] = fields.checked(found["agreement"], fields.AGREEMENT, "agreement", notes)
+        metrics["failure_detection"] = found
     return metrics
 
 
@@ -243,21 +248,23 @@ def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
     """The benchmarks under eval/, eval-best/ or eval-step-.../."""
     checkpoint = place.name.removeprefix("eval").removeprefix("-")
     label = f"{run.label} @ {checkpoint}" if checkpoint else run.label
-    found = []
-    for folder in sorted(path for path in place.iterdir() if path.is_dir()):
-        notes: list[str] = []
-        evaluation = Evaluation(
-            run=run.label,
-            label=label,
-            benchmark=folder.name,
-            checkpoint=checkpoint,
-            folder=folder,
-            metrics=read_metrics(folder / "metrics.json", notes),
-            generations=read_rows(folder / "generations.jsonl", fields.COMPLETION, ("id",), notes),
-            scores=read_rows(folder / "scores.jsonl", fields.SCORE, ("id",), notes),
-            gold=read_rows(folder / "gold.jsonl", fields.GOLD_LINE, ("id", "logprob_sum", "tokens"), notes),
-            notes=notes,
-        )
-        if evaluation.metrics or evaluation.generations or evaluation.scores or evaluation.gold or notes:
-            found.append(evaluation)
-    return found
+    folders = sorted(path for path in place.iterdir() if path.is_dir())
+    found = [read_evaluation(run.label, label, checkpoint, folder) for folder in folders]
+    return [one for one in found if one.metrics or one.generations or one.scores or one.gold or one.notes]
+
+
+def read_evaluation(run: str, label: str, checkpoint: str, folder: Path) -> Evaluation:
+    """One benchmark's folder, which has its name."""
+    notes: list[str] = []
+    return Evaluation(
+        run=run,
+        label=label,
+        benchmark=folder.name,
+        checkpoint=checkpoint,
+        folder=folder,
+        metrics=read_metrics(folder / "metrics.json", notes),
+        generations=read_rows(folder / "generations.jsonl", fields.COMPLETION, ("id",), notes),
+        scores=read_rows(folder / "scores.jsonl", fields.SCORE, ("id",), notes),
+        gold=read_rows(folder / "gold.jsonl", fields.GOLD_LINE, ("id", "logprob_sum", "tokens"), notes),
+        notes=notes,
+    )

@@ -8,6 +8,8 @@ from typing import Any
 
 from mft_cli.report import flips, groups
 from mft_cli.report.compare import Pair, all_pairs, subject
+from mft_cli.report.consistency import Agreement, Consistency, against_first, agreements, consistency
+from mft_cli.report.domains import DomainTable, domain_tables
 from mft_cli.report.notices import Notice, notices
 from mft_cli.report.runs import Evaluation, Run
 from mft_cli.report.wording import is_number
@@ -27,6 +29,9 @@ class Summary:
     groups: list[groups.Group]
     group_pairs: list[Pair]
     flips: list[flips.PairFlips]
+    agreements: list[Agreement]
+    consistency: list[Consistency]
+    domains: DomainTable | None
 
     @property
     def benchmarks(self) -> list[str]:
@@ -35,7 +40,7 @@ class Summary:
 
     @property
     def tests(self) -> int:
-        """How many exact tests Holm's correction is over."""
+        """How many tests Holm's correction is over."""
         return sum(pair.p is not None for pair in self.pairs)
 
 
@@ -44,11 +49,15 @@ def summarise(runs: list[Run]) -> Summary:
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]
     table = {(one.benchmark, one.label): one for one in evaluations}
     subjects = [subject(one) for one in evaluations]
+    seeds = {run.label: str(run.config["seed"]) for run in runs if "seed" in run.config and "method.name" in run.config}
+    for one in subjects:
+        one.seed = seeds.get(one.run, "")
     pairs = all_pairs(subjects)
     for pair in pairs:
         pair.same_text = flips.same_text(table[pair.benchmark, pair.first], table[pair.benchmark, pair.second])
     seed_groups = groups.seed_groups(runs)
     settings, same = groups.differing_settings(runs)
+    group_pairs = groups.group_pairs(seed_groups, subjects)
     return Summary(
         runs=runs,
         evaluations=evaluations,
@@ -58,8 +67,11 @@ def summarise(runs: list[Run]) -> Summary:
         surroundings=groups.differing_surroundings(runs),
         pairs=pairs,
         groups=seed_groups,
-        group_pairs=groups.group_pairs(seed_groups, subjects),
+        group_pairs=group_pairs,
         flips=flips.collect(pairs, table),
+        agreements=agreements(subjects),
+        consistency=consistency(group_pairs or against_first(pairs)),
+        domains=domain_tables(runs, seed_groups, pairs, group_pairs),
     )
 
 
@@ -92,6 +104,9 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "pairs": [asdict(pair) for pair in summary.pairs],
             "seed_groups": [_group(group) for group in summary.groups],
             "seed_group_pairs": [asdict(pair) for pair in summary.group_pairs],
+            "agreement": [asdict(one) for one in summary.agreements],
+            "consistency": [asdict(one) for one in summary.consistency],
+            "domains": asdict(summary.domains) if summary.domains else None,
         }
     )
 

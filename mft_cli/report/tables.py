@@ -242,9 +242,9 @@ def how_many(summary: Summary) -> str:
     refused = sum(bool(pair.refused) for pair in summary.pairs)
     words = wording.count(len(summary.pairs), "pair") + (f", {refused} of them not comparable" if refused else "")
     if summary.tests == 1:
-        return f"{words}; one exact test, so there is no number to correct for."
+        return f"{words}; one test, so there is no number to correct for."
     if summary.tests:
-        words += f"; {summary.tests} exact tests, p corrected for their number by Holm's method"
+        words += f"; {summary.tests} tests, p corrected for their number by Holm's method"
     return f"{words}. The intervals are not corrected."
 
 
@@ -275,7 +275,8 @@ METHOD = (
     (
         "Flips and the exact test",
         "Gained: solved only by the second run; lost: only by the first. The p value is McNemar's exact test on these "
-        "two numbers; in parentheses Holm's correction over all exact tests of this report.",
+        "two numbers (with several completions a problem: random sign flips of the differences); in parentheses Holm's "
+        "correction over all tests of this report.",
     ),
     (
         "Smallest detectable",
@@ -290,7 +291,8 @@ METHOD = (
     ),
     (
         "Seeds",
-        "Intervals cover the draw of problems. Training again with another seed moves a score as well: the spread over "
-        "seeds shows by how much. A difference that is smaller than the spread is no property of the method.",
+        "Intervals of single runs cover the draw of problems. Training again with another seed moves a score as well. "
+        "Settings with several seeds are compared by a two-way random-effects model (seeds and problems): runs with a "
+        "common seed are pairs, and the interval covers other problems and other seeds.",
     ),
 )

@@ -38,6 +38,7 @@ class BenchmarkConfig:
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
     top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")
     samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
+    domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
     limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
 
 
@@ -96,4 +97,7 @@ class EvalConfig:
     )
     allow_unsandboxed: bool = key(
         False, "Run generated programs without a sandbox if none can be made: at your own risk."
+    )
+    failure_threshold: NonNegative | None = key(
+        None, "Mean entropy (nats a token) above which an answer is flagged as probably wrong; null: chosen, see docs."
     )

@@ -124,6 +124,7 @@ class DataConfig:
     """Rows, their order, and the limits on them."""
 
     name: str = key("", "Name of the mixture; used in the run folder's name.")
+    domain: str | None = key(None, "Domain of the data for the report's cross-domain table; null: by its name.")
     sources: dict[str, SourceConfig] = key({}, "The mixture: name -> source.")
     sources_validation: dict[str, SourceConfig] = key({}, "Sources for validation only.")
     validation: ValidationConfig = key(ValidationConfig, "The validation split.")

@@ -156,6 +156,21 @@ def fake_evaluation(
     return folder
 
 
+def write_completions(path: Path, samples: int = 1) -> Path:
+    """Completions whose entropy is high where the answer is wrong, with two exceptions."""
+    lines = []
+    for i in range(40):
+        for sample in range(samples):
+            right = (i + sample) % 4 != 0
+            entropy = 0.2 + i / 1000 + (0.0 if right else 0.5)
+            lines.append({
+                "id": f"p{i}", "sample": sample, "gold": "7", "completion": f"#### {7 if right else i + 50}",
+                "mean_entropy": 0.9 if i in (1, 2) else entropy, "finish_reason": "stop",
+            })  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 NASTY = (
     '</script><script>document.title="hacked"</script><img src=x onerror="document.title=1">'
     "\x1b[31mred\x1b[0m nul:\x00 rtl:\u202eabc lone:\ud800 & <b>bold</b> </textarea></div> | pipe `tick` #### 0"
