@@ -14,11 +14,14 @@ from tiny import mft, tiny_overrides
 from torch import Tensor, nn
 
 from mft_cli import masks as masks_file
+from mft_cli.checkpoint import Stored
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.methods.masked_layers import MaskedProduct, choose, layer_numbers, value_for
+from mft_cli.methods.masked_layers import MaskedProduct, choose, first_scores, layer_numbers, value_for
+from mft_cli.rng import digest64
 from mft_cli.run_dir import read_json
 from mft_cli.schema import MaskFinetuneConfig
+from mft_cli.selection import keep_largest, removed_count
 from mft_cli.train import train
 
 
@@ -278,6 +281,29 @@ def test_untrained_masks_by_the_command_line_and_a_resume(tiny_model, problem_fi
     base = load_file(tiny_model / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
     assert int((export[name] == 0).sum()) == round(0.1 * base[name].numel())
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_ranks_select_from_exact_fp32_scores_and_export_the_base(engine, tiny_model, problem_file, tmp_path):
+    """Two ranks in bf16: steps of 1e-6 stay, the mask is that of the stored fp32 scores, the export is the base's bytes."""
+    asked = {
+        "method": "mask_finetune", "run_dir": tmp_path / "run", "method.layers": "all", "train.precision": "bf16",
+        "train.learning_rate": 1e-6, "deepspeed": engine, "launch.processes": 2, "train.max_steps": 3,
+        "train.gradient_checkpointing": "true",
+    }  # fmt: skip
+    done = mft("train", *tiny_overrides(tiny_model, problem_file, **asked), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stored = Stored(tmp_path / "run" / "checkpoints" / "step-00000003")
+    base, export = (load_file(f / "model.safetensors") for f in (tiny_model, tmp_path / "run" / "export"))
+    packed = masks_file.read(tmp_path / "run" / "export")
+    for name in packed:
+        module = name.removesuffix(".weight")
+        scores, seed = stored.tensor(f"{module}.scores"), digest64("mask_finetune", 1, module)
+        moved = (scores - first_scores("learned", base[name], 0.02, seed)).abs()
+        assert 0 < float(moved.max()) < 4e-6  # rounded to bf16 at the start they would be up to 1e-4 away
+        mask = keep_largest(scores, removed_count(0.1, scores.numel()))
+        assert torch.equal(packed[name], mask)
+        assert torch.equal(export[name], torch.where(mask, base[name], 0.0))
 
 
 @pytest.mark.parametrize(
