@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mft_cli.data.pack import Batch
 from mft_cli.methods.base import Corrupted, Method, label_count
-from mft_cli.methods.masked_layers import MASK, SCORES, choose, first_scores, install, value_for
+from mft_cli.methods.masked_layers import MASK, SCORES, choose, first_scores, install, keep_product, value_for
 from mft_cli.rng import Draw, digest64
 from mft_cli.schema import MaskFinetuneConfig
 from mft_cli.selection import keep_above, keep_largest, removed_count
@@ -88,10 +88,14 @@ class MaskFinetune(Method):
     @torch.no_grad()
     def refresh(self, model: nn.Module, masters: Callable[[str], Tensor]) -> None:
         """Selects anew from the fp32 scores. Changes add up in a buffer until the next step takes them."""
+        recomputes = bool(
+            getattr(model, "is_gradient_checkpointing", False)
+        )  # to hold little: W * M is made when needed
         for name, module in self.layers.items():
             found = self.select(name, masters(f"{name}.{SCORES}"))
             module.mask_changes += (found != module.mask).sum()
             module.mask.copy_(found)
+            keep_product(module, not recomputes)
             self.count(name)
 
     def count(self, name: str) -> None:

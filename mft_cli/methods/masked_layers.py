@@ -109,7 +109,7 @@ def install(module: nn.Module, scores: Tensor, mask: Tensor, sign: bool) -> None
     own.scores = nn.Parameter(scores)
     own.register_buffer(MASK, mask)
     own.register_buffer("mask_changes", torch.zeros((), dtype=torch.int64))  # since the last step; saved for a resume
-    own.by_sign = sign
+    own.by_sign, own.product = sign, None
     own.forward = MethodType(forward, module)  # on the instance: deepcopy binds it to the copy
     if is_partitioned(own.weight):
         own.weight.convert_to_zero_parameters([own.scores])
@@ -119,9 +119,16 @@ def forward(module: Any, x: Tensor) -> Tensor:
     """x [..., D] -> [..., O]."""
     transposed = not isinstance(module, nn.Linear)  # Conv1D holds [D, O]
     out: Tensor = MaskedProduct.apply(
-        x, module.weight, module.bias, module.scores, module.mask, module.by_sign, transposed
+        x, module.weight, module.bias, module.scores, module.mask, module.product, module.by_sign, transposed
     )
     return out
+
+
+def keep_product(module: Any, wanted: bool) -> None:
+    """Computes W * M once for all micro-batches until the next selection; or not, where it shall not stay in memory."""
+    module.product = (
+        masked(module.weight.detach(), module.mask) if wanted and not is_partitioned(module.weight) else None
+    )
 
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
@@ -132,16 +139,16 @@ def masked(weight: Tensor, mask: Tensor) -> Tensor:
 class MaskedProduct(torch.autograd.Function):
     """y = x (W * M)^T + b, straight through M's selection (arXiv 2503.22764, section 2).
 
-    With dL/dM = dL/d(W * M) * W: dL/ds = sign(s) * dL/dM where the selection reads |s| (`sign`), else dL/dM. The product
-    W * M is kept for backward, as large as the weight. Where W itself wants a gradient it gets dL/d(W * M) * M.
+    With dL/dM = dL/d(W * M) * W: dL/ds = sign(s) * dL/dM where the selection reads |s| (`sign`), else dL/dM. `product` is
+    W * M if it is known, and is kept for backward, as large as the weight. A W that wants a gradient gets dL/d(W * M) * M.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scores: Tensor, mask: Tensor, sign: bool,
-        transposed: bool,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scores: Tensor, mask: Tensor,
+        product: Tensor | None, sign: bool, transposed: bool,
     ) -> Tensor:  # fmt: skip
-        product = masked(weight, mask)
+        product = masked(weight, mask) if product is None else product
         ctx.save_for_backward(x, weight, scores, mask, product)
         ctx.sign, ctx.transposed = sign, transposed
         return nn.functional.linear(x, product.t() if transposed else product, bias)
@@ -161,7 +168,7 @@ class MaskedProduct(torch.autograd.Function):
             dp = left.flatten(0, -2).t().mm(right.flatten(0, -2))  # dL/d(W * M)
             dw = masked(dp, mask) if wanted[1] else None
             ds = score_gradient(dp, weight, scores if ctx.sign else None) if wanted[3] else None
-        return dx, dw, db, ds, None, None, None
+        return dx, dw, db, ds, None, None, None, None
 
 
 def score_gradient(dp: Tensor, weight: Tensor, scores: Tensor | None) -> Tensor:

@@ -57,7 +57,7 @@ def test_gradients_are_the_definitions_bit_for_bit(kind, sign):
     p = product(kind)
     expected = by_hand(p, kind, sign)
     x, bias, scores = (p[n].clone().requires_grad_() for n in ("x", "bias", "scores"))
-    y = MaskedProduct.apply(x, p["weight"], bias, scores, p["mask"], sign, kind == "conv1d")
+    y = MaskedProduct.apply(x, p["weight"], bias, scores, p["mask"], None, sign, kind == "conv1d")
     dx, db, ds = torch.autograd.grad(y, (x, bias, scores), p["upstream"])
     for name, found in {"y": y, "x": dx, "bias": db, "scores": ds}.items():
         assert torch.equal(found, expected[name]), name
@@ -67,7 +67,7 @@ def test_gradients_are_the_definitions_bit_for_bit(kind, sign):
 def test_a_weight_that_wants_a_gradient_gets_the_masked_one():
     p = product("linear")
     weight = p["weight"].clone().requires_grad_()
-    y = MaskedProduct.apply(p["x"], weight, None, p["scores"], p["mask"], True, False)
+    y = MaskedProduct.apply(p["x"], weight, None, p["scores"], p["mask"], None, True, False)
     (found,) = torch.autograd.grad(y, weight, p["upstream"])
     plain = p["upstream"].flatten(0, 1).t() @ p["x"].flatten(0, 1)
     assert torch.equal(found, plain * p["mask"])
