@@ -1,6 +1,6 @@
 """What mask_finetune spends on choosing weights, and its training step against plain fine-tuning of the same layers.
 
-    python scripts/bench/mask_selection.py [select] [step] [layers=all] [rows=8]
+    python scripts/bench/mask_selection.py [select] [step] [layers=all] [rows=2]
 
 select: one 4096 x 11008 matrix of scores. The published code sorts all of it, with 64-bit indices, in every forward pass:
         16 times in a step of 16 micro-batches. Here it is selected once a step (goal: at least 100 times cheaper).
@@ -31,7 +31,7 @@ from mft_cli.run_dir import RunDir
 from mft_cli.selection import keep_largest, removed_count
 
 ACCUMULATION = 16
-STEPS = 3
+STEPS = 2
 
 
 def seconds(task: Callable[[], Any]) -> float:
@@ -147,7 +147,7 @@ def main() -> None:
     if "select" in wanted:
         select()
     if "step" in wanted:
-        step(own.get("layers", "all"), int(own.get("rows", 8)))
+        step(own.get("layers", "all"), int(own.get("rows", 2)))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
 
 
