@@ -75,7 +75,7 @@ def make_fit(folder: Path, method: dict[str, Any], rows: int) -> Fit:
     values = {
         "run_dir": str(folder), "model": read["model"], "data": read["data"] | {"validation": {"rows": 0}},
         "method": method, "launch": {"device": "cpu"},
-        "train": {"global_batch_size": rows * 10, "max_steps": STEPS + 1, "precision": "bf16", "row_length": 1024},
+        "train": {"global_batch_size": rows * 5, "max_steps": STEPS + 1, "precision": "bf16", "row_length": 1024},
     }  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
@@ -101,6 +101,7 @@ def step(layers: str, rows: int) -> None:
         for k in range(STEPS + 1):
             tokens = masked.step(k).tokens
             plain.step(k)
+            print(f"step {k}:", {n: round(v[k], 3) for n, v in times.items()}, flush=True)
     middle = {n: statistics.median(t[1:]) for n, t in times.items()}
     print(
         f"step: layers={layers}, {tokens:,} tokens: {middle['step']:.2f} s (selection {middle['select']:.3f}, optimizer "
