@@ -74,8 +74,8 @@ def make_fit(folder: Path, method: dict[str, Any], rows: int) -> Fit:
     read = {g: yaml.safe_load((CONF / f"{g}/{o}.yaml").read_text()) for g, o in GROUPS.items()}
     values = {
         "run_dir": str(folder), "model": read["model"], "data": read["data"] | {"validation": {"rows": 0}},
-        "method": method, "launch": {"device": "cpu"},
-        "train": {"global_batch_size": rows * 5, "max_steps": STEPS + 1, "precision": "bf16", "row_length": 1024},
+        "method": method, "launch": {"device": "cpu", "threads": torch.get_num_threads()},
+        "train": {"global_batch_size": rows * 10, "max_steps": STEPS + 1, "precision": "bf16", "row_length": 1024},
     }  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
