@@ -131,7 +131,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0:
         write_json(run.provenance, facts)
-    position = Position(total_steps=total_steps(config, len(loaded.train)))
+    position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
     machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
     position = resume(run, config, engine, position, machine, say)
     metrics = Metrics(run, config.log, position.step, to_plain(config), say) if ranks.rank == 0 else NoMetrics()

@@ -45,6 +45,8 @@ def check_train(config: schema.TrainConfig) -> None:
             )
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+    if isinstance(m, schema.MaskFinetuneConfig):
+        check_mask_finetune(m)
     zero_settings.check(config)
     check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
@@ -81,6 +83,19 @@ def check_peft(config: schema.TrainConfig) -> None:
         raise UserError(
             f"{wants} needs the package bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2"
         )
+
+
+def check_mask_finetune(m: schema.MaskFinetuneConfig) -> None:
+    if m.selection == "local" and m.layers is None:
+        raise UserError(
+            "method.layers is missing: name the layers to mask, such as 4-7, or all (method.selection=local)"
+        )
+    if m.selection == "global" and m.scores != "learned":
+        raise UserError(
+            f"method.scores={m.scores} is no learned score that a threshold could cut: set method.selection=local"
+        )
+    if not m.modules:
+        raise UserError("method.modules is empty: expected attention, mlp or name patterns")
 
 
 def check_source(where: str, source: schema.SourceConfig) -> None:

@@ -12,6 +12,7 @@ from mft_cli.help_texts import (
     DATA_HELP,
     EVAL_HELP,
     HELP,
+    MASK_HELP,
     PLAN_HELP,
     REPORT_HELP,
     SCORE_HELP,
@@ -86,7 +87,7 @@ def run(task: Callable[[], None]) -> int:
 def help_text(verb: str) -> str:
     text = {
         "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
-        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP,
+        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP, "mask": MASK_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -281,9 +282,24 @@ def plan_verb(arguments: list[str]) -> None:
     run_with_hydra("train", rest, task)
 
 
+def mask_verb(arguments: list[str]) -> None:
+    own, rest = own_keys(arguments, "out")
+    counts = {"apply": 3, "inspect": 1, "diff": 2}
+    if not rest or len(rest) - 1 != counts.get(rest[0]):
+        raise UserError("expected mft mask apply BASE MASKS OUT, mft mask inspect MASKS or mft mask diff MASKS MASKS")
+    from mft_cli.report.masks import apply, diff, inspect
+
+    if rest[0] == "apply":
+        apply(*rest[1:])
+    elif rest[0] == "diff":
+        diff(*rest[1:])
+    else:
+        inspect(rest[1], own.get("out"))
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
-    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb, "sweep": sweep_verb,
-    "data": data_verb, "plan": plan_verb,
+    "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb,
+    "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb,
 }  # fmt: skip
 
 

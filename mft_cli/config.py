@@ -36,8 +36,19 @@ def build(cls: Any, values: dict[str, Any], prefix: str = "") -> Any:
         return adapter(cls).validate_json(json.dumps(values))
     except ValidationError as error:
         # pydantic reports the keys of both branches of an optional dataclass; one sentence a key is enough
-        sentences = dict.fromkeys(describe(cls, item, prefix) for item in error.errors())
+        sentences = dict.fromkeys(describe(cls, item, prefix) for item in most_telling(cls, error.errors()))
         raise UserError("\n".join(sentences)) from None
+
+
+def most_telling(cls: type[Any], errors: list[Any]) -> list[Any]:
+    """Findings without "is no object": where a number or a map is possible, another finding says what is wrong."""
+    others = [real_path(cls, e["loc"])[0] for e in errors if not e["type"].endswith("_type")]
+    return [
+        e
+        for e in errors
+        if not e["type"].endswith("_type")
+        or not any(o[: len(p)] == p for p in [real_path(cls, e["loc"])[0]] for o in others)
+    ]
 
 
 @functools.cache
@@ -92,6 +103,9 @@ def real_path(cls: type[Any], loc: Iterable[Any]) -> tuple[list[str], type[Any] 
         tagged = [v for v in variants if getattr(v, "name", None) == part or v.__name__ == part]
         if tagged and not any(part in names(v) for v in variants):
             node = tagged[0]
+            continue
+        if isinstance(part, str) and part.startswith(("dict[", "list[")):  # a branch of a union
+            node = next((a for a in typing.get_args(node) if typing.get_origin(a) in (dict, list)), node)
             continue
         if part in ("constrained-int", "constrained-float", "int", "float", "str", "none"):
             continue

@@ -51,15 +51,7 @@ def export_streamed(
         config = copy.deepcopy(model.config)
         config._attn_implementation = "sdpa"
         config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
-        generation = copy.deepcopy(model.generation_config)
-        generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-        if generation.pad_token_id is None:
-            generation.pad_token_id = tokenizer.pad_token_id
-        with quiet_transformers():
-            for part in (config, generation, tokenizer):
-                part.save_pretrained(str(temporary))
-        write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
-        write_atomically(temporary / "README.md", model_card(facts, {}))
+        describe_folder(temporary, facts, [config, generation_settings(model, tokenizer, end_ids), tokenizer])
         verify(temporary, written, probe, expected, restored, dtype, trust)
         if beside:
             beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
@@ -70,6 +62,24 @@ def export_streamed(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         ranks.barrier()
+
+
+def generation_settings(model: Any, tokenizer: Any, end_ids: list[int]) -> Any:
+    """The model's settings of generation, with the prompt's end tokens and a padding token."""
+    generation = copy.deepcopy(model.generation_config)
+    generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    return generation
+
+
+def describe_folder(folder: Path, facts: dict[str, Any], parts: list[Any]) -> None:
+    """Everything but the weights: `parts` that save themselves, mft.json and the model card."""
+    with quiet_transformers():
+        for part in parts:
+            part.save_pretrained(str(folder))
+    write_json(folder / "mft.json", {"mft_version": __version__, **facts})
+    write_atomically(folder / "README.md", model_card(facts, {}))
 
 
 def exported(

@@ -10,6 +10,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft sweep   many runs: how far they are, once more those that failed, which setting is best
   mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft plan    memory, time and disk of a training before it is paid for
+  mft mask    masks of mask_finetune: apply them to a model, look at them, compare two
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
 """
@@ -120,4 +121,16 @@ Takes every override of mft train, and:
   json=true         for scripts
 Prints for every ZeRO stage what lies on a GPU, with and without gradient checkpointing, what fits, and the arithmetic.
 Nothing is downloaded and no weight is loaded. What it counts and how it was checked: docs/plan.md
+"""
+
+MASK_HELP = """mft mask: what mask_finetune removed
+
+  mft mask apply BASE MASKS OUT      the base model with the masked weights removed, as a model folder
+  mft mask inspect MASKS             share removed in every layer and module, as a table and a heat map
+                   [out=FILE.png]    where the heat map goes (default: sparsity.png beside the masks)
+  mft mask diff MASKS MASKS          how many weights two masks both remove, against what chance gives
+
+MASKS: a masks.mft file, or the folder of an export that holds one. BASE: a model folder, hub id, .gguf file or
+package:<python package>/<file>. Masks fit the base model that they were learnt on and no other: its weights are digested.
+Layout of the file and meaning of the numbers: docs/mask_finetune.md
 """

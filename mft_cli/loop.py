@@ -179,7 +179,9 @@ class Fit:
                 self.between_steps(result)
         finally:
             bar.close()
-        if self.saved_step != p.step:
+        if not self.method.trains and self.validation is not None:
+            self.validate()
+        if self.saved_step != p.step or not self.method.trains:
             self.save()
 
     def account(self, result: StepResult, seconds: float) -> None:
@@ -219,8 +221,10 @@ class Fit:
         improved = False
         if self.validation is not None and (p.step % every == 0 or p.step == p.total_steps if every else end_of_epoch):
             improved = self.validate()
-        if self.sample and self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
-            self.sample(p.step)
+        if self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
+            self.method.refresh(self.engine.model, self.engine.master)
+            if self.sample:
+                self.sample(p.step)
         stopping = self.engine.ranks.any(self.stop.name is not None)
         broken = p.bad_in_a_row >= self.config.train.max_bad_steps
         minutes = (time.monotonic() - self.last_save) / 60
@@ -255,6 +259,7 @@ class Fit:
         """Mean over all label tokens of the validation split, the method's uncorrupted loss."""
         examples, t, engine = self.validation, self.config.train, self.engine
         assert examples is not None
+        self.method.refresh(engine.model, engine.master)
         engine.model.eval()
         rows = lay_rows(examples.lengths, self.row_length, t.packing)
         parts = []
@@ -274,6 +279,7 @@ class Fit:
     def save(self) -> None:
         """A checkpoint of this step, then the old ones thinned out."""
         engine = self.engine
+        self.method.refresh(engine.model, engine.master)
         trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
         root = self.run.checkpoints
         checkpoints.save(root, self.position.step, engine.fragments(), trainer, engine.ranks)

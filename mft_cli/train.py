@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mft_cli import __version__
+from mft_cli import __version__, masks
 from mft_cli import checkpoint as checkpoints
 from mft_cli.allocation import place_from_slurm
 from mft_cli.assembly import Assembly, assemble, describe, pick_device
@@ -22,9 +22,9 @@ from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.evaluate import evaluate_exports
 from mft_cli.export import export, export_facts, loaded_fp32, model_card, plain_model, verify_adapter
-from mft_cli.export_streamed import export_streamed
+from mft_cli.export_streamed import describe_folder, export_streamed, generation_settings, verify
 from mft_cli.launch import start_ranks, world_size
-from mft_cli.loop import StopSignal
+from mft_cli.loop import Fit, StopSignal
 from mft_cli.methods.base import Losses
 from mft_cli.metrics import Say
 from mft_cli.models import embedding_rows
@@ -196,6 +196,11 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         "end_ids": ready.end_ids, "trust": config.model.trust_remote_code,
     }  # fmt: skip
 
+    if (buffers := ready.method.masks_of_base()) is not None:
+        found = {weight: stored.tensor(mask) for weight, mask in buffers.items()}
+        write_masked_base(ready, folder, step, found, settings)
+        return
+
     def tensor(name: str) -> torch.Tensor:
         if name not in stored.shapes:
             return engine.full(name)
@@ -223,9 +228,7 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
     if any(is_partitioned(p) for p in model.parameters()):
         engine.model.eval()  # no dropout
         last = step == fit.position.step  # other steps' weights are on the disk only
-        probe = torch.arange(8, device=engine.device).remainder(settings["vocabulary"])[None]
-        with torch.no_grad():
-            logits = engine.run(probe_logits, probe).sums["logits"]
+        probe, logits = probe_model(fit, settings["vocabulary"])
         # with adapters in 16 bits rounding differs more than any limit; `beside` compares them in fp32
         comparable = last and (adapters is None or engine.dtype == torch.float32)
         expected = logits[..., : settings["vocabulary"]] if comparable else None
@@ -275,6 +278,42 @@ def adapter_writer(
         verify_adapter(own, base, whole, probe.cpu(), settings["vocabulary"], close)
 
     return beside
+
+
+def write_masked_base(
+    ready: Assembly, folder: Path, step: int, found: dict[str, torch.Tensor], settings: dict[str, Any]
+) -> None:
+    """The base model's own files with masked weights removed, and the masks. All ranks have to call; the first writes."""
+    fit, config = ready.fit, ready.fit.config
+    probe, logits = probe_model(fit, settings["vocabulary"])
+    expected = logits if step == fit.position.step else None  # other steps' masks are on the disk only
+    if fit.engine.ranks.rank == 0:
+        base = masks.base_folder(config.model)
+        sizes = {name: tensor.nbytes for name, tensor in masks.tensors(base)}
+        facts = {"base_model": config.model.path, "method": settings["facts"]["method"], "step": step}
+        named = {masks.stored_name(name, set(sizes)): mask for name, mask in found.items()}
+        packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})
+        settings["facts"]["masks"] = masks.about(packed)
+        generation = generation_settings(fit.engine.model, settings["tokenizer"], settings["end_ids"])
+
+        def finish(temporary: Path) -> None:
+            describe_folder(temporary, settings["facts"], [generation, settings["tokenizer"]])
+            verify(temporary, sizes, probe, expected, range(0), fit.engine.dtype, settings["trust"])
+
+        masks.write_folder(base, packed, folder, finish)
+    fit.engine.ranks.barrier()
+
+
+def probe_model(fit: Fit, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids [1, 8], the trained model's logits of them). All ranks have to call."""
+    model: Any = fit.engine.model
+    training = model.training
+    model.eval()
+    probe = torch.arange(8, device=fit.engine.device).remainder(vocabulary)[None]
+    with torch.no_grad():
+        logits = fit.engine.run(probe_logits, probe).sums["logits"]
+    model.train(training)
+    return probe, logits
 
 
 def probe_logits(model: Any, ids: torch.Tensor) -> Losses:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mft_cli import config, schema
+from mft_cli import checkpoint, config, schema
 from mft_cli.assembly import assemble, pick_device
 from mft_cli.loop import Fit, StopSignal
 from mft_cli.metrics import Say
@@ -24,10 +24,16 @@ def make_fit(values: dict[str, Any], ranks: Ranks) -> Fit:
     return assemble(run, asked, StopSignal(), Say(), ranks).fit
 
 
-def facts(fit: Fit) -> list[dict[str, Any]]:
-    """Steps of a run, as numbers that must not depend on the ranks."""
+def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
+    """Steps of a run, as numbers that must not depend on the ranks.
+
+    `states`: a folder with the checkpoint of every step, each of which is the state that the next step starts from. The
+    run whose own folder it is writes them.
+    """
     found = []
     for k in range(fit.position.step, fit.position.step + STEPS):
+        if states is not None and k:
+            start_from(fit, states, k)
         r = fit.step(k)
         found.append(
             {
@@ -43,16 +49,27 @@ def facts(fit: Fit) -> list[dict[str, Any]]:
     return found
 
 
+def start_from(fit: Fit, states: Path, k: int) -> None:
+    if states == fit.run.checkpoints:
+        fit.position.step = k
+        fit.save()
+        return
+    stored = checkpoint.Stored(checkpoint.step_folder(states, k))
+    fit.engine.load(stored.read, stored.read, stored.trainer["engine"])
+
+
 def main(cases: Path, out: Path) -> None:
     wanted = json.loads(cases.read_text())
-    ranks = join(pick_device(config.build(schema.TrainConfig, next(iter(wanted.values())))))
+    first = {k: v for k, v in next(iter(wanted.values())).items() if k != "states"}
+    ranks = join(pick_device(config.build(schema.TrainConfig, first)))
     results: dict[str, Any] = {}
     for name, values in wanted.items():
+        states = values.pop("states", None)
         fit = make_fit(values, ranks)
         if values["run_dir"].endswith("-resume"):
             results[name] = facts(fit)
             continue
-        results[name] = facts(fit)
+        results[name] = facts(fit, Path(states) if states else None)
         fit.position.step = STEPS
         fit.save()
         if ranks.rank == 0:

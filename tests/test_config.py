@@ -78,7 +78,8 @@ def test_every_option_composes(group: str, option: str):
     from omegaconf import OmegaConf
 
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", [f"{group}={option}"]), resolve=True)
+        more = ["++method.layers=all"] if option == "mask_finetune" else []  # a key that has no default
+        values = OmegaConf.to_container(compose("train", [f"{group}={option}", *more]), resolve=True)
     built = config.build(schema.TrainConfig, values)
     if (group, option) not in (("data", "local"), ("model", "local")):
         config.check_train(built)

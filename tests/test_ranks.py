@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from methods.test_contract import CASES
+from methods.test_contract import CASES, DISCONTINUOUS, REQUIRED
 from tiny import ROOT, data_of, mft, tiny_overrides
 
 from mft_cli import config
@@ -34,7 +34,7 @@ def preset(group: str, name: str) -> dict[str, Any]:
 def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, engine: str, **train: Any) -> dict:
     return {
         "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)},
-        "method": {**preset("method", method), **variant},
+        "method": {**preset("method", method), **REQUIRED.get(method, {}), **variant},
         "data": {"name": "tiny", "sources": {"tiny": data_of(method, data)}, "max_length": 256},
         "train": {
             "global_batch_size": 8, "max_steps": 6, "learning_rate": 0.01, "precision": "fp32", "row_length": 256,
@@ -74,11 +74,14 @@ def run_ranks(cases: dict[str, Any], world: int, folder: Path) -> dict[str, Any]
     return dict(json.loads(out.read_text()))
 
 
-def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]:
+def cases_of(model: Path, data: Path, root: Path, engine: str, states: Path) -> dict[str, Any]:
+    """`states`: root of the plain runs. Methods that select discontinuously take every step from the plain run's state."""
     cases = {}
     for i, (method, variant) in enumerate(CASES):
         name = f"{method}-{i}"
         cases[name] = values(model, data, method, variant, root / name, engine, **SPLITS[i % len(SPLITS)])
+        if method in DISCONTINUOUS:
+            cases[name] |= {"checkpoint": {"keep_last": 9}, "states": str(states / name / "checkpoints")}
     checkpointed = {"gradient_checkpointing": True, "micro_batch_size": 2}
     cases["checkpointing"] = values(model, data, "masked_thought", {}, root / "checkpointing", engine, **checkpointed)
     cases["bf16"] = values(model, data, "masked_thought", {}, root / "bf16", engine, precision="bf16")
@@ -88,6 +91,8 @@ def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]
     cases["lora"] = values(model, data, "masked_thought", {}, root / "lora", engine, **SPLITS[1]) | lora
     again = values(model, data, "sft", {}, root / "lora-checkpointing", engine, **checkpointed)
     cases["lora-checkpointing"] = again | lora
+    scored = values(model, data, "mask_finetune", {}, root / "scored", engine, **checkpointed)
+    cases["scored"] = scored | {"checkpoint": {"keep_last": 9}, "states": str(states / "scored" / "checkpoints")}
     return cases
 
 
@@ -95,11 +100,9 @@ def cases_of(model: Path, data: Path, root: Path, engine: str) -> dict[str, Any]
 def plain(tiny_model, problem_file, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     """One plain process: the reference, and its checkpoints after three steps."""
     root = tmp_path_factory.mktemp("plain")
-    found = run_ranks(cases_of(tiny_model, problem_file, root, "none"), 1, root)
-    again = {
-        f"{n}-resume": {**v, "run_dir": f"{root / n}-resume"}
-        for n, v in cases_of(tiny_model, problem_file, root, "none").items()
-    }
+    cases = cases_of(tiny_model, problem_file, root, "none", root)
+    found = run_ranks(cases, 1, root)
+    again = {f"{n}-resume": {**v, "run_dir": f"{root / n}-resume"} for n, v in cases.items() if "states" not in v}
     for name in list(again):
         os.symlink(root / name.removesuffix("-resume"), root / name)
     folder = tmp_path_factory.mktemp("plain-again")
@@ -127,7 +130,7 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     """Trajectories of every method, and going on from the plain run's checkpoint under other ranks and stages."""
     needs_compiler(engine)
     root, expected = plain
-    cases = cases_of(tiny_model, problem_file, tmp_path, engine)
+    cases = cases_of(tiny_model, problem_file, tmp_path, engine, root)
     resumed = next(n for n in cases if n.startswith("masked_thought"))
     for name in (resumed, "lora"):
         folder = tmp_path / f"{name}-resume"

@@ -52,6 +52,7 @@ class Method:
     hides_positions = False  # whether batches have hidden_keys, which not every attention backend can do
     keep_new_tokens = True  # whether new tokens stay in the export
     peft_refusal: str | None = None  # why this method trains no adapters
+    trains = True  # False: no step is made, the model is exported as adapt left it
     weights: dict[str, float] = {"ce": 1.0}  # noqa: RUF012  term -> its weight in the loss
 
     def __init__(self, config: Any, logits_chunk: int = 1024):
@@ -85,6 +86,13 @@ class Method:
 
     def begin_step(self, model: nn.Module, progress: float, masters: Callable[[str], Tensor]) -> None:
         """Once per optimizer step, before its first forward pass. `masters(name)` is a parameter in fp32."""
+
+    def refresh(self, model: nn.Module, masters: Callable[[str], Tensor]) -> None:
+        """Before weights are read between steps (validation, samples, checkpoints): buffers of the present parameters."""
+
+    def masks_of_base(self) -> dict[str, str] | None:
+        """Weight -> buffer with its mask, where the export is the base model with weights removed; else None."""
+        return None
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         """The batch to train on. `progress` = finished steps / total steps, 0 in the first step."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from mft_cli.errors import UserError
+from mft_cli.methods.masked_layers import KINDS, layer_numbers, layer_of, matches
 from mft_cli.plan.shape import Linear, Shape
 from mft_cli.schema import PeftConfig, TrainConfig
 
@@ -69,33 +69,13 @@ def targets(peft: PeftConfig, shape: Shape) -> tuple[Linear, ...]:
 
 
 def with_scores(method: Any, shape: Shape) -> Trained:
-    """Scores of the chosen layers' attention and feed-forward weights; null layers: all."""
+    """Scores of the weights that method.layers and method.modules mean."""
     chosen = layer_numbers(getattr(method, "layers", None), shape.layers)
-    kinds = getattr(method, "modules", None) or ["attention", "mlp"]
-    scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and kind_of(x.name) in kinds)
+    kinds = getattr(method, "modules", None) or KINDS
+    scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and any(matches(x.name, k) for k in kinds))
     scores = sum(x.weights for x in scored)
     note = (
         f"{method.name}: a score for each of {scores:,} weights in {len(scored)} linear layers trains, "
         f"{shape.parameters:,} weights are frozen"
     )
     return Trained(scores, shape.parameters, scores=scores, trains_head=False, note=note)
-
-
-def layer_numbers(layers: Any, count: int) -> set[int]:
-    """[4, 5], "4-7" or a list of such texts; null is all."""
-    if layers is None:
-        return set(range(count))
-    found: set[int] = set()
-    for part in str(layers).strip("[]").replace("'", "").split(","):
-        ends = [int(x) for x in re.findall(r"\d+", part)]
-        found |= set(range(ends[0], ends[-1] + 1)) if ends else set()
-    return found
-
-
-def layer_of(name: str) -> int:
-    found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else -1
-
-
-def kind_of(name: str) -> str:
-    return "attention" if "attn" in name or "attention" in name else "mlp"

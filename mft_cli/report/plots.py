@@ -204,6 +204,30 @@ def _line(axes: Any, curve: Curve, line: Any, width: float, dark: bool) -> None:
     axes.plot(steps, values, linewidth=width, label=name, marker=marker, markersize=3.5, **style)
 
 
+def heat_map(title: str, rows: list[str], columns: list[str], values: list[list[float | None]]) -> bytes:
+    """Shares by row and column with their percentages; a cell without a value stays empty."""
+    figure, axes, ink = _paper(title, "", "layer", 1.6 + 0.24 * len(rows), False)
+    axes.grid(False)
+    numbers = [[float("nan") if v is None else v for v in row] for row in values]
+    axes.imshow(numbers, cmap="Blues", vmin=0, aspect="auto")
+    axes.set_xticks(range(len(columns)), [_plain(c) for c in columns], rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), [_plain(r) for r in rows])
+    most = max((v for row in values for v in row if v is not None), default=0.0)
+    for y, row in enumerate(values):
+        for x, v in enumerate(row):
+            if v is not None:
+                axes.text(
+                    x,
+                    y,
+                    f"{100 * v:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="white" if v > most / 2 else ink,
+                )
+    return _png(figure)
+
+
 # ---- sweeps ---------------------------------------------------------------------------------------------------------
 
 

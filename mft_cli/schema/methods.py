@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.schema.base import STRICT, Count, Fraction, NonNegative, key
+from mft_cli.schema.base import STRICT, Count, Fraction, NonNegative, Positive, key
 
 
 @dataclass(config=STRICT)
@@ -66,6 +66,34 @@ class MaskedCritiqueConfig(MethodConfig):
     strict_format: bool = key(False, "The reward accepts integer answers only, as the published code does.")
 
 
+@dataclass(config=STRICT)
+class MaskFinetuneConfig(MethodConfig):
+    """Learn which weights of a fine-tuned model to remove, nothing else (arXiv 2503.22764)."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.mask_finetune:MaskFinetune"
+    name: Literal["mask_finetune"] = key("mask_finetune", "The method's name.")
+    selection: Literal["local", "global"] = key(
+        "local", "local: the smallest scores of each matrix, by mask_ratio; global: all scores below threshold."
+    )
+    mask_ratio: Fraction | dict[str, Fraction] = key(
+        0.1, "Fraction of a matrix's weights that is removed (local); or a map from attention, mlp or a name pattern."
+    )
+    threshold: float | dict[str, float] = key(
+        -0.035, "Weights whose score is below are removed (global); or a map from attention, mlp or a name pattern."
+    )
+    layers: str | int | list[Count] | None = key(
+        None, "Layers whose weights are masked: 4-7, [4,5], '0-3,20-23' or all; null: all, with selection=global only."
+    )
+    modules: list[str] = key(["attention", "mlp"], "Linear layers in them: attention, mlp, or name patterns (q_proj).")
+    scores: Literal["learned", "random", "magnitude"] = key(
+        "learned",
+        "learned; or, without any training, random (each weight with mask_ratio) or magnitude (smallest |W|).",
+    )
+    score_init: Positive | None = key(
+        None, "Standard deviation of the learned scores at the start; null: the model's initializer_range."
+    )
+
+
 AnyMethod = Annotated[
-    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig, Field(discriminator="name")
+    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig | MaskFinetuneConfig, Field(discriminator="name")
 ]  # a new method is added here

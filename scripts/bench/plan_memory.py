@@ -1,9 +1,10 @@
 """`mft plan` against measured peak memory, one fresh process a setting.
 
     python scripts/bench/plan_memory.py [model=smollm2_135m] [lengths=512,1024,2048] [steps=2] [documents=short,long]
-                                        [precision=bf16,fp32] [allocator=exact]
+                                        [precision=bf16,fp32] [allocator=exact] [method=sft|mask_finetune]
+                                        [checkpointing=off,on]
 
-Each process trains a few optimizer steps of several micro-batches (sft, one process, plain torch) and reports the peak
+Each process trains a few optimizer steps of several micro-batches (method, default sft; one process, plain torch) and reports the peak
 less what it held before the model was loaded. On a CPU that is the resident set (VmHWM, reset before the steps); on a GPU
 torch.cuda.max_memory_allocated. `load` and `save` are the peaks of loading and of writing a checkpoint.
 documents=short packs generated problems into rows, long has one document a row.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+METHODS = {"sft": {"name": "sft"}, "mask_finetune": {"name": "mask_finetune", "layers": "all"}}
 EXACT = "MALLOC_MMAP_THRESHOLD_"  # glibc: blocks from this size on are mapped, and unmapped when they are freed
 
 
@@ -56,7 +58,7 @@ class Meter:
 
 
 def settings(
-    folder: Path, model: str, precision: str, checkpointing: bool, length: int, documents: str
+    folder: Path, model: str, precision: str, checkpointing: bool, length: int, documents: str, method: str
 ) -> dict[str, Any]:
     """The configuration as nested values. A step has two or three rows."""
     import yaml
@@ -82,7 +84,7 @@ def settings(
         "row_length": length,
     }  # fmt: skip
     read = yaml.safe_load((CONF / f"model/{model}.yaml").read_text())
-    return {"run_dir": str(folder / "run"), "model": read, "data": data, "method": {"name": "sft"}, "train": train}
+    return {"run_dir": str(folder / "run"), "model": read, "data": data, "method": METHODS[method], "train": train}
 
 
 def one(values: dict[str, Any], steps: int) -> dict[str, float]:
@@ -152,10 +154,11 @@ def main() -> None:
     print("documents precision checkpointing row  measured MiB  plan MiB  plan/measured   load   save", flush=True)
     for documents in own.get("documents", "short,long").split(","):
         for precision in own.get("precision", "bf16,fp32").split(","):
-            for checkpointing in (False, True):
+            for checkpointing in [v == "on" for v in own.get("checkpointing", "off,on").split(",")]:
                 for length in lengths:
                     with tempfile.TemporaryDirectory() as temporary:
-                        f = measure(Path(temporary), steps, exact, model, precision, checkpointing, length, documents)
+                        setting = (model, precision, checkpointing, length, documents, own.get("method", "sft"))
+                        f = measure(Path(temporary), steps, exact, *setting)
                     print(
                         f"{documents:9s} {precision:9s} {'on' if checkpointing else 'off':13s} {length:4d} "
                         f"{f['peak'] / MIB:13,.0f} {f['plan'] / MIB:9,.0f} {f['plan'] / f['peak']:14.3f} "

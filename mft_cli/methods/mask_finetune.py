@@ -1,0 +1,135 @@
+"""Mask fine-tuning (arXiv 2503.22764): learn which weights of a fine-tuned model to remove; nothing else changes.
+
+The mask is selected once per optimizer step from the fp32 scores into a buffer. Forward passes, recomputation and the
+export read only that buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli.data.pack import Batch
+from mft_cli.methods.base import Corrupted, Method, label_count
+from mft_cli.methods.masked_layers import MASK, SCORES, choose, first_scores, install, keep_product, value_for
+from mft_cli.rng import Draw, digest64
+from mft_cli.schema import MaskFinetuneConfig
+from mft_cli.selection import keep_above, keep_largest, removed_count
+from mft_cli.zero import numel_of
+
+
+class MaskFinetune(Method):
+    """Scores train, weights do not. The loss is plain cross entropy."""
+
+    config: MaskFinetuneConfig
+    peft_refusal: str | None = (
+        "mask_finetune freezes every weight and trains a score for each, so there is nothing that adapters could train; "
+        "fine-tune with method=sft and adapters first, then start from that export with model.path="
+    )
+
+    def __init__(self, config: MaskFinetuneConfig, logits_chunk: int = 1024):
+        super().__init__(config, logits_chunk)
+        self.trains = config.scores == "learned"
+        self.layers: dict[str, Any] = {}  # name -> masked module
+        self.removed: dict[str, int] = {}  # name -> entries that the buffer removes
+        self.changed = 0  # entries that the last step's selection changed
+
+    # ---- the model ----
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        if not hasattr(model, "config"):  # data is only shown: inputs and labels do not change
+            return model
+        self.layers = dict(choose(model, self.config.layers, self.config.modules))
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        std = self.config.score_init
+        std = float(getattr(model.config, "initializer_range", 0.02)) if std is None else std
+        for name, module in self.layers.items():
+            seed = digest64("mask_finetune", torch.initial_seed(), name)  # initial_seed: what manual_seed was given
+            scores = first_scores(self.config.scores, module.weight, std, seed)
+            install(module, scores, self.select(name, scores), sign=self.config.selection == "local")
+            self.count(name)
+        return model
+
+    @property
+    def rule_name(self) -> str:
+        return "mask_ratio" if self.config.selection == "local" else "threshold"
+
+    @property
+    def rule(self) -> float | Mapping[str, float]:
+        return self.config.mask_ratio if self.config.selection == "local" else self.config.threshold
+
+    def facts(self) -> list[str]:
+        if not self.layers:
+            return []
+        scored = sum(numel_of(m.weight) for m in self.layers.values())
+        c = self.config
+        untrained = "" if self.trains else ", which do not train: no step is made"
+        return [
+            f"masked layers: {len(self.layers)} linear layers with {scored:,} weights; {c.scores} scores{untrained}; "
+            f"{c.selection} selection, {self.rule_name} {self.rule}"
+        ]
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        scores = [(f"{n}.{SCORES}", m.scores) for n, m in self.layers.items()]
+        return [{"params": scores, "decay": False, "scale": 1.0}]
+
+    # ---- a step ----
+
+    def begin_step(self, model: nn.Module, progress: float, masters: Callable[[str], Tensor]) -> None:
+        self.refresh(model, masters)
+        self.changed = sum(int(m.mask_changes) for m in self.layers.values())
+        for module in self.layers.values():
+            module.mask_changes.zero_()
+
+    @torch.no_grad()
+    def refresh(self, model: nn.Module, masters: Callable[[str], Tensor]) -> None:
+        """Selects anew from the fp32 scores. Changes add up in a buffer until the next step takes them."""
+        recomputes = bool(
+            getattr(model, "is_gradient_checkpointing", False)
+        )  # to hold little: W * M is made when needed
+        for name, module in self.layers.items():
+            found = self.select(name, masters(f"{name}.{SCORES}"))
+            module.mask_changes += (found != module.mask).sum()
+            module.mask.copy_(found)
+            keep_product(module, not recomputes)
+            self.count(name)
+
+    def count(self, name: str) -> None:
+        mask = self.layers[name].mask
+        self.removed[name] = mask.numel() - int(mask.count_nonzero())
+
+    def select(self, name: str, scores: Tensor) -> Tensor:
+        """The mask (bool, True is kept) of one matrix's fp32 scores."""
+        value = value_for(name, self.rule, f"method.{self.rule_name}")
+        if self.config.selection == "global":
+            return keep_above(scores, value)
+        if self.config.scores == "random":  # each entry on its own, with probability mask_ratio
+            return keep_above(scores, value)
+        return keep_largest(scores, removed_count(value, scores.numel()))
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        """Inputs and labels stay; the shares say what is removed."""
+        return Corrupted(batch, {"ce": label_count(batch)}, self.shares())
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Removed entries of all masked weights, of each kind of module, and entries that this step changed."""
+        if not self.removed:
+            return {}
+        size = {n: m.mask.numel() for n, m in self.layers.items()}
+        kinds: dict[str, list[str]] = {}
+        for name in self.layers:
+            kinds.setdefault(name.rsplit(".", 1)[-1], []).append(name)
+        whole = sum(size.values())
+        found = {"removed_share": (sum(self.removed.values()), whole), "mask_changes": (self.changed, whole)}
+        for kind, names in kinds.items():
+            found[f"removed_share/{kind}"] = (sum(self.removed[n] for n in names), sum(size[n] for n in names))
+        return found
+
+    # ---- the export ----
+
+    def masks_of_base(self) -> dict[str, str] | None:
+        return {f"{name}.weight": f"{name}.{MASK}" for name in self.layers}
