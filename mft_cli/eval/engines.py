@@ -74,6 +74,8 @@ def finish(tokenizer: Any, ids: Sequence[int], sampling: Sampling) -> Completion
 
 def choose_engine(config: EvalConfig) -> tuple[str, str]:
     """(name, version) of the engine that will run. Raises UserError if vllm is asked for and is not installed."""
+    if config.decode == "refine":
+        return "refine", _version("transformers")
     installed = util.find_spec("vllm") is not None
     if config.engine == "vllm" and not installed:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
@@ -95,6 +97,11 @@ def load_engine(
     name: str, folder: Path, tokenizer: Any, config: EvalConfig, *, dtype: str, device: str, context: int, trust: bool
 ) -> Engine:
     """Load the model into an engine. `context`: tokens of the longest prompt and completion together."""
+    if name == "refine":
+        from mft_cli.eval.engine_refine import RefineEngine
+
+        accept = config.refine_accept
+        return RefineEngine(folder, tokenizer, config.batch_size, accept, dtype=dtype, device=device, trust=trust)
     if name == "vllm":
         from mft_cli.eval.engine_vllm import VllmEngine
 

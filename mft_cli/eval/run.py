@@ -72,8 +72,17 @@ class Session:
         self.device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
         self.dtype = "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
         name, version = choose_engine(config.eval)
-        self.engine_facts = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
+        self.engine_facts: dict[str, Any] = {
+            "name": name,
+            "version": version,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
         self.folder: ModelFolder = open_model(config.model)
+        if config.eval.decode == "refine":
+            from mft_cli.refine.folder import head_digest
+
+            self.engine_facts |= {"head": head_digest(self.folder.path), "refine_accept": config.eval.refine_accept}
         self.tokenizer = load_tokenizer(str(self.folder.path), config.model)
         self.engine: Engine | None = None
         self.gold_model: Any = None

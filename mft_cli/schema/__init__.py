@@ -15,12 +15,19 @@ from mft_cli.schema.inputs import (
     ValidationConfig,
 )  # fmt: skip
 from mft_cli.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
-from mft_cli.schema.methods import AnyMethod, MaskedCritiqueConfig, MaskedThoughtConfig, MethodConfig, SftConfig
+from mft_cli.schema.methods import (
+    AnyMethod,
+    ChunkRefineConfig,
+    MaskedCritiqueConfig,
+    MaskedThoughtConfig,
+    MethodConfig,
+    SftConfig,
+)
 from mft_cli.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
 __all__ = [
-    "AnyMethod", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig",
+    "AnyMethod", "BenchmarkConfig", "CheckpointConfig", "ChunkRefineConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig",
     "LaunchConfig", "LogConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
     "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "SweepConfig", "TrainConfig",
     "TrainingConfig", "ValidationConfig",

@@ -35,6 +35,8 @@ class EvalConfig:
 
     benchmarks: dict[str, BenchmarkConfig] = key({}, "What to evaluate; filled by eval=<name> or eval=[a,b].")
     engine: Literal["auto", "vllm", "hf"] = key("auto", "auto: vllm where installed, else hf (transformers).")
+    decode: Literal["plain", "refine"] = key("plain", "refine: unmask chunk by chunk with method=chunk_refine's head.")
+    refine_accept: AtLeastOne = key(4, "Tokens of a chunk that are accepted in a round (decode=refine).")
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision of generation; auto: bfloat16.")
