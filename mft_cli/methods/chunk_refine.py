@@ -41,9 +41,7 @@ class ChunkRefine(Method):
         super().__init__(config, logits_chunk)
         self.trains_backbone = self.config.backbone == "trained"
         self.peft_refusal = (
-            None
-            if self.trains_backbone
-            else "method.backbone=frozen trains no weight that an adapter could stand for: set peft=none"
+            None if self.trains_backbone else "method.backbone=frozen trains no weight that an adapter could stand for"
         )
 
     def prepare(self, tokenizer: Any) -> list[str]:
