@@ -16,6 +16,7 @@ from mft_cli.attention import resolve
 from mft_cli.config import to_plain
 from mft_cli.cross_entropy import causal_lm
 from mft_cli.data.load import Loaded, load
+from mft_cli.data.pack import make_batch
 from mft_cli.data.prompts import Renderer
 from mft_cli.engine import DTYPES, TorchEngine, pick_precision
 from mft_cli.engine_deepspeed import DeepSpeedEngine
@@ -27,6 +28,7 @@ from mft_cli.models import add_tokens, add_words, embedding_rows, flops_per_toke
 from mft_cli.peft_adapters import Adapters, adapter_rows, attach, find_source, four_bits
 from mft_cli.ranks import Ranks
 from mft_cli.rerun import check_same_data, settings_digest
+from mft_cli.rng import Draw
 from mft_cli.run_dir import (
     RunDir,
     hardware,
@@ -139,7 +141,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
         metrics=metrics, say=say, stop=stop, pad_id=int(tokenizer.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
-        sample=sampler(run, config, model, renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+        sample=sampler(run, config, model, method, renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
     )  # fmt: skip
     if adapters is not None:
         fit.see = adapters.see
@@ -255,9 +257,9 @@ def resume(
 
 
 def sampler(
-    run: RunDir, config: TrainConfig, model: Any, renderer: Renderer, loaded: Loaded
+    run: RunDir, config: TrainConfig, model: Any, method: Method, renderer: Renderer, loaded: Loaded
 ) -> Callable[[int], None] | None:
-    """Greedy completions of a few validation (else training) prompts, into samples.jsonl."""
+    """Greedy completions of a few validation (else training) prompts, and what the method adds, into samples.jsonl."""
     if not config.log.samples_every_steps:
         return None
     import json
@@ -267,9 +269,13 @@ def sampler(
     def sample(step: int) -> None:
         training, before = model.training, model.config._attn_implementation
         model.eval()
+        batches = [
+            make_batch(examples, [[i]], 0, 0, model.device) for i in range(min(config.log.samples, len(examples)))
+        ]
+        more = [method.sample(model, batch, renderer.tokenizer, Draw(config.seed)) for batch in batches]
         model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
         with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
-            for i in range(min(config.log.samples, len(examples))):
+            for i in range(len(batches)):
                 start = int(examples.offsets[i])
                 first = start + int(examples.learnt[start : int(examples.offsets[i + 1])].argmax())
                 prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
@@ -278,9 +284,8 @@ def sampler(
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
                 )  # fmt: skip
                 text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
-                file.write(
-                    json.dumps({"step": step, "row": examples.keys[i], "completion": text}, ensure_ascii=False) + "\n"
-                )
+                row = {"step": step, "row": examples.keys[i], "completion": text, **more[i]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         model.config._attn_implementation = before
         model.train(training)
 

@@ -47,6 +47,8 @@ def check_train(config: schema.TrainConfig) -> None:
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
     if isinstance(m, schema.MaskFinetuneConfig):
         check_mask_finetune(m)
+    if isinstance(m, schema.ChunkRefineConfig):
+        check_chunk_refine(m)
     zero_settings.check(config)
     check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
@@ -96,6 +98,18 @@ def check_mask_finetune(m: schema.MaskFinetuneConfig) -> None:
         )
     if not m.modules:
         raise UserError("method.modules is empty: expected attention, mlp or name patterns")
+
+
+def check_chunk_refine(m: schema.ChunkRefineConfig) -> None:
+    if m.min_steps > m.max_steps:
+        raise UserError(f"method.min_steps={m.min_steps} is above method.max_steps={m.max_steps}; set it lower")
+    if m.width % m.heads:
+        raise UserError(f"method.heads={m.heads} does not divide method.width={m.width}; set method.heads to a divisor")
+    if m.hidden == "embedding" and m.backbone == "trained":
+        raise UserError(
+            "method.hidden=embedding never runs the backbone, so method.backbone=trained would train nothing of it: "
+            "set method.backbone=frozen, or method.hidden=backbone"
+        )
 
 
 def check_source(where: str, source: schema.SourceConfig) -> None:
@@ -179,6 +193,8 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
             check_endpoint("eval.judge", config.judge)
     if config.engine == "api":
         check_api(config)
+    if config.decode == "refine" and config.engine == "vllm":
+        raise UserError("eval.decode=refine runs in plain transformers: set eval.engine=hf or auto, or decode=plain")
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
         raise UserError("eval.engine=vllm, but vllm is not installed: set eval.engine=hf, or pip install vllm")
 

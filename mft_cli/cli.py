@@ -11,6 +11,7 @@ from mft_cli.help_texts import (
     COMPARE_HELP,
     DATA_HELP,
     EVAL_HELP,
+    GENERATE_HELP,
     HELP,
     MASK_HELP,
     PLAN_HELP,
@@ -87,7 +88,7 @@ def run(task: Callable[[], None]) -> int:
 def help_text(verb: str) -> str:
     text = {
         "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
-        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP, "mask": MASK_HELP,
+        "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP, "mask": MASK_HELP, "generate": GENERATE_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -297,9 +298,37 @@ def mask_verb(arguments: list[str]) -> None:
         inspect(rest[1], own.get("out"))
 
 
+def generate_verb(arguments: list[str]) -> None:
+    import re
+    from pathlib import Path
+
+    from mft_cli.config import generate_config, run_with_hydra
+
+    names = ("decode", "question", "file", "out", "max_new_tokens", "temperature", "top_p", "samples")
+    own, rest = own_keys(arguments, *names)
+    keys = [a for a in rest if a.startswith("-") or re.match(r"^[+~]*[\w.@/\[\]-]+=", a)]
+    words = [a for a in rest if a not in keys]  # a question, even one with an equals sign behind a blank
+
+    def task(values: dict) -> None:
+        config = generate_config(values, own.get("decode"))
+        from mft_cli.generate import Asked, generate, read_questions
+
+        asked = Asked(
+            questions=read_questions(own, words, sys.stdin),
+            out=Path(own["out"]) if "out" in own else None,
+            max_new_tokens=max(1, int(number(own, "max_new_tokens", int, 256))),
+            temperature=number(own, "temperature", float, 0.0),
+            top_p=number(own, "top_p", float, 1.0),
+            samples=max(1, int(number(own, "samples", int, 1))),
+        )
+        generate(config, asked)
+
+    run_with_hydra("eval", keys, task)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb,
-    "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb,
+    "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb, "generate": generate_verb,
 }  # fmt: skip
 
 
@@ -364,12 +393,12 @@ def complete(arguments: list[str]) -> None:
     if (
         arguments[1:]
         and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan"))
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate"))
     ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))
         return
-    verb = "eval" if words[1:2] == ["eval"] else "train"
+    verb = "eval" if words[1:2] in (["eval"], ["generate"]) else "train"
     if len(words) > 2:
         skip = 3 if words[1] == "data" else 2
         os.environ["COMP_LINE"] = " ".join([words[0], *words[skip:]])

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mft_cli import schema
-from mft_cli.checks import check_eval, check_train
+from mft_cli.checks import check_benchmarks, check_eval, check_paths, check_train
 from mft_cli.errors import Stopped, UserError
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
@@ -312,6 +312,18 @@ def train_config(values: dict[str, Any]) -> schema.TrainConfig:
 def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
     config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
     check_eval(config)
+    return config
+
+
+def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRunConfig:
+    """Of `mft generate`: mft eval's keys without benchmarks; `decode` is short for eval.decode."""
+    if decode is not None:
+        values = {**values, "eval": {**values.get("eval", {}), "decode": decode}}
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
+    if not config.model.path:
+        raise UserError("model.path is empty: name the model, model.path=outputs/<run>/export or a hub id")
+    check_benchmarks(config.eval)
+    check_paths(config)
     return config
 
 

@@ -76,6 +76,8 @@ def render(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
     )
     counts = f"{len(learnt)} tokens, {done.counts['ce']} labels{masked}" + (f", {spans}" if spans else "")
+    told = method.describe(done)
+    counts += f"\n{told}" if told else ""
     return text, counts
 
 

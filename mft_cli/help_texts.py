@@ -9,6 +9,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft compare paired differences of runs: intervals, exact tests, flips, what could have been detected
   mft sweep   many runs: how far they are, once more those that failed, which setting is best
   mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
+  mft generate  completions of your own questions
   mft plan    memory, time and disk of a training before it is paid for
   mft mask    masks of mask_finetune: apply them to a model, look at them, compare two
 
@@ -102,6 +103,21 @@ rows=N examples, progress=0..1 (default 1: masking at its full ratio), epoch=N.
   mft data check data=local data.sources.local.path=my.jsonl eval=[gsm8k,svamp] show=10
 
 show=N questions of each kind are printed with their row; out=FILE takes all of it as JSON (docs/contamination.md).
+"""
+
+GENERATE_HELP = """mft generate: completions of your own questions by an exported model
+
+  mft generate model.path=outputs/<run>/export "What is 2 + 3?"
+  mft generate model.path=outputs/<run>/export decode=refine "What is 2 + 3?"       with method=chunk_refine's head
+  mft generate model.path=<folder> file=questions.jsonl out=answers.jsonl temperature=0.7 samples=4
+  cat questions.txt | mft generate model=smollm2_135m prompt=raw eval.engine=hf
+
+decode=plain|refine  plain: token by token; refine: a chunk of mask tokens, refined, the most confident accepted, again
+question=TEXT        where the text would be taken for a key; several questions may be given as words of their own
+file=FILE            a question a line: plain text, or JSON objects with "question"; also from a pipe
+out=FILE             JSON lines instead of text on the screen
+max_new_tokens=256 temperature=0 top_p=1 samples=1
+Takes model=, prompt= and the keys eval.* and launch.* of mft eval. The prompt is the export's own unless given.
 """
 
 PLAN_HELP = """mft plan: memory, time and disk of a training before it is paid for

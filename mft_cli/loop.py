@@ -134,10 +134,11 @@ class Fit:
         for i, one in enumerate(corrupted):
             self.see(one.batch)
             losses = engine.run(method.loss, one.batch)
-            loss: Any = sum(method.weights[n] * s / counts[n] for n, s in losses.sums.items())
+            loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
             engine.backward(loss, last=i == len(corrupted) - 1)
-            found = {n: float(s.detach()) / counts[n] for n, s in losses.sums.items()}
-            found.update({f"={n}": float(s) / counts[term] for n, (s, term) in losses.metrics.items()})
+            # a count may be 0, such as unmasked chunks of a step: its sum is then 0, too
+            found = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
+            found.update({f"={n}": float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()})
             sums.append(found)
         values = self.total(sums)
         terms = {n: v for n, v in values.items() if not n.startswith("=")}
@@ -256,23 +257,27 @@ class Fit:
 
     @torch.no_grad()
     def validation_loss(self) -> dict[str, Any]:
-        """Mean over all label tokens of the validation split, the method's uncorrupted loss."""
+        """Means over the validation split, as the method validates: most by their loss on clean inputs."""
         examples, t, engine = self.validation, self.config.train, self.engine
         assert examples is not None
         self.method.refresh(engine.model, engine.master)
         engine.model.eval()
         rows = lay_rows(examples.lengths, self.row_length, t.packing)
-        parts = []
+        parts: list[dict[str, Any]] = []
+        terms: dict[str, str] = {}  # metric -> the term whose count divides it
         for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
-            batch = make_batch(examples, block, 0, self.pad_id, engine.device)
-            losses = engine.run(self.method.loss, batch)
-            parts.append(
-                {n: float(s) for n, s in losses.sums.items()} | {"=right": float(losses.metrics["token_accuracy"][0])}
-            )
+            done = self.method.for_validation(make_batch(examples, block, 0, self.pad_id, engine.device), self.draw)
+            losses = engine.run(self.method.loss, done.batch)
+            terms |= {n: term for n, (_, term) in losses.metrics.items()}
+            found = {n: float(s) for n, s in losses.sums.items()}
+            found |= {f"={n}": float(s) for n, (s, _) in losses.metrics.items()}
+            parts.append(found | {f"#{n}": c for n, c in done.counts.items()})
         engine.model.train()
         sums = self.total(parts)
-        labels = int(examples.label_counts().sum())
-        return {"loss": sums["ce"] / labels, "label_tokens": labels, "token_accuracy": sums["=right"] / labels}
+        counts = {n[1:]: max(1, v) for n, v in sums.items() if n.startswith("#")}
+        loss = sum(self.method.weights[n] * v / counts[n] for n, v in sums.items() if n[0] not in "=#")
+        metrics = {n: sums[f"={n}"] / counts[term] for n, term in terms.items()}
+        return {"loss": loss, "label_tokens": int(counts["ce"]), **metrics}
 
     # ---- checkpoints ----
 

@@ -212,6 +212,7 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
             value[first : first + len(old)] = old
         return value
 
+    parts = {where: {n: tensor(n) for n in names} for where, names in ready.method.beside(model).items()}
     adapters, whole = ready.adapters, stored.weights
 
     def merged(name: str, merge: bool = True) -> torch.Tensor:
@@ -225,6 +226,7 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
     if adapters is not None:
         model, whole = adapters.base, list(adapters.names)
         settings["beside"] = adapter_writer(ready, tensor, merged, settings)
+    settings["beside"] = with_parts(ready, parts, settings.get("beside"))
     if any(is_partitioned(p) for p in model.parameters()):
         engine.model.eval()  # no dropout
         last = step == fit.position.step  # other steps' weights are on the disk only
@@ -234,7 +236,10 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         expected = logits[..., : settings["vocabulary"]] if comparable else None
         first, old = next(iter(ready.spare.values()), (0, torch.empty(0)))
         settings["restored"] = range(0) if keep else range(first, first + len(old))
-        read, names = (tensor, None) if adapters is None else (merged, whole)
+        own = {n for tensors in parts.values() for n in tensors}
+        read, names = (tensor, [n for n in model.state_dict() if n not in own])
+        if adapters is not None:
+            read, names = merged, whole
         export_streamed(folder, model, read, engine.ranks, expected, probe, names=names, **settings)
         engine.model.train()
     else:
@@ -248,6 +253,21 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
             if place.is_dir():
                 write_questions(place, asked)
     engine.ranks.barrier()
+
+
+def with_parts(
+    ready: Assembly, parts: dict[str, dict[str, torch.Tensor]], other: Callable[..., None] | None
+) -> Callable[..., None]:
+    """What puts the method's own parts of the module tree beside the model, and then what `other` does."""
+
+    def write(folder: Path, *probed: Any) -> None:
+        for where, tensors in parts.items():
+            dtype = ready.fit.engine.dtype
+            ready.method.write_beside(folder / where, {n: t.to(dtype) for n, t in tensors.items()})
+        if other is not None:
+            other(folder, *probed)
+
+    return write
 
 
 def adapter_writer(

@@ -131,8 +131,9 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     needs_compiler(engine)
     root, expected = plain
     cases = cases_of(tiny_model, problem_file, tmp_path, engine, root)
-    resumed = next(n for n in cases if n.startswith("masked_thought"))
-    for name in (resumed, "lora"):
+    # all weights trained; adapters; a part of the module tree
+    resumed = [next(n for n in cases if n.startswith(m)) for m in ("masked_thought", "lora", "chunk_refine")]
+    for name in resumed:
         folder = tmp_path / f"{name}-resume"
         (folder / "checkpoints").mkdir(parents=True)
         os.symlink(root / name / "checkpoints" / "step-00000003", folder / "checkpoints" / "step-00000003")
@@ -141,13 +142,17 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     for name in cases:
         agree(found[name], expected[name], f"{engine} on {world}: {name}")
     # and back: one plain process goes on from what these ranks wrote
-    back = tmp_path / "back-resume"
-    back.mkdir()
-    os.symlink(tmp_path / resumed / "checkpoints", back / "checkpoints")
-    again = {"back": {**cases[resumed], "run_dir": str(back), "deepspeed": preset("deepspeed", "none")}}
+    again = {}
+    for name in resumed:
+        back = tmp_path / f"{name}-back-resume"
+        back.mkdir()
+        os.symlink(tmp_path / name / "checkpoints", back / "checkpoints")
+        again[name] = {**cases[name], "run_dir": str(back), "deepspeed": preset("deepspeed", "none")}
     small = tmp_path / "small"
     small.mkdir()
-    agree(run_ranks(again, 1, small)["back"], expected[f"{resumed}-resume"], f"one process from {engine} on {world}")
+    found = run_ranks(again, 1, small)
+    for name in resumed:
+        agree(found[name], expected[f"{name}-resume"], f"one process from {engine} on {world}: {name}")
 
 
 def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model, problem_file, tmp_path):

@@ -36,6 +36,10 @@ def choose_engine(config: EvalConfig) -> tuple[str, str]:
         if util.find_spec("openai") is None:
             raise UserError("eval.engine=api needs the Python package openai: pip install openai")
         return "api", _version("openai")
+    if config.decode == "refine":
+        if config.replicas is not None and config.replicas > 1:
+            raise UserError(f"eval.replicas={config.replicas}: eval.decode=refine runs in one process; set it to 1")
+        return "refine", _version("transformers")
     installed = util.find_spec("vllm") is not None
     if config.engine == "vllm" and not installed:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
@@ -56,6 +60,15 @@ def _version(*names: str) -> str:
 
 def load_engine(loading: Loading, tokenizer: Any, config: EvalConfig) -> Engine:
     """Load the model into an engine of this process. Raises UserError if it cannot be loaded."""
+    if loading.name == "refine":
+        from mft_cli.eval.engine_refine import RefineEngine
+
+        if loading.adapter:
+            raise UserError(f"{loading.adapter}: eval.decode=refine needs the merged model with its head beside it")
+        return RefineEngine(
+            Path(loading.folder), tokenizer, config.batch_size, config.refine_accept, dtype=loading.dtype,
+            device=loading.device, trust=loading.trust,
+        )  # fmt: skip
     if loading.name == "vllm":
         from mft_cli.eval.engine_vllm import VllmEngine
 

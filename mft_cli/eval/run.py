@@ -129,6 +129,10 @@ class Session:
         facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel
         folder = open_model(config.model)
+        if name == "refine":
+            from mft_cli.refine.folder import head_digest
+
+            facts |= {"head": head_digest(folder.path), "refine_accept": config.eval.refine_accept}
         tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
         self.subject = Subject(folder, tokenizer, facts if wide == 1 else {**facts, "tensor_parallel": wide})
         # what is recorded beside the key's facts: replicas do not change completions

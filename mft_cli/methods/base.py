@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -97,6 +98,25 @@ class Method:
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         """The batch to train on. `progress` = finished steps / total steps, 0 in the first step."""
         return Corrupted(batch, {"ce": label_count(batch)})
+
+    def for_validation(self, batch: Batch, draw: Draw) -> Corrupted:
+        """The batch to validate on: clean, unless the method's loss means nothing without its masks."""
+        return Corrupted(batch, {"ce": label_count(batch)})
+
+    def describe(self, corrupted: Corrupted) -> str:
+        """What `mft data show` says of one corrupted example, besides its counts."""
+        return ""
+
+    def sample(self, model: nn.Module, batch: Batch, tokenizer: Any, draw: Draw) -> dict[str, Any]:
+        """What samples.jsonl holds of an example (a batch of one), besides a completion."""
+        return {}
+
+    def beside(self, model: nn.Module) -> dict[str, list[str]]:
+        """Parts of the trained module tree that are exported into folders of their own: folder -> parameter names."""
+        return {}
+
+    def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Writes such a part, its parameters by name, into its folder of the export."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Sums of the loss terms over this batch. Logits are made only where there are labels."""

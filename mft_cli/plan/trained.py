@@ -8,7 +8,8 @@ from typing import Any
 from mft_cli.errors import UserError
 from mft_cli.methods.masked_layers import KINDS, layer_numbers, layer_of, matches
 from mft_cli.plan.shape import Linear, Shape
-from mft_cli.schema import PeftConfig, TrainConfig
+from mft_cli.refine.head import HeadSettings, count_parameters
+from mft_cli.schema import ChunkRefineConfig, PeftConfig, TrainConfig
 
 SCORE_METHODS = ("mask_finetune",)  # methods that freeze the weights and train a score for each of them
 # NF4: half a byte a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 of those (arXiv 2305.14314, 3.)
@@ -43,6 +44,8 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     peft = config.peft
     if config.method.name in SCORE_METHODS:
         return with_scores(config.method, shape)
+    if isinstance(config.method, ChunkRefineConfig) and peft.name == "none":
+        return with_refinement(config.method, shape)
     if peft.name == "none":
         return Trained(shape.parameters, 0, note=f"all {shape.parameters:,} parameters train")
     adapted = targets(peft, shape)
@@ -55,6 +58,21 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     return Trained(
         adapters, shape.parameters, quantized, adapters, peft.rank, adapted, trains_head=False, note=note
     )  # fmt: skip
+
+
+def with_refinement(method: ChunkRefineConfig, shape: Shape) -> Trained:
+    """The refinement head, and the backbone if it trains. A frozen backbone's activations are counted as if kept."""
+    settings = HeadSettings(
+        hidden_size=shape.width, mask_id=0, mask_token="", chunk_size=method.chunk_size, width=method.width,
+        layers=method.layers, heads=method.heads, context=method.context,
+    )  # fmt: skip
+    head = count_parameters(settings)
+    if method.backbone == "trained":
+        return Trained(
+            shape.parameters + head, 0, note=f"all {shape.parameters:,} parameters and a head of {head:,} train"
+        )
+    note = f"{method.name}: a head of {head:,} parameters trains, {shape.parameters:,} parameters are frozen"
+    return Trained(head, shape.parameters, trains_head=False, note=note)
 
 
 def targets(peft: PeftConfig, shape: Shape) -> tuple[Linear, ...]:

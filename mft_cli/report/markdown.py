@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from mft_cli.report import tables, wording
+from mft_cli.report import masked_chunks, tables, wording
 from mft_cli.report.blocks import blocks
 from mft_cli.report.compare import Pair
 from mft_cli.report.notices import NOTE
@@ -44,7 +44,7 @@ def render(summary: Summary, plots: Sequence[tuple[Plot, str]], made: datetime |
     written = (made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z")
     lines = [f"# {wording.count(len(summary.runs), 'run')} compared", "", f"Written {written}.", ""]
     lines += notices(summary) + in_short(summary) + scores(summary) + seeds(summary)
-    lines += pairs(summary) + more(summary) + runs(summary) + curves(plots) + flips(summary)
+    lines += pairs(summary) + more(summary) + runs(summary) + curves(plots) + masked_texts(summary) + flips(summary)
     lines += ["## How to read", "", *(f"- **{term}**: {text}" for term, text in tables.METHOD)]
     return "\n".join(lines) + "\n"
 
@@ -165,6 +165,15 @@ def curves(plots: Sequence[tuple[Plot, str]]) -> list[str]:
     lines = ["## Curves", ""] if plots else []
     for plot, name in plots:
         lines += [f"![{plot.curve.title}]({name})", "", cell(f"{plot.caption} {plot.curve.remark}"), ""]
+    return lines
+
+
+def masked_texts(summary: Summary) -> list[str]:
+    """Predicted against true text of masked chunks, of the runs that logged some."""
+    lines = []
+    for run in summary.runs:
+        if rows := masked_chunks.chunk_rows(run):
+            lines += [f"## Masked chunks: {cell(run.label)}", "", *table(masked_chunks.HEAD, [r.cells for r in rows])]
     return lines
 
 

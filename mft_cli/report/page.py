@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mft_cli.report import tables, wording
+from mft_cli.report import masked_chunks, tables, wording
 from mft_cli.report.blocks import blocks
 from mft_cli.report.compare import Pair
 from mft_cli.report.notices import ALARM, NOTE, WARNING
@@ -69,6 +69,7 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment()
     page.globals.update(tables=tables, wording=wording, score_scale=score_scale, difference_scale=difference_scale)
+    page.globals.update(masked_chunks=masked_chunks)
     return page.get_template("page.html.jinja").render(
         s=summary,
         blocks=blocks(summary),

@@ -55,6 +55,13 @@ CURVES = (
     ),
     Curve("validation-loss", "Validation loss", "loss (nats/token)", "validation", "loss"),
     Curve("masked-share", "Masked share", "share of target tokens", "training", "masked_share"),
+    Curve("masked-chunks", "Masked chunks", "share of response chunks", "training", "masked_chunk_share"),
+    Curve("masked-chunk-loss", "Masked chunks' loss", "mean of chunk means (nats/token)", "training", "masked_loss"),
+    Curve(
+        "unmasked-chunk-loss", "Unmasked chunks' loss", "mean of chunk means (nats/token)", "training", "unmasked_loss"
+    ),
+    Curve("chunk-weight", "Weight of a masked chunk", "weight in the loss", "training", "chunk_weight"),
+    Curve("refinement-steps", "Refinement steps", "mean steps of a masked chunk", "training", "mean_steps"),
     Curve("learning-rate", "Learning rate", "learning rate", "training", "learning_rate"),
     Curve("gradient-norm", "Gradient norm", "norm before clipping", "training", "grad_norm"),
     Curve("tokens-per-second", "Throughput", "tokens/s", "training", "tokens_per_s"),

@@ -18,6 +18,7 @@ from mft_cli.schema.inputs import (
 from mft_cli.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
 from mft_cli.schema.methods import (
     AnyMethod,
+    ChunkRefineConfig,
     MaskedCritiqueConfig,
     MaskedThoughtConfig,
     MaskFinetuneConfig,
@@ -28,9 +29,9 @@ from mft_cli.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
 __all__ = [
-    "AnyMethod", "ApiConfig", "BenchmarkConfig", "CheckpointConfig", "DataConfig", "DeepspeedConfig", "EvalConfig",
-    "EvalRunConfig", "LaunchConfig", "LogConfig", "MaskFinetuneConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig",
-    "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
+    "AnyMethod", "ApiConfig", "BenchmarkConfig", "CheckpointConfig", "ChunkRefineConfig", "DataConfig",
+    "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig", "MaskFinetuneConfig",
+    "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
     "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "SweepConfig", "TrainConfig",
     "TrainingConfig", "ValidationConfig", "expand",
 ]  # fmt: skip

@@ -71,6 +71,8 @@ class EvalConfig:
     engine: Literal["auto", "vllm", "hf", "api"] = key(
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )
+    decode: Literal["plain", "refine"] = key("plain", "refine: unmask chunk by chunk with method=chunk_refine's head.")
+    refine_accept: AtLeastOne = key(4, "Tokens of a chunk that are accepted in a round (decode=refine).")
     api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
     judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
     replicas: AtLeastOne | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.schema.base import STRICT, Count, Fraction, NonNegative, Positive, key
+from mft_cli.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
 
 
 @dataclass(config=STRICT)
@@ -94,6 +94,34 @@ class MaskFinetuneConfig(MethodConfig):
     )
 
 
+@dataclass(config=STRICT)
+class ChunkRefineConfig(MethodConfig):
+    """Mask whole chunks of reasoning; a small recurrent head refines the hidden states of what was masked."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.chunk_refine:ChunkRefine"
+    name: Literal["chunk_refine"] = key("chunk_refine", "The method's name.")
+    mask_ratio: Fraction = key(0.3, "Probability that a chunk of the response is masked, as a whole.")
+    chunk_size: Annotated[int, Field(ge=2)] = key(16, "Tokens of a chunk, from the response's first token on.")
+    partial_fill: Fraction = key(0.0, "Share of the masked chunks of which only a part is masked, as in decoding.")
+    backbone: Literal["frozen", "trained"] = key("frozen", "frozen: only the head trains; trained: all weights do.")
+    hidden: Literal["backbone", "embedding"] = key("backbone", "What the head reads: backbone states, or embeddings.")
+    context: Literal["causal", "none"] = key("causal", "causal: a chunk's code attends to those of earlier chunks.")
+    supervise: Literal["last", "every_step"] = key("last", "Which refinement steps have a loss.")
+    deep_supervision_weight: NonNegative = key(0.3, "A refined chunk weighs 1 + this in the loss, another one 1.")
+    early_stop: Literal["eval", "always", "never"] = key(
+        "eval", "Where a chunk stops once it no longer changes: in inference, in training too, or nowhere."
+    )
+    min_steps: AtLeastOne = key(2, "Refinement steps before a chunk may stop.")
+    max_steps: AtLeastOne = key(8, "Refinement steps at most.")
+    threshold: Annotated[float, Field(gt=0, le=1)] = key(0.01, "Stop when successive codes have cosine above 1 - this.")
+    refine_low_confidence_only: bool = key(False, "Leave chunks alone of which the head is more than 50 % sure.")
+    width: AtLeastOne = key(512, "Width of the head.")
+    layers: AtLeastOne = key(2, "Transformer layers of the head.")
+    heads: AtLeastOne = key(8, "Attention heads of the head; they divide width.")
+    mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
+
+
 AnyMethod = Annotated[
-    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig | MaskFinetuneConfig, Field(discriminator="name")
+    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig | MaskFinetuneConfig | ChunkRefineConfig,
+    Field(discriminator="name"),
 ]  # a new method is added here

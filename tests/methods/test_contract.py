@@ -24,8 +24,14 @@ REQUIRED = {"mask_finetune": {"layers": "0-1"}}  # keys without a default
 # are compared step by step, each from the same state.
 DISCONTINUOUS = ("mask_finetune",)
 CORRUPTS_NOTHING = ("sft", "mask_finetune")
+SMALL = {"width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}
 VARIANTS = {
     "mask_finetune": [{}, {"selection": "global", "layers": None}, {"mask_ratio": {"attention": 0.3, "mlp": 0.05}}],
+    "chunk_refine": [
+        SMALL,
+        {**SMALL, "backbone": "trained", "partial_fill": 0.5, "supervise": "every_step", "early_stop": "never"},
+        {**SMALL, "hidden": "embedding", "context": "none", "refine_low_confidence_only": True, "early_stop": "always"},
+    ],
     "masked_thought": [
         {}, {"granularity": "span"}, {"granularity": "step"}, {"random_fraction": 0.5}, {"schedule": "uniform"},
         {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
@@ -34,6 +40,8 @@ VARIANTS = {
         {}, {"format_term": "tag_likelihood"}, {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
     ],
 }  # fmt: skip
+VARIANTS["chunk_refine_document"] = [SMALL]
+FIRST = {m: VARIANTS.get(m, [{}])[0] for m in METHODS}
 CASES = [(m, v) for m in METHODS for v in VARIANTS.get(m, [{}])]
 
 
@@ -117,7 +125,7 @@ def test_layout_changes_the_speed_never_the_number(tiny_model, problem_file, tmp
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path, method):
-    fit = make_fit(settings(tiny_model, problem_file, method, {}, tmp_path, warmup_fraction=0.0))
+    fit = make_fit(settings(tiny_model, problem_file, method, FIRST[method], tmp_path, warmup_fraction=0.0))
     trained = {n for g in fit.method.param_groups(fit.engine.model) for n, _ in g["params"]}
     before = {n: p.detach().clone() for n, p in fit.engine.model.named_parameters()}
     result = fit.step(0)
@@ -128,9 +136,9 @@ def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method):
-    whole = settings(tiny_model, problem_file, method, {}, tmp_path / "whole")
+    whole = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "whole")
     train(whole)
-    cut = settings(tiny_model, problem_file, method, {}, tmp_path / "cut")
+    cut = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "cut")
     fit = make_fit(cut)
     config_file = RunDir(cut.run_dir).config
     config_file.write_text(config.to_yaml(cut))
@@ -158,7 +166,7 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
     from mft_cli.methods.base import model_inputs
     from mft_cli.train import write_exports
 
-    asked = settings(tiny_model, problem_file, method, {}, tmp_path, precision=precision)
+    asked = settings(tiny_model, problem_file, method, FIRST[method], tmp_path, precision=precision)
     run = RunDir(asked.run_dir)
     ready = assemble(run, asked, StopSignal(), Say())
     ready.fit.run_to_end()
@@ -166,7 +174,10 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run.export), AutoTokenizer.from_pretrained(run.export)
     base = AutoTokenizer.from_pretrained(tiny_model)
     added = set(tokenizer.get_vocab()) - set(base.get_vocab())
-    assert added == (set(ready.method.new_tokens) if ready.method.keep_new_tokens else set())
+    kept = set(ready.method.new_tokens) if ready.method.keep_new_tokens else set()
+    if method.startswith("chunk_refine"):
+        kept = {ready.method.mask_token}  # its inference needs it
+    assert added == kept
     assert tokenizer.chat_template == base.chat_template
     # a method that removes weights of the base model keeps the base's bytes
     assert model.dtype == (torch.float32 if ready.method.masks_of_base() else ready.fit.engine.dtype)

@@ -1,0 +1,280 @@
+"""Chunk refinement: whole chunks of a response are masked, and a small recurrent head refines their hidden states.
+
+Position j predicts token j + 1, also inside the head: what it makes of a masked chunk depends on tokens in front of the
+chunk alone. Unmasked chunks are predicted by the backbone as ever; the head reads them for later chunks only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mft_cli.cross_entropy import causal_lm, head_losses, hidden_states
+from mft_cli.data.pack import Batch
+from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
+from mft_cli.methods.masked_thought import choose_mask_token
+from mft_cli.refine.backbone import refuse_bidirectional
+from mft_cli.refine.folder import FOLDER, read_head, write_head
+from mft_cli.refine.head import Context, HeadSettings, Refined, RefineHead
+from mft_cli.refine.layout import Chunks, Layout, choose_chunks, choose_tokens, find_chunks, lay_out
+from mft_cli.rng import Draw, digest64
+from mft_cli.schema import ChunkRefineConfig
+from mft_cli.zero import shape_of
+
+HEAD = "refine_head"  # its name in the module tree
+
+
+class ChunkRefine(Method):
+    """See the definition in docs/chunk_refine.md."""
+
+    config: ChunkRefineConfig
+    weights = {"chunk": 1.0, "confidence": 1.0}  # noqa: RUF012  confidence: gradients of its own layer only
+
+    def __init__(self, config: Any, logits_chunk: int = 1024):
+        super().__init__(config, logits_chunk)
+        self.trains_backbone = self.config.backbone == "trained"
+        self.peft_refusal = (
+            None if self.trains_backbone else "method.backbone=frozen trains no weight that an adapter could stand for"
+        )
+
+    def prepare(self, tokenizer: Any) -> list[str]:
+        """Choose the mask token; returns it if it has to be added."""
+        self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
+        self.known_ids = len(tokenizer)
+        return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        """Freezes the backbone (if so configured) and puts the head into the module tree.
+
+        Raises UserError for a backbone whose states see later tokens.
+        """
+        self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
+        embeddings: Any = getattr(model, "get_input_embeddings", None)
+        if embeddings is None:  # mft data show has no model
+            return model
+        if shape_of(embeddings().weight)[0] == self.mask_id + 1:
+            self.vocab_size = self.mask_id  # the last row: only read, never predicted
+        refuse_bidirectional(model)
+        if not self.trains_backbone:
+            model.requires_grad_(False)
+        head = self.make_head(model)
+        model.add_module(HEAD, head)
+        return model
+
+    def make_head(self, model: nn.Module) -> RefineHead:
+        """A new head, or the one that lies beside the export that this run starts from."""
+        c = self.config
+        self.settings = HeadSettings(
+            hidden_size=shape_of(model.get_input_embeddings().weight)[1], mask_id=self.mask_id,  # type: ignore[operator]
+            mask_token=self.mask_token, chunk_size=c.chunk_size, width=c.width, layers=c.layers, heads=c.heads,
+            hidden=c.hidden, context=c.context, min_steps=c.min_steps, max_steps=c.max_steps, threshold=c.threshold,
+            early_stop=c.early_stop != "never",
+            low_confidence_only=c.refine_low_confidence_only,
+        )  # fmt: skip
+        start = Path(str(getattr(causal_lm(model).config, "_name_or_path", ""))) / FOLDER
+        # initial_seed is what manual_seed was given: the run's seed, however many numbers were drawn since
+        head = RefineHead(self.settings, digest64(HEAD, torch.initial_seed()))
+        self.started_from = None
+        if (start / "config.json").is_file():
+            read_head(start.parent, into=head)
+            self.started_from = str(start)
+        return head
+
+    def facts(self) -> list[str]:
+        where = "added" if self.mask_id >= self.known_ids else "the tokenizer's own"
+        lines = [f"mask token: {self.mask_token} (id {self.mask_id}, {where}), kept in the export"]
+        started = getattr(self, "started_from", None)
+        return [*lines, f"refinement head: continued from {started}"] if started else lines
+
+    # ---- masks ----
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        ratio = batch.ratio.to(torch.float64)
+        p = torch.where(ratio.isnan(), torch.full_like(ratio, self.config.mask_ratio), ratio)
+        chunks = find_chunks(batch, self.config.chunk_size)
+        masked = choose_chunks(chunks, p[chunks.row, chunks.first], batch.epoch, draw)
+        tokens = choose_tokens(batch, chunks, masked, self.config.partial_fill, draw)
+        layout = lay_out(batch, chunks, masked, tokens, self.config.chunk_size)
+        extra = {**vars(layout), "number": numbers(chunks)[layout.chunk.clamp(min=0)] if len(masked) else layout.chunk}
+        corrupted = replace(batch, input_ids=batch.input_ids.masked_fill(tokens, self.mask_id), extra=extra)
+        candidates = chunks.candidates
+        counts = {
+            "masked": int(masked.sum()),
+            "unmasked": int((candidates & ~masked).sum()),
+            "masked_tokens": int(layout.open.sum()),
+        }
+        counts["confidence"] = 2 * counts["masked"]  # before and after refinement
+        counts["chunk"] = counts["masked"] + (counts["unmasked"] if self.trains_backbone else 0)
+        plain = int((layout.share > 0).sum()) if self.trains_backbone else 0
+        counts["ce"] = counts["masked_tokens"] + plain  # supervised tokens: the log's label_tokens
+        shares = {
+            "masked_share": (int(tokens.sum()), int((batch.real & batch.learnt).sum())),
+            "masked_chunk_share": (counts["masked"], int(candidates.sum())),
+        }
+        return Corrupted(corrupted, counts, shares)
+
+    def for_validation(self, batch: Batch, draw: Draw) -> Corrupted:
+        """Masked as in training: the head is what has to be validated. The masks are the same each time (epoch 0)."""
+        return self.corrupt(batch, 0.0, draw)
+
+    def describe(self, corrupted: Corrupted) -> str:
+        masked, whole = corrupted.shares["masked_chunk_share"]
+        numbers = corrupted.batch.extra["number"][0, :masked].tolist()
+        return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0)"
+
+    # ---- loss ----
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        """Sums over chunks. Without corrupt's layout: the backbone's plain loss."""
+        if not batch.extra:
+            return super().loss(model, batch)
+        layout = layout_of(batch)
+        with self.backbone_gradient():
+            hidden = self.states(model, batch)
+        refined, came_in = self.refine(model, hidden, layout)
+        losses = self.head_loss(model)
+        labels = at(batch.labels, layout.columns)[layout.open]
+        weight = torch.where(refined.refined, 1 + self.config.deep_supervision_weight, 1.0)
+        total, ce, right = self.masked(losses, refined, labels, weight, layout)
+        with torch.no_grad():
+            _, ce_before, predicted = losses(came_in[layout.open], labels, None)
+        whole, whole_before = (all_right(r, layout) for r in (right, predicted == labels))
+        with self.backbone_gradient():
+            plain, plain_sum = self.unmasked(losses, hidden, batch, layout)
+        real, sure = layout.real, torch.sigmoid(refined.confidence.detach())
+        metrics: dict[str, tuple[Tensor | float, str]] = {
+            "token_accuracy": (right.sum(), "masked_tokens"),
+            "masked_loss": (chunk_means(ce, layout), "masked"),
+            "masked_loss_before": (chunk_means(ce_before, layout), "masked"),
+            "unmasked_loss": (plain_sum, "unmasked"),
+            "chunk_weight": ((weight * real).sum(), "masked"),
+            "chunk_accuracy": (whole[real].sum(), "masked"),
+            "confidence": ((sure * real).sum(), "masked"),
+            "mean_steps": (refined.steps[real].sum(), "masked"),
+        }
+        return Losses({"chunk": total + plain, "confidence": self.doubt(refined, layout, whole, whole_before)}, metrics)
+
+    def backbone_gradient(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.trains_backbone else torch.no_grad()
+
+    def states(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the head reads, [R, T, D]."""
+        if self.config.hidden == "embedding":
+            embedded: Tensor = model.get_input_embeddings()(batch.input_ids)  # type: ignore[operator]
+            return embedded
+        return hidden_states(model, **model_inputs(batch))
+
+    def refine(self, model: nn.Module, hidden: Tensor, layout: Layout) -> tuple[Refined, Tensor]:
+        """The head on the masked chunks, and the states [R, M, C, D] that came in."""
+        head: Any = getattr(model, HEAD)
+        came_in = at(hidden, layout.columns)
+        context = None
+        if head.attend is not None:
+            codes = head.encode(at(hidden, layout.other_columns), layout.other_slots)
+            context = Context(codes, layout.other_slots, layout.other_earlier, layout.earlier)
+        early = self.config.early_stop == "always" or (self.config.early_stop == "eval" and not head.training)
+        every = self.config.supervise == "every_step"
+        return head(came_in, layout.slots, layout.real, context, early=early, keep=every), came_in
+
+    def head_loss(self, model: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
+        def compute(hidden: Tensor, labels: Tensor, weights: Tensor | None) -> Any:
+            return head_losses(
+                model, hidden, labels, weights, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+            )
+
+        return compute
+
+    def masked(self, losses: Any, refined: Refined, labels: Tensor, weight: Tensor, layout: Layout) -> Any:
+        """The sum over masked chunks of weight [R, M] x mean cross entropy; loss and argmax correct of the open slots."""
+        share = (weight[..., None] / layout.open.sum(-1, keepdim=True).clamp(min=1)).expand_as(layout.open)[layout.open]
+        states = refined.every if self.config.supervise == "every_step" else [refined.hidden]
+        n = len(states)
+        total, ce, predicted = losses(
+            torch.cat([h[layout.open] for h in states]), labels.repeat(n), share.repeat(n) / n
+        )
+        last = (n - 1) * len(labels)
+        return total, ce[last:], predicted[last:] == labels
+
+    def doubt(self, refined: Refined, layout: Layout, whole: Tensor, whole_before: Tensor) -> Tensor:
+        """Sum of binary cross entropies of the confidence after and before refinement."""
+        logits = torch.stack([refined.confidence, refined.first_confidence])
+        wanted = torch.stack([whole, whole_before]).float()
+        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        return (each * layout.real).sum()
+
+    def unmasked(self, losses: Any, hidden: Tensor, batch: Batch, layout: Layout) -> tuple[Tensor | float, Tensor]:
+        """(term, metric): the sum of mean cross entropies of unmasked chunks; the term is 0 for a frozen backbone."""
+        here = layout.share > 0
+        total, _, _ = losses(hidden[here], batch.labels[here], layout.share[here])
+        return (total if self.trains_backbone else 0.0), total.detach()
+
+    # ---- samples and export ----
+
+    @torch.no_grad()
+    def sample(self, model: nn.Module, batch: Batch, tokenizer: Any, draw: Draw) -> dict[str, Any]:
+        """Predicted against true text of the masked chunks of one example, with loss, weight and steps."""
+        done = self.for_validation(batch, draw).batch
+        layout = layout_of(done)
+        refined, _ = self.refine(model, self.states(model, done), layout)
+        labels, rows = at(batch.labels, layout.columns), []
+        for m in layout.real[0].nonzero()[:, 0].tolist():
+            there = layout.open[0, m]
+            logits = model.get_output_embeddings()(refined.hidden[0, m][there]).float()[:, : self.vocab_size]  # type: ignore[operator]
+            wanted = labels[0, m][there]
+            rows.append(
+                {
+                    "chunk": int(done.extra["number"][0, m]),
+                    "loss": round(float(F.cross_entropy(logits, wanted)), 4),
+                    "weight": 1 + self.config.deep_supervision_weight * bool(refined.refined[0, m]),
+                    "steps": int(refined.steps[0, m]),
+                    "confidence": round(float(torch.sigmoid(refined.confidence[0, m])), 4),
+                    "predicted": tokenizer.decode(logits.argmax(-1)),
+                    "true": tokenizer.decode(wanted),
+                }
+            )
+        return {"masked_chunks": rows}
+
+    def beside(self, model: nn.Module) -> dict[str, list[str]]:
+        return {FOLDER: [n for n in model.state_dict() if n.startswith(f"{HEAD}.")]}
+
+    def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        write_head(folder, self.settings, {n.removeprefix(f"{HEAD}."): t for n, t in tensors.items()})
+
+
+def layout_of(batch: Batch) -> Layout:
+    return Layout(**{n: t for n, t in batch.extra.items() if n != "number"})
+
+
+def numbers(chunks: Chunks) -> Tensor:
+    """int64 [N], the number of a chunk among the candidates of its example, from 0."""
+    before = chunks.candidates.long().cumsum(0) - 1
+    opens = torch.cat([chunks.example.new_ones(1).bool(), chunks.example[1:] != chunks.example[:-1]])
+    first = torch.where(opens, before + (~chunks.candidates).long(), 0).cummax(0).values
+    return before - first
+
+
+def at(values: Tensor, columns: Tensor) -> Tensor:
+    """values [R, T] or [R, T, D] at columns [R, M, C]."""
+    rows = torch.arange(len(values), device=values.device)[:, None, None]
+    return values[rows, columns]
+
+
+def all_right(right: Tensor, layout: Layout) -> Tensor:
+    """bool [R, M] of argmax correct [open slots]: all of a chunk's open slots."""
+    found = torch.ones_like(layout.open)
+    found[layout.open] = right
+    return found.all(-1)
+
+
+def chunk_means(losses: Tensor, layout: Layout) -> Tensor:
+    """The sum over chunks of mean losses, given those of all open slots."""
+    found = torch.zeros(layout.open.shape, dtype=torch.float32, device=losses.device)
+    found[layout.open] = losses
+    return (found.sum(-1) / layout.open.sum(-1).clamp(min=1)).sum()
