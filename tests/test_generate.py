@@ -16,7 +16,8 @@ from mft_cli.data.pack import make_batch
 from mft_cli.errors import UserError
 from mft_cli.eval.engine_hf import load_model
 from mft_cli.eval.engine_refine import RefineEngine
-from mft_cli.eval.engines import Request, Sampling, choose_engine
+from mft_cli.eval.engines import Request, Sampling
+from mft_cli.eval.load_engine import choose_engine
 from mft_cli.generate import Asked, generate, read_questions
 from mft_cli.refine.decode import Decoder
 from mft_cli.refine.folder import read_head
