@@ -50,7 +50,7 @@ API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
         (no_weights, [HF], "no .safetensors file"),
         (one_shard_missing, [HF], "model-2.safetensors is missing"),
         (half_facts, [HF], "half-written export"),
-        (nothing, ["eval=gsm9k"], "eval=gsm9k: no such option"),
+        (nothing, ["eval=gsm9k"], "eval=gsm9k: no such benchmark"),
         (nothing, ["eval=none", HF], "no benchmark"),
         (nothing, ["eval.benchmarks.gsm8k.source.path={here}/none.jsonl", HF], "none.jsonl: no such file"),
         (nothing, ["eval.engine=hf", "eval.tensor_parallel=2"], "needs eval.engine=vllm"),
