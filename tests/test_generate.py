@@ -17,7 +17,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.engine_hf import load_model
 from mft_cli.eval.engine_refine import RefineEngine
 from mft_cli.eval.engines import Request, Sampling
-from mft_cli.eval.load_engine import choose_engine
+from mft_cli.eval.load_engine import Loading, choose_engine
 from mft_cli.generate import Asked, generate, read_questions
 from mft_cli.refine.decode import Decoder
 from mft_cli.refine.folder import read_head
@@ -41,7 +41,8 @@ def runs(tiny_model, problem_file, tmp_path_factory) -> dict[str, Path]:
 
 
 def engine(export: Path, tokenizer, batch_size: int = 4, accept: int = 3) -> RefineEngine:
-    return RefineEngine(export, tokenizer, batch_size, accept, dtype="float32", device="cpu", trust=False)
+    loading = Loading("refine", str(export), None, str(export), "float32", "cpu", 512, False)
+    return RefineEngine(loading, tokenizer, batch_size, accept)
 
 
 def run(made: RefineEngine, requests: list[Request], sampling: Sampling) -> dict:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mft_cli.eval.engine_hf import load_model
 from mft_cli.eval.engines import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.eval.load_engine import Loading
 from mft_cli.refine.decode import Decoder
 from mft_cli.refine.folder import read_head, read_settings
 
@@ -22,11 +23,10 @@ class RefineEngine(Engine):
     Raises UserError if no head lies beside the model.
     """
 
-    def __init__(
-        self, folder: Path, tokenizer: Any, batch_size: int, accept: int, *, dtype: str, device: str, trust: bool
-    ):
+    def __init__(self, loading: Loading, tokenizer: Any, batch_size: int, accept: int):
+        folder, device = Path(loading.folder), loading.device
         read_settings(folder)  # told before the model is loaded
-        self.model = load_model(folder, dtype, device, trust)
+        self.model = load_model(folder, loading.dtype, device, loading.trust)
         head = read_head(folder).to(next(self.model.parameters()).dtype).to(device).eval()
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.decoder = Decoder(self.model, head, accept)

@@ -65,10 +65,7 @@ def load_engine(loading: Loading, tokenizer: Any, config: EvalConfig) -> Engine:
 
         if loading.adapter:
             raise UserError(f"{loading.adapter}: eval.decode=refine needs the merged model with its head beside it")
-        return RefineEngine(
-            Path(loading.folder), tokenizer, config.batch_size, config.refine_accept, dtype=loading.dtype,
-            device=loading.device, trust=loading.trust,
-        )  # fmt: skip
+        return RefineEngine(loading, tokenizer, config.batch_size, config.refine_accept)
     if loading.name == "vllm":
         from mft_cli.eval.engine_vllm import VllmEngine
 
