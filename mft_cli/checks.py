@@ -193,6 +193,8 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
             check_endpoint("eval.judge", config.judge)
     if config.engine == "api":
         check_api(config)
+    if config.decode == "refine" and config.logprobs:
+        raise UserError("eval.logprobs needs eval.decode=plain: refinement chooses tokens out of their order")
     if config.decode == "refine" and config.engine == "vllm":
         raise UserError("eval.decode=refine runs in plain transformers: set eval.engine=hf or auto, or decode=plain")
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
