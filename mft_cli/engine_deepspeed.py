@@ -20,7 +20,7 @@ from mft_cli.methods.base import Losses
 from mft_cli.optim import make_adamw, set_learning_rate
 from mft_cli.ranks import Ranks
 from mft_cli.schema import TrainingConfig
-from mft_cli.zero import gathered, is_partitioned, round_partitions, shape_of, start_communication
+from mft_cli.zero import gathered, is_partitioned, round_weights, shape_of, start_communication
 
 
 class LossModule(nn.Module):
@@ -63,18 +63,18 @@ class DeepSpeedEngine:
         self.deepspeed, *_ = deepspeed.initialize(model=LossModule(model), optimizer=optimizer, config=document)
         self.zero: Any = self.deepspeed.optimizer
         with torch.no_grad():
-            for name, weight in exact.items():
-                here = self.place(name)
+            for name, (weight, whole) in exact.items():
+                here = self.place(name) if name in self.named else None
                 if here is not None:
                     start, master, _ = here
-                    whole = self.stage == 3  # a partition already
-                    master.copy_(weight if whole else weight.reshape(-1)[start : start + master.numel()])
+                    first = start if whole else 0
+                    master.copy_(weight[first : first + master.numel()])
 
-    def exact_weights(self) -> dict[str, Tensor]:
-        """The trained weights in fp32, before DeepSpeed rounds them: this rank's partitions in stage 3, else whole."""
+    def exact_weights(self) -> dict[str, tuple[Tensor, bool]]:
+        """The trained weights in fp32, before DeepSpeed rounds them: name -> (flat tensor, whole or this rank's part)."""
         if self.stage == 3:
-            return round_partitions(self.model, self.dtype)
-        return {n: p.detach().clone() for n, p in self.named.items()}
+            return round_weights(self.model, self.dtype)
+        return {n: (p.detach().clone().reshape(-1), True) for n, p in self.named.items()}
 
     # ---- a step ----
 

@@ -94,14 +94,20 @@ def start_communication() -> None:
         ) from error
 
 
-def round_partitions(model: nn.Module, dtype: Any) -> dict[str, Tensor]:
-    """Casts the local partitions to `dtype`, as DeepSpeed wants them. Returns what they were, in fp32, by name."""
+def round_weights(model: nn.Module, dtype: Any) -> dict[str, tuple[Tensor, bool]]:
+    """Casts all weights to `dtype`, as DeepSpeed's stage 3 wants them: it takes no mixture.
+
+    Returns what the trained ones were, in fp32: name -> (tensor, whole). Partitioned parameters have this rank's partition,
+    others the whole tensor, flat: embeddings that were resized for new tokens are not partitioned yet.
+    """
     exact = {}
     for name, parameter in model.named_parameters():
-        if is_partitioned(parameter) and parameter.is_floating_point():
-            partition: Any = parameter.ds_tensor  # type: ignore[attr-defined]
-            if parameter.requires_grad:
-                exact[name] = partition.data.clone()
-            partition.data = partition.data.to(dtype)
-            parameter.data = parameter.data.to(dtype)
+        if not parameter.is_floating_point():
+            continue
+        partitioned = is_partitioned(parameter)
+        held: Any = parameter.ds_tensor if partitioned else parameter  # type: ignore[attr-defined]
+        if parameter.requires_grad:
+            exact[name] = held.data.clone().reshape(-1), not partitioned
+        held.data = held.data.to(dtype)
+        parameter.data = parameter.data.to(dtype)
     return exact
