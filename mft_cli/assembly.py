@@ -167,7 +167,9 @@ def pick_device(config: TrainConfig) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(config.launch.threads or max(1, len(os.sched_getaffinity(0)) // local_world))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, len(os.sched_getaffinity(0)) // local_world)
+    torch.set_num_threads(config.launch.threads or (int(asked) if asked.isdigit() and int(asked) else share))
     if wanted != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

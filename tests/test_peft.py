@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from methods.test_contract import LAYOUTS, METHODS, settings
+from methods.test_contract import LAYOUTS, METHODS, REQUIRED, settings
 from safetensors.torch import load_file
 from tiny import mft, tiny_overrides
 
@@ -55,7 +55,10 @@ def adaptable() -> list[str]:
     """One preset of every method that trains adapters."""
     presets = {p: yaml.safe_load((config.CONF / "method" / f"{p}.yaml").read_text())["name"] for p in METHODS}
     chosen = {name: preset for preset, name in reversed(presets.items())}
-    classes = {n: make(config.train_config({"method": {"name": n}, **NEEDED}).method, 1024) for n in chosen}
+    classes = {
+        n: make(config.train_config({"method": {"name": n, **REQUIRED.get(n, {})}, **NEEDED}).method, 1024)
+        for n in chosen
+    }
     return sorted(chosen[n] for n, method in classes.items() if method.peft_refusal is None)
 
 

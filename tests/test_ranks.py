@@ -117,7 +117,8 @@ def agree(found: list[dict], expected: list[dict], name: str) -> None:
         if a["applied"]:
             assert a["terms"] == pytest.approx(b["terms"], rel=close), name
             assert a["loss"] == pytest.approx(b["loss"], rel=close), name
-            assert a["norm"] == pytest.approx(b["norm"], rel=2 * close), name
+            # in 16 bits DeepSpeed sums its ranks' gradients in another order, and rounds before it sums
+            assert a["norm"] == pytest.approx(b["norm"], rel=1e-2 if name.endswith("bf16") else 2 * close), name
 
 
 def needs_compiler(engine: str) -> None:
