@@ -30,7 +30,7 @@ LAYERS = [
     ["loop", "eval", "rerun", "launch"],
     ["assembly"],
     ["report", "train", "evaluate", "sweep", "plan", "critique", "generate", "compare", "data_check", "analysis"],
-    ["driver"],
+    ["driver", "command_line"],
     ["cli", "__main__"],
 ]
 ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 3, "submitit": 1}
