@@ -22,6 +22,7 @@ from tiny import ROOT, data_of, mft, tiny_overrides
 from mft_cli import config
 
 ENGINES = [("none", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("zero3", 4), ("zero2", 4), ("zero3_offload", 2)]
+EVERY_VARIANT = [("none", 2), ("zero3", 2)]  # the other engines run one variant of every method
 SPLITS = [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 2, "packing": False}]
 
 
@@ -74,10 +75,17 @@ def run_ranks(cases: dict[str, Any], world: int, folder: Path) -> dict[str, Any]
     return dict(json.loads(out.read_text()))
 
 
-def cases_of(model: Path, data: Path, root: Path, engine: str, states: Path) -> dict[str, Any]:
-    """`states`: root of the plain runs. Methods that select discontinuously take every step from the plain run's state."""
-    cases = {}
+def cases_of(model: Path, data: Path, root: Path, engine: str, states: Path, variants: bool = True) -> dict[str, Any]:
+    """`states`: root of the plain runs. Methods that select discontinuously take every step from the plain run's state.
+
+    Without `variants` a method's first one stands for all. Presets of a method add nothing here.
+    """
+    cases: dict[str, Any] = {}
     for i, (method, variant) in enumerate(CASES):
+        if preset("method", method)["name"] != method or (
+            not variants and any(n.startswith(f"{method}-") for n in cases)
+        ):
+            continue
         name = f"{method}-{i}"
         cases[name] = values(model, data, method, variant, root / name, engine, **SPLITS[i % len(SPLITS)])
         if method in DISCONTINUOUS:
@@ -131,7 +139,7 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     """Trajectories of every method, and going on from the plain run's checkpoint under other ranks and stages."""
     needs_compiler(engine)
     root, expected = plain
-    cases = cases_of(tiny_model, problem_file, tmp_path, engine, root)
+    cases = cases_of(tiny_model, problem_file, tmp_path, engine, root, variants=(engine, world) in EVERY_VARIANT)
     # all weights trained; adapters; a part of the module tree
     resumed = [next(n for n in cases if n.startswith(m)) for m in ("masked_thought", "lora", "chunk_refine")]
     for name in resumed:
