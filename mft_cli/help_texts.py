@@ -2,16 +2,16 @@
 
 HELP = """mft: masking in language-model fine-tuning, from configuration to a score
 
-  mft train   fine-tune a model with a method, export it, evaluate it
-  mft eval    evaluate a model on benchmarks
-  mft score   score a file of completions again, without a model
-  mft report  compare runs: tables, curves, one HTML page
-  mft compare paired differences of runs: intervals, exact tests, flips, what could have been detected
-  mft sweep   many runs: how far they are, once more those that failed, which setting is best
-  mft data    look at training data: what is learnt, what would be masked, which benchmark questions it holds
+  mft train     fine-tune a model with a method, export it, evaluate it
+  mft eval      evaluate a model on benchmarks
+  mft score     score a file of completions again, without a model
+  mft report    compare runs: tables, curves, one HTML page
+  mft compare   paired differences of runs: intervals, exact tests, flips, what could have been detected
+  mft sweep     many runs: how far they are, once more those that failed, which setting is best
+  mft data      look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft generate  completions of your own questions
-  mft plan    memory, time and disk of a training before it is paid for
-  mft mask    masks of mask_finetune: apply them to a model, look at them, compare two
+  mft plan      memory, time and disk of a training before it is paid for
+  mft mask      masks of mask_finetune: apply them to a model, look at them, compare two
 
   mft <command> --help shows examples. Exit codes: 0 done, 1 a defect of mft, 2 your mistake, 75 stopped by a signal.
 """
