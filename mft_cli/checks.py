@@ -53,6 +53,11 @@ def check_train(config: schema.TrainConfig) -> None:
     check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
         raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
+    if "{solution}" in config.prompt.template:
+        raise UserError(
+            f"prompt={config.prompt.name}: its template takes a {{solution}}, which training rows hold in their question "
+            f"already: choose prompt=chat or prompt=raw"
+        )
     if config.eval.engine == "api" and config.eval.benchmarks:
         raise UserError("eval.engine=api evaluates what an endpoint serves, not this training's export: use mft eval")
     check_benchmarks(config.eval)
@@ -229,3 +234,46 @@ def check_eval(config: schema.EvalRunConfig) -> None:
         raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")
     check_benchmarks(config.eval)
     check_paths(config)
+
+
+def check_critique(config: schema.CritiqueRunConfig) -> None:
+    """The settings of `mft critique`. Raises UserError."""
+    if not config.data.sources:
+        raise UserError("data.sources is empty: choose questions with data=<name>, such as data=gsm8k")
+    for name, source in config.data.sources.items():
+        check_source(f"data.sources.{name}", source)
+        if source.layout != "question_response":
+            raise UserError(f"data.sources.{name}.layout={source.layout}: mft critique needs question_response rows")
+    check_generator("model.path", config.model, "eval", config.eval)
+    check_generator("teacher.model.path", config.teacher.model, "teacher.eval", config.teacher.eval)
+    for where, prompt in (("teacher.prompt", config.teacher.prompt), ("row_prompt", config.row_prompt)):
+        if "{solution}" not in prompt.template or "{question}" not in prompt.template:
+            raise UserError(f"{where}.template needs both {{question}} and {{solution}}")
+    if config.row_prompt.shots or config.row_prompt.system is not None:
+        raise UserError("row_prompt takes a template only: shots and system belong to the prompt of the training")
+    if config.solutions.samples > 1 and config.solutions.temperature == 0:
+        raise UserError(
+            f"solutions.samples={config.solutions.samples} would be the same text: set solutions.temperature above 0"
+        )
+    if config.teacher.retries and config.teacher.temperature == 0:
+        raise UserError(
+            f"teacher.retries={config.teacher.retries} would give the same text: set teacher.temperature above 0, "
+            f"or teacher.retries=0"
+        )
+    if config.eval.benchmarks or config.teacher.eval.benchmarks:
+        raise UserError("mft critique evaluates no benchmark: leave eval= out, and choose the questions with data=")
+    check_paths(config)
+
+
+def check_generator(where: str, model: schema.ModelConfig, engine: str, config: schema.EvalConfig) -> None:
+    """A model that generates, at an endpoint or here."""
+    if config.engine == "api":
+        check_endpoint(f"{engine}.api", config.api)
+        if config.api.send == "tokens" and not model.path:
+            raise UserError(f"{engine}.api.send=tokens needs {where}: the folder or hub id that holds the tokenizer")
+    elif not model.path:
+        raise UserError(f"{where} is empty: name a model, or set {engine}.engine=api with {engine}.api.base_url")
+    elif (
+        looks_local(model.path) and not model.path.startswith("package:") and not Path(model.path).expanduser().exists()
+    ):
+        raise UserError(f"{where}={model.path}: no such file or folder")

@@ -10,6 +10,7 @@ from mft_cli.command_line import is_sweep, number, own_keys, print_only, show_co
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.help_texts import (
     COMPARE_HELP,
+    CRITIQUE_HELP,
     DATA_HELP,
     EVAL_HELP,
     GENERATE_HELP,
@@ -90,6 +91,7 @@ def help_text(verb: str) -> str:
     text = {
         "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
         "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP, "mask": MASK_HELP, "generate": GENERATE_HELP,
+        "critique": CRITIQUE_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -327,9 +329,26 @@ def generate_verb(arguments: list[str]) -> None:
     run_with_hydra("eval", keys, task)
 
 
+def critique_verb(arguments: list[str]) -> None:
+    from mft_cli.config import critique_config, run_with_hydra
+
+    if print_only(arguments):
+        run_with_hydra("critique", without_cfg(arguments), lambda values: show_config(critique_config(values)))
+        return
+
+    def task(values: dict) -> None:
+        config = critique_config(values)
+        from mft_cli.driver import run_critique
+
+        run_critique(config)
+
+    run_with_hydra("critique", arguments, task)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb,
     "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb, "generate": generate_verb,
+    "critique": critique_verb,
 }  # fmt: skip
 
 
@@ -344,12 +363,13 @@ def complete(arguments: list[str]) -> None:
     if (
         arguments[1:]
         and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate"))
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate", "critique"))
     ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))
         return
-    verb = "eval" if words[1:2] in (["eval"], ["generate"]) else "train"
+    own = {"eval": "eval", "generate": "eval", "critique": "critique"}
+    verb = own.get(words[1] if len(words) > 1 else "", "train")
     if len(words) > 2:
         skip = 3 if words[1] == "data" else 2
         os.environ["COMP_LINE"] = " ".join([words[0], *words[skip:]])

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from mft_cli import schema
-from mft_cli.checks import check_benchmarks, check_eval, check_paths, check_train
+from mft_cli.checks import check_benchmarks, check_critique, check_eval, check_paths, check_train
 from mft_cli.errors import Stopped, UserError
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
@@ -324,6 +324,12 @@ def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRu
         raise UserError("model.path is empty: name the model, model.path=outputs/<run>/export or a hub id")
     check_benchmarks(config.eval)
     check_paths(config)
+    return config
+
+
+def critique_config(values: dict[str, Any]) -> schema.CritiqueRunConfig:
+    config: schema.CritiqueRunConfig = build(schema.CritiqueRunConfig, with_prompt(values))
+    check_critique(config)
     return config
 
 

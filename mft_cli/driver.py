@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.errors import Stopped, UserError
-from mft_cli.schema import EvalRunConfig, LaunchConfig, TrainConfig
+from mft_cli.schema import CritiqueRunConfig, EvalRunConfig, LaunchConfig, TrainConfig
 from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
 
 
@@ -53,6 +53,16 @@ def run_evaluation(config: EvalRunConfig) -> None:
         from mft_cli.evaluate import evaluate_run
 
         evaluate_run(config)
+
+
+def run_critique(config: CritiqueRunConfig) -> None:
+    """One run of `mft critique`. Raises UserError, Stopped."""
+    if config.launch.name == "slurm" and not inside_job():
+        raise UserError("mft critique launch=slurm runs inside a job; submit one with sbatch")
+    with requeueing(config.launch):
+        from mft_cli.critique.run import critique_run
+
+        critique_run(config)
 
 
 @contextmanager

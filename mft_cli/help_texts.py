@@ -10,6 +10,7 @@ HELP = """mft: masking in language-model fine-tuning, from configuration to a sc
   mft sweep     many runs: how far they are, once more those that failed, which setting is best
   mft data      look at training data: what is learnt, what would be masked, which benchmark questions it holds
   mft generate  completions of your own questions
+  mft critique  make training data for masked critique: solutions, a teacher's critiques, verified
   mft plan      memory, time and disk of a training before it is paid for
   mft mask      masks of mask_finetune: apply them to a model, look at them, compare two
 
@@ -149,4 +150,19 @@ MASK_HELP = """mft mask: what mask_finetune removed
 MASKS: a masks.mft file, or the folder of an export that holds one. BASE: a model folder, hub id, .gguf file or
 package:<python package>/<file>. Masks fit the base model that they were learnt on and no other: its weights are digested.
 Layout of the file and meaning of the numbers: docs/mask_finetune.md
+"""
+
+CRITIQUE_HELP = """mft critique: training data for method=masked_critique
+
+  mft critique model=smollm2_135m data=gsm8k solutions.samples=4 teacher.model.path=<folder>
+  mft critique model=smollm2_135m data=gsm8k teacher.eval.engine=api \\
+      teacher.eval.api.base_url=https://host/v1 teacher.eval.api.model=NAME teacher.eval.api.key_env=MY_KEY
+  mft critique ... solutions.questions=100 budget.requests=500 budget.tokens=400000
+  mft critique ... csv=true row_prompt.template='...' prompt@teacher.prompt=mine
+
+The base model samples solutions, the teacher criticises each and answers anew, the answer is compared with the gold one.
+A killed run goes on where it was; a larger budget goes on in the same folder.
+Writes train.jsonl, malformed.jsonl, provenance.json into outputs/critique-...; then
+  mft train method=masked_critique data=critique data.sources.critique.path=outputs/critique-.../train.jsonl
+Groups (choose with group=option): {groups}
 """

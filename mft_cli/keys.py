@@ -32,6 +32,9 @@ def page() -> str:
     parts += ["## `mft eval`\n", f"{doc(schema.EvalRunConfig)}\n"]
     parts += [table(schema.EvalRunConfig, "", skip=("eval", "model", "launch"))]
     parts += ["The keys of `model`, `eval` and `launch` are those above.\n"]
+    parts += ["## `mft critique`\n", f"{doc(schema.CritiqueRunConfig)}\n"]
+    parts += [table(schema.CritiqueRunConfig, "", skip=("eval", "model", "launch", "data"))]
+    parts += ["The keys of `model`, `eval`, `launch`, `data`, `teacher.model` and `teacher.eval` are those above.\n"]
     return "\n".join(parts)
 
 
@@ -63,7 +66,10 @@ def rows_of(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> list[str
 
 
 # Sections whose keys stand elsewhere on the page.
-REPEATED = {"data.sources_validation", "eval.benchmarks.<name>.source", "eval.benchmarks.<name>.prompt", "eval.prompt"}
+REPEATED = {
+    "data.sources_validation", "eval.benchmarks.<name>.source", "eval.benchmarks.<name>.prompt", "eval.prompt",
+    "teacher.model", "teacher.eval", "teacher.prompt", "row_prompt",
+}  # fmt: skip
 
 
 def is_optional(annotation: Any) -> bool:

@@ -5,6 +5,7 @@ The YAML files in `conf/` hold only what differs from the defaults here. `docs/k
 "3" no number.
 """
 
+from mft_cli.schema.critique import BudgetConfig, CritiqueRunConfig, SolutionsConfig, TeacherConfig
 from mft_cli.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
 from mft_cli.schema.inputs import (
     DataConfig,
@@ -29,9 +30,9 @@ from mft_cli.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
 __all__ = [
-    "AnyMethod", "ApiConfig", "BenchmarkConfig", "CheckpointConfig", "ChunkRefineConfig", "DataConfig",
-    "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig", "MaskFinetuneConfig",
-    "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig", "PromptConfig",
-    "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SourceConfig", "SweepConfig", "TrainConfig",
-    "TrainingConfig", "ValidationConfig", "expand",
+    "AnyMethod", "ApiConfig", "BenchmarkConfig", "BudgetConfig", "CheckpointConfig", "ChunkRefineConfig",
+    "CritiqueRunConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig",
+    "MaskFinetuneConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig",
+    "PromptConfig", "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SolutionsConfig", "SourceConfig", "SweepConfig",
+    "TeacherConfig", "TrainConfig", "TrainingConfig", "ValidationConfig", "expand",
 ]  # fmt: skip

@@ -1,0 +1,99 @@
+"""The run folder of `mft critique`: configuration, both halves, the files, provenance, and what is left to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config import to_plain, to_yaml
+from mft_cli.critique.rows import summary, write_rows
+from mft_cli.critique.solutions import Base, sample_solutions
+from mft_cli.critique.teacher import Teacher
+from mft_cli.errors import Stopped, UserError
+from mft_cli.evaluate import stoppable
+from mft_cli.run_dir import RunDir, digest_of, provenance, write_atomically, write_json
+from mft_cli.schema import CritiqueRunConfig
+
+NOT_IN_THE_NAME = ("run_dir", "budget", "csv")  # a larger budget goes on in the same folder
+
+
+def critique_folder(config: CritiqueRunConfig) -> Path:
+    """run_dir, else a name that the settings decide: the same command goes on where it was."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    return Path("outputs") / f"critique-{'+'.join(config.data.sources)[:48]}-{settings_digest(config)[:8]}"
+
+
+def settings_digest(config: CritiqueRunConfig) -> str:
+    return digest_of({k: v for k, v in to_plain(config).items() if k not in NOT_IN_THE_NAME})
+
+
+def critique_run(config: CritiqueRunConfig) -> Path:
+    """Solutions, critiques and rows. Returns the folder. Raises UserError, Stopped; what is generated is kept."""
+    run = RunDir(critique_folder(config))
+    with run.lock():
+        write_atomically(run.config, to_yaml(config))
+        run.set_state("running")
+        try:
+            with stoppable():
+                left = make_rows(config, run)
+        except Stopped as stopped:
+            run.set_state("stopped", message=str(stopped))
+            raise
+        except BaseException as error:
+            run.set_state("failed", message=str(error) if isinstance(error, UserError) else repr(error))
+            raise
+        if left:
+            run.set_state("stopped", message=left)
+        else:
+            run.set_state("done")
+    return run.root
+
+
+def make_rows(config: CritiqueRunConfig, run: RunDir) -> str:
+    """Both halves and the files; returns what a budget left to do, "" for nothing."""
+    base = sample_solutions(config, run.root)
+    if base.empty:
+        print(f"{base.empty} empty solutions left out", flush=True)
+    teacher = Teacher(config, base.solutions, run.root, base.control)
+    try:
+        teacher.ask()
+    finally:  # what an endpoint that failed has given so far is usable, too
+        counts = write_rows(config, teacher, run.root)
+        write_json(run.root / "provenance.json", facts(config, base, teacher, counts))
+    print(summary(counts), flush=True)
+    print(f"budget: {teacher.budget.line()}", flush=True)
+    left = what_is_left(counts)
+    if left:
+        print(left, flush=True)
+    print(f"rows in {run.root / 'train.jsonl'}; to train on them:\n  {training_command(config, run.root)}", flush=True)
+    return left
+
+
+def what_is_left(counts: dict[str, Any]) -> str:
+    if not counts["waiting"]:
+        return ""
+    return (
+        f"stopped by the budget: {counts['waiting']} of {counts['solutions']} solutions wait for a critique; start the "
+        f"same command again with a larger budget.requests or budget.tokens to go on"
+    )
+
+
+def training_command(config: CritiqueRunConfig, root: Path) -> str:
+    derived = sorted({d for s in config.data.sources.values() for d in s.derived_from})
+    more = f" 'data.sources.critique.derived_from=[{','.join(derived)}]'" if derived else ""
+    return f"mft train method=masked_critique data=critique data.sources.critique.path={root / 'train.jsonl'}{more}"
+
+
+def facts(config: CritiqueRunConfig, base: Base, teacher: Teacher, counts: dict[str, Any]) -> dict[str, Any]:
+    """provenance.json: models and their digests, prompts, settings, seeds, counts, digests of the files."""
+    data = {name: {"where": s.path, "split": s.split} for name, s in config.data.sources.items()}
+    return {
+        **provenance({"seed": config.eval.seed}, data, settings_digest(config)),
+        "base": base.facts,
+        "teacher": teacher.facts(),
+        "row_prompt": to_plain(config.row_prompt),
+        "settings": to_plain(config),
+        "empty_solutions": base.empty,
+        "counts": counts,
+    }
