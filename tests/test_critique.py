@@ -18,10 +18,13 @@ import pytest
 from eval.endpoint import chat, serving
 from tiny import ROOT, mft, problems, tiny_overrides
 
-from mft_cli.config import critique_config
+from mft_cli.config import critique_config, eval_config, run_with_hydra, train_config
 from mft_cli.critique.response import Response, read_response
 from mft_cli.critique.run import critique_run
+from mft_cli.data.sources import Row
 from mft_cli.errors import UserError
+from mft_cli.eval.problems import Problem
+from mft_cli.eval.second_pass import with_solution
 from mft_cli.schema import CritiqueRunConfig
 
 GOOD = "<think><critique>C</critique><reasoning>R</reasoning></think><ans>\\boxed{7}</ans>"
@@ -348,3 +351,37 @@ def test_a_prompt_with_a_solution_is_refused_in_training(tmp_path: Path):
     done = mft("train", "prompt=critique", cwd=tmp_path)
     assert done.returncode == 2
     assert "choose prompt=chat" in done.stderr
+
+
+# ---- presets --------------------------------------------------------------------------------------------------------
+
+
+def composed(name: str, build: Any, *overrides: str) -> Any:
+    found: list[Any] = []
+    run_with_hydra(name, list(overrides), lambda values: found.append(build(values)))
+    return found[0]
+
+
+def test_a_second_pass_asks_as_the_rows_of_training_do(tmp_path: Path):
+    """Else the model would be asked what it was never trained on."""
+    made = composed("critique", critique_config, f"teacher.model.path={tmp_path}")
+    evaluated = composed("eval", eval_config, "eval=gsm8k_critique", f"model.path={tmp_path}")
+    second = evaluated.eval.benchmarks["gsm8k_critique"].second_prompt
+    assert second == made.row_prompt
+    problem = Problem("id", 0, "7", Row(1, "row", question="What is 3 + 4?"))
+    text = with_solution(second, problem, "It is 8.").row.question
+    assert "What is 3 + 4?" in text
+    assert "It is 8." in text
+    assert "{" not in text.replace("\\boxed{}", "")
+
+
+def test_the_published_recipe(tmp_path: Path):
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,critique,answer_match\n")
+    config = composed("train", train_config, "experiment=paper_masked_critique", f"data.sources.critique.path={file}")
+    t, d = config.train, config.data
+    assert "DeepScaleR-1.5B" in config.model.path
+    assert (t.epochs, t.learning_rate, t.schedule, t.warmup_steps) == (3, 5e-5, "cosine", 500)
+    assert (t.optimizer, t.global_batch_size, t.weight_decay, t.max_grad_norm) == ("adamw_8bit", 8, 0.01, 1.0)
+    assert (t.gradient_checkpointing, d.max_length, config.method.beta) == (True, 16384, 0.05)
+    assert d.sources["critique"].keep_if == {"answer_match": True}
