@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The whole test suite. Extra arguments go to pytest: scripts/test.sh tests/test_rng.py -k nest
+# The whole test suite, two files at a time. Arguments go to pytest, one process: scripts/test.sh tests/test_rng.py -k nest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 if [ -z "${MFT_DATA_DIR:-}" ]; then echo "MFT_DATA_DIR is not set: tests on real benchmark files are skipped"; fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # several processes with several threads each would slow each other down
 if [ $# -eq 0 ]; then
   ruff check . && ruff format --check . && mypy
+  exec python -m pytest -n 2 --dist loadfile --durations=15
 fi
 exec python -m pytest "$@"
