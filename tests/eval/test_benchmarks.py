@@ -16,7 +16,8 @@ from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination
 from mft_cli.eval.graders import GRADERS, gold_parts
 from mft_cli.eval.listing import listing
-from mft_cli.eval.plan import pick_prompt, render
+from mft_cli.eval.model_folder import ModelFolder
+from mft_cli.eval.plan import Subject, pick_prompt, render
 from mft_cli.eval.problems import half_a_digit, last_boxed, load_problems
 from mft_cli.eval.score import score_file
 from mft_cli.exact_numbers import parse_number
@@ -207,7 +208,8 @@ def prompts(name: str, tokenizer) -> list[tuple[str, str]]:
     one = benchmark(name)
     renderer = Renderer(tokenizer, PromptConfig(name="bare", kind="template"))
     found, _ = load_problems(name, one, 0)
-    return [(tokenizer.decode(render(renderer, problem, one)), problem.gold) for problem in found]
+    subject = Subject(ModelFolder(Path(), "", "", (), None, {}, None, Path()), tokenizer, {})
+    return [(tokenizer.decode(render(renderer, problem, one, subject)[0]), problem.gold) for problem in found]
 
 
 def test_logic_commonsense_and_science_without_code(written: Path, tokenizer):
