@@ -21,7 +21,16 @@ from tiny import ROOT, data_of, mft, tiny_overrides
 
 from mft_cli import config
 
-ENGINES = [("none", 2), ("zero1", 2), ("zero2", 2), ("zero3", 2), ("zero3", 4), ("zero2", 4), ("zero3_offload", 2)]
+ENGINES = [
+    ("none", 2),
+    ("zero1", 2),
+    ("zero2", 2),
+    ("zero3", 2),
+    ("zero3", 4),
+    ("zero2", 4),
+    ("zero1", 4),
+    ("zero3_offload", 2),
+]
 EVERY_VARIANT = [("none", 2), ("zero3", 2)]  # the other engines run one variant of every method
 SPLITS = [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 2, "packing": False}]
 

@@ -282,3 +282,18 @@ def numbers(run: Path) -> list[dict]:
     """What a run logged of its steps, without what depends on the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k in ("step", "loss", "grad_norm", "learning_rate", "tokens")} for r in rows]
+
+
+def test_scripts_for_evaluations_and_sweeps(site, tiny_model, problem_file):
+    """slurm/sweep.sbatch runs a sweep that was only composed; slurm/eval.sbatch evaluates one of its exports."""
+    words = ["train", "-m", "hydra/launcher=mft_slurm", *tiny_overrides(tiny_model, problem_file), "seed=1,2"]
+    site.mft(*words, "launch.dry_run=true", "hydra.sweep.dir=composed")
+    script = str(ROOT / "slurm" / "sweep.sbatch")
+    site.run("sbatch", "--parsable", "--array=0-1", script, "composed")
+    site.until(lambda: site.states("composed") == ["done", "done"], lambda: str(site.states("composed")))
+    export = next((site.folder / "outputs").glob("*/export"))
+    job = site.run("sbatch", "--parsable", str(ROOT / "slurm" / "eval.sbatch"), f"model.path={export}", *EVALUATION,
+                   "run_dir=evaluated").stdout.strip()  # fmt: skip
+    assert site.ended(job)["JobState"] == "COMPLETED", site.output(job)
+    metrics = json.loads((site.folder / "evaluated" / "eval" / "gsm_symbolic" / "metrics.json").read_text())
+    assert metrics["n"] == 4
