@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mft_cli.eval.engine_hf import load_model
-from mft_cli.eval.engines import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.eval.engine_hf import HfEngine, load_model
+from mft_cli.eval.engines import OnCompletion, OnTokens, Request, Sampling, Unit, finish
 from mft_cli.eval.load_engine import Loading
 from mft_cli.refine.decode import Decoder
 from mft_cli.refine.folder import read_head, read_settings
 
 
-class RefineEngine(Engine):
+class RefineEngine(HfEngine):
     """`batch_size` completions at a time, `accept` tokens of a chunk in a round. See Engine.
 
     Raises UserError if no head lies beside the model.
@@ -30,17 +29,6 @@ class RefineEngine(Engine):
         head = read_head(folder).to(next(self.model.parameters()).dtype).to(device).eval()
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.decoder = Decoder(self.model, head, accept)
-
-    def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
-        """See Engine."""
-        return batches(requests, done, self.batch_size)
-
-    def run(self, source: Source, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
-        """See Engine."""
-        while units := source.more(0):
-            for unit in units:
-                with torch.inference_mode():
-                    self._batch(unit, sampling, report, tokens)
 
     def close(self) -> None:
         """Free the model's memory; says what decoding did."""
