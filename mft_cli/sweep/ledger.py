@@ -169,6 +169,8 @@ class Ledger:
             if queue.get(name) in slurm.TO_COME:
                 return replace(job, state="queued", message=f"in SLURM's queue as {name}")
             gone = name not in queue
+            if job.state == "stopped" and not gone:  # its process has saved; SLURM may be about to requeue it
+                return replace(job, state="running", message=f"SLURM job {name} is ending")
             if job.state == "queued":
                 message = f"SLURM job {name} has left the queue before mft started (cancelled?)"
                 return replace(job, state="dead", message=message) if gone else replace(job, state="running")
