@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -79,7 +80,13 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
 def start_communication() -> None:
     """DeepSpeed's collectives over the process group that is there. Raises UserError where it lacks a C++ compiler."""
     import deepspeed
+    import torch
+    import torch.distributed as dist
 
+    if not dist.is_initialized():  # a run of one process: DeepSpeed wants a group all the same
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")
     # DeepSpeed calls collectives under names that torch has renamed: a warning for each, at every step
     warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
     try:

@@ -188,11 +188,14 @@ def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model
     one = mft("train", *common, f"run_dir={tmp_path / 'one'}", cwd=tmp_path)
     two = mft("train", *common, f"run_dir={tmp_path / 'two'}", "launch.processes=2", "deepspeed=zero3", cwd=tmp_path)
     assert one.returncode == two.returncode == 0, two.stdout + two.stderr
-    a, b = (load_file(tmp_path / n / "export" / "model.safetensors") for n in ("one", "two"))
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].shape == b[name].shape
-        assert float((a[name] - b[name]).abs().max()) < 1e-6
+    alone = mft("train", *common, f"run_dir={tmp_path / 'alone'}", "deepspeed=zero3_offload", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stdout + alone.stderr  # one process, which offloads
+    a, *others = (load_file(tmp_path / n / "export" / "model.safetensors") for n in ("one", "two", "alone"))
+    for b in others:
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].shape == b[name].shape
+            assert float((a[name] - b[name]).abs().max()) < 1e-6
     assert (tmp_path / "two" / "logs" / "rank1.log").exists()
     assert json.loads((tmp_path / "two" / "state.json").read_text())["state"] == "done"
 
