@@ -29,6 +29,7 @@ LAYERS = [
     ["methods", "masks", "refine", "engine", "engine_deepspeed", "export", "export_streamed", "data_show"],
     ["loop", "eval", "rerun", "launch"],
     ["assembly"],
+    ["exports"],
     ["report", "train", "evaluate", "sweep", "plan", "critique", "generate", "compare", "data_check", "analysis"],
     ["driver", "command_line"],
     ["cli", "__main__"],
