@@ -45,16 +45,8 @@ def evaluate_run(config: EvalRunConfig) -> Path:
         write_atomically(run.config, to_yaml(config))
         data = {name: {"where": b.source.path, "split": b.source.split} for name, b in config.eval.benchmarks.items()}
         write_json(run.provenance, provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config))))
-        run.set_state("running")
-        try:
-            with stoppable():
-                evaluate(config, run.root / "eval")
-        except Stopped as stopped:
-            run.set_state("stopped", message=str(stopped))
-            raise
-        except BaseException as error:
-            run.set_state("failed", message=str(error) if isinstance(error, UserError) else repr(error))
-            raise
+        with run.told(), stoppable():
+            evaluate(config, run.root / "eval")
         run.set_state("done")
         print(f"results in {run.root}")
     return run.root

