@@ -111,5 +111,6 @@ def clear_stopped(logs: Path) -> None:
         path.unlink()
 
 
-def any_stopped(logs: Path) -> bool:
-    return any(logs.glob("rank*.stopped"))
+def stopped(logs: Path) -> int:
+    """How many ranks have stopped after saving."""
+    return len(list(logs.glob("rank*.stopped")))

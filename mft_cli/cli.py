@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from mft_cli.command_line import is_sweep, number, own_keys, print_only, show_config, without_cfg
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
@@ -41,7 +42,7 @@ def main() -> None:
     if verb == "rank":
         from mft_cli.allocation import rank_exit_code
 
-        sys.exit(rank_exit_code(run(lambda: rank_verb(rest))))
+        end(rank_exit_code(run(lambda: rank_verb(rest))))
     if verb not in VERBS:
         import difflib
 
@@ -51,7 +52,16 @@ def main() -> None:
         sys.exit(EXIT_USER)
     if "-h" in rest or "--help" in rest:
         sys.exit(run(lambda: print(help_text(verb), flush=True)))
-    sys.exit(run(lambda: VERBS[verb](rest)))
+    end(run(lambda: VERBS[verb](rest)))
+
+
+def end(code: int) -> NoReturn:
+    """Exit with `code`, whatever signals come while Python goes down: it gives them back to the system, which kills."""
+    import signal
+
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # a preemption sends several, to the ranks and to their driver
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(task: Callable[[], None]) -> int:
@@ -105,23 +115,28 @@ def help_text(verb: str) -> str:
 # ---- verbs ----------------------------------------------------------------------------------------------------------
 
 
-def train_verb(arguments: list[str]) -> None:
-    from mft_cli.config import run_with_hydra, train_config
+def composed(name: str, arguments: list[str], build: Callable[[dict], Any], task: Callable[[Any], object]) -> None:
+    """`task` on the configuration that Hydra composes, and `build` checks; or, with --cfg job, the whole of it printed."""
+    from mft_cli.config import run_with_hydra
 
     if print_only(arguments):
-        run_with_hydra("train", without_cfg(arguments), lambda values: show_config(train_config(values)))
-        return
+        run_with_hydra(name, without_cfg(arguments), lambda values: show_config(build(values)))
+    else:
+        run_with_hydra(name, arguments, lambda values: task(build(values)))
 
+
+def train_verb(arguments: list[str]) -> None:
+    from mft_cli.config import train_config
     from mft_cli.driver import read_frozen, run_training, train_or_submit
 
-    if is_sweep(arguments):
+    if is_sweep(arguments) and not print_only(arguments):
         from mft_cli.sweep.start import sweep
 
         sweep(arguments, run_training)
     elif arguments and arguments[0].startswith("--frozen="):
         train_or_submit(train_config(read_frozen(arguments[0].split("=", 1)[1])))
     else:
-        run_with_hydra("train", arguments, lambda values: train_or_submit(train_config(values)))
+        composed("train", arguments, train_config, train_or_submit)
 
 
 def rank_verb(arguments: list[str]) -> None:
@@ -140,30 +155,20 @@ def eval_verb(arguments: list[str]) -> None:
 
         print_list(arguments[1:])
         return
-    from mft_cli.config import eval_config, run_with_hydra
+    from mft_cli.config import eval_config
 
     if arguments and arguments[0].startswith("--frozen="):
-        import json
-
-        values = json.loads(open(arguments[0].split("=", 1)[1], encoding="utf-8").read())  # noqa: SIM115
-        config, out = eval_config(values), arguments[1].split("=", 1)[1]
         from pathlib import Path
 
+        from mft_cli.driver import read_frozen
         from mft_cli.eval.run import evaluate
 
-        evaluate(config, Path(out))
+        frozen, out = (argument.split("=", 1)[1] for argument in arguments[:2])
+        evaluate(eval_config(read_frozen(frozen)), Path(out))
         return
-    if print_only(arguments):
-        run_with_hydra("eval", without_cfg(arguments), lambda values: show_config(eval_config(values)))
-        return
+    from mft_cli.driver import run_evaluation
 
-    def task(values: dict) -> None:
-        config = eval_config(values)
-        from mft_cli.driver import run_evaluation
-
-        run_evaluation(config)
-
-    run_with_hydra("eval", arguments, task)
+    composed("eval", arguments, eval_config, run_evaluation)
 
 
 def score_verb(arguments: list[str]) -> None:
@@ -330,19 +335,10 @@ def generate_verb(arguments: list[str]) -> None:
 
 
 def critique_verb(arguments: list[str]) -> None:
-    from mft_cli.config import critique_config, run_with_hydra
+    from mft_cli.config import critique_config
+    from mft_cli.driver import run_critique
 
-    if print_only(arguments):
-        run_with_hydra("critique", without_cfg(arguments), lambda values: show_config(critique_config(values)))
-        return
-
-    def task(values: dict) -> None:
-        config = critique_config(values)
-        from mft_cli.driver import run_critique
-
-        run_critique(config)
-
-    run_with_hydra("critique", arguments, task)
+    composed("critique", arguments, critique_config, run_critique)
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {

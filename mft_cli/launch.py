@@ -93,8 +93,9 @@ def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say, h
     started = time.time()
     group = Group([srun], launch.grace_s, say, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
     first = group.run()
-    if first is None:
-        return EXIT_STOPPED if srun.code != EXIT_DONE or allocation.any_stopped(logs) else EXIT_DONE
+    stopped = allocation.stopped(logs)
+    if first is None or stopped == int(environment["WORLD_SIZE"]):  # all have saved, however srun itself was ended
+        return EXIT_STOPPED if srun.code != EXIT_DONE or stopped else EXIT_DONE
     others = [p for p in logs.glob("rank*.log") if p != srun.log and p.stat().st_mtime >= started - 1]
     shown = tail(srun.log, srun.offset)
     for path in sorted(others, key=lambda p: p.stat().st_mtime):

@@ -311,6 +311,25 @@ def test_srun_stopped_and_failed(tmp_path, cluster):
     assert (out + err).count("ValueError: cause") == 1
 
 
+def test_saved_ranks_are_stopped_however_slurm_ends_them(tmp_path, cluster):
+    """A preemption's second TERM may find the tasks, or srun, while they go down."""
+    code = "code = rank_exit_code(75); os.kill(os.getpid(), 15)"
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text(srun.read_text().replace("max(t.wait() for t in tasks)", "128 - min(t.wait() for t in tasks)"))
+    assert finish(tasks(tmp_path, cluster, code))[0] == 75
+    code = "code = rank_exit_code(75) if os.environ['RANK'] != '0' else 1; os.kill(os.getpid(), 15)"
+    assert finish(tasks(tmp_path, cluster, code))[0] == 1, "one had not saved; 143 is a signal, no code of ours"
+
+
+def test_signals_do_not_end_a_process_that_goes_down():
+    code = "import atexit, signal, sys; sys.argv = ['mft', *sys.argv[1:]]; from mft_cli.cli import main; "
+    code += "atexit.register(lambda: print(*(signal.getsignal(s).name for s in (15, 10)))); main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sweep", "status", "no such folder"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "SIG_IGN SIG_IGN\n")
+
+
 def test_signals_go_to_srun_as_usr1(tmp_path, cluster):
     body = LISTENER.replace("sys.argv[1]", repr(str(tmp_path))).replace("sys.argv[2]", "'stop'")
     process = tasks(tmp_path, cluster, body.replace("sys.exit(75)", "sys.exit(rank_exit_code(75))"))
