@@ -149,10 +149,11 @@ def nearest_key(root: type[Any], owner: type[Any] | None, path: list[str]) -> st
     if near:
         return f"; did you mean {'.'.join([*path[:-1], near[0]])}?"
     everywhere = [k for k, *_ in walk(root)]
+    if ".".join(path) in everywhere:
+        others = [str(v.name) for v in dataclasses_in(field_type(root, path[0])) if path[-1] in names(v)]
+        return f"; it is a key of {path[0]}={', '.join(others)}"
     ends = [k for k in everywhere if k.rsplit(".", 1)[-1] == path[-1]]
-    near = [k for k in ends if k != ".".join(path)] or difflib.get_close_matches(
-        ".".join(path), everywhere, n=1, cutoff=0.6
-    )
+    near = ends or difflib.get_close_matches(".".join(path), everywhere, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]}?"
     return f"; valid keys here: {', '.join(siblings)}" if siblings else ""
