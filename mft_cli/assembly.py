@@ -27,7 +27,7 @@ from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
 from mft_cli.models import add_tokens, add_words, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
 from mft_cli.peft_adapters import Adapters, adapter_rows, attach, find_source, four_bits
 from mft_cli.ranks import Ranks
-from mft_cli.rerun import check_same_data, settings_digest
+from mft_cli.rerun import check_same_data, settings_digest, weights_sample
 from mft_cli.rng import Draw
 from mft_cli.run_dir import (
     RunDir,
@@ -121,8 +121,9 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         # the loop calls the body, not the model around it: logits are made only where there are labels
         inner: Any = causal_lm(model)
         getattr(inner, inner.base_model_prefix).compile(dynamic=True)
-    check_same_data(run, loaded)
+    check_same_data(run, config, loaded)
     facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
+        "start": weights_sample(config.model.path),
         "precision": precision,
         "attention": attention,
         "fast_modules": fast,

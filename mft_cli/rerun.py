@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
             raise UserError(
                 f"{run.root} was trained on another version of {local[0]}; choose another run_dir, or checkpoint.resume=false"
             )
+    check_same_start(run, config)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
     wanted = [folder for folder, _ in exports_to_evaluate(run, config)]
     return not longer and all((folder / "config.json").exists() for folder in wanted)
@@ -62,15 +64,48 @@ def check_same_settings(run: RunDir, config: TrainConfig) -> None:
         )
 
 
-def check_same_data(run: RunDir, loaded: Loaded) -> None:
-    """Raises UserError if the folder's checkpoints were trained on other rows: a path may stay and its file change."""
+def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
+    """Raises UserError if the folder's checkpoints were trained from other weights or on other rows: a path may stay
+    and its file change."""
     if not checkpoints.steps_in(run.checkpoints) or not run.provenance.exists():
         return
+    check_same_start(run, config)
     if read_json(run.provenance).get("data") != loaded.digests:
         raise UserError(
             f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
             f"checkpoint.resume=false to train anew"
         )
+
+
+def check_same_start(run: RunDir, config: TrainConfig) -> None:
+    """Raises UserError if model.path now holds other weights: checkpoints do not hold what is frozen."""
+    before = read_json(run.provenance).get("start") if run.provenance.exists() else None
+    now = weights_sample(config.model.path)  # a model that has gone is no reason to refuse what is done
+    if before and now and before != now:
+        raise UserError(
+            f"{run.root} was trained from other weights than model.path={config.model.path} now holds; choose another "
+            f"run_dir, or checkpoint.resume=false to train anew"
+        )
+
+
+def weights_sample(path: str) -> str | None:
+    """Digest of the weight files at a local path: names, sizes, and 16 pieces of 64 KiB of each. None for a hub's id.
+
+    Reading all of a large model would take minutes; two exports of the same shape differ almost everywhere.
+    """
+    place = Path(path).expanduser()
+    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+    return digest_of([(f.name, f.stat().st_size, pieces(f)) for f in files]) if files else None
+
+
+def pieces(file: Path) -> str:
+    size, step = file.stat().st_size, 2**16
+    found = hashlib.sha256()
+    with open(file, "rb") as data:
+        for i in range(16):
+            data.seek(max(0, (size - step) * i // 15))
+            found.update(data.read(step))
+    return found.hexdigest()
 
 
 def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]:

@@ -366,6 +366,25 @@ def test_changed_data_is_noticed(tiny_model, problem_file, tmp_path):
     assert anew.returncode == 0, anew.stderr
 
 
+def test_changed_weights_are_noticed(tiny_model, problem_file, tmp_path):
+    """Checkpoints hold what trains; frozen weights are read again from model.path."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    command = ["train", *tiny_overrides(model, problem_file, run_dir="run")]
+    assert mft(*command, cwd=tmp_path).returncode == 0
+    weights = {name: 1.5 * tensor for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    again = mft(*command, cwd=tmp_path)
+    assert again.returncode == 2
+    assert f"other weights than model.path={model} now holds" in again.stderr
+    shutil.rmtree(model)
+    assert mft(*command, cwd=tmp_path).returncode == 0, "done is done"
+
+
 def test_a_continued_run_inherits_what_its_base_was_made_from(tiny_model, problem_file, tmp_path):
     first = tiny_overrides(
         tiny_model, problem_file, run_dir="first", **{"data.sources.local.derived_from": "[gsm8k_test]"}
