@@ -80,8 +80,7 @@ def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
 def check_same_start(run: RunDir, config: TrainConfig) -> None:
     """Raises UserError if model.path now holds other weights: checkpoints do not hold what is frozen."""
     before = read_json(run.provenance).get("start") if run.provenance.exists() else None
-    now = weights_sample(config.model.path)  # a model that has gone is no reason to refuse what is done
-    if before and now and before != now:
+    if before is not None and before != weights_sample(config.model.path):
         raise UserError(
             f"{run.root} was trained from other weights than model.path={config.model.path} now holds; choose another "
             f"run_dir, or checkpoint.resume=false to train anew"

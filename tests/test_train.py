@@ -381,8 +381,6 @@ def test_changed_weights_are_noticed(tiny_model, problem_file, tmp_path):
     again = mft(*command, cwd=tmp_path)
     assert again.returncode == 2
     assert f"other weights than model.path={model} now holds" in again.stderr
-    shutil.rmtree(model)
-    assert mft(*command, cwd=tmp_path).returncode == 0, "done is done"
 
 
 def test_a_continued_run_inherits_what_its_base_was_made_from(tiny_model, problem_file, tmp_path):
