@@ -162,7 +162,7 @@ dependency:
   positions=8    response tokens of an example whose prediction is measured
 landscape:
   kind=random    around each model; line: through the models in turn; plane: through three models
-  dimensions=1   of kind=random, 1 or 2; points=11 on an axis; reach=1 times a filter's norm
+  dimensions=1   of kind=random, 1 or 2; points=11 on an axis; reach=0.2 times a filter's norm
   margin=0.25    of kind=plane: what is shown around the three models, as a share of their extent
   keep_zeros=true     weights that are 0, such as masked ones, stay 0
 The same command again goes on where it was stopped. Definitions and formulas: docs/analysis.md

@@ -47,7 +47,7 @@ class LandscapeSettings:
     kind: str = one_of("random", "line", "plane")
     dimensions: int = at_least(1, 1)
     points: int = at_least(11, 2)
-    reach: float = between(1.0, 0, math.inf)
+    reach: float = between(0.2, 0, math.inf)
     margin: float = between(0.25, 0, math.inf)
     keep_zeros: str = one_of("false", "true")
     examples: int = at_least(16, 1)

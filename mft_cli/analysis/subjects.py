@@ -90,7 +90,8 @@ def find_subjects(model: ModelConfig, folders: list[str], own_model: bool) -> li
     places = [f.path.parent if f.path.name == "export" else f.path for f in opened]
     if len({p.resolve() for p in places}) < len(places):
         raise UserError(f"a model is named twice: {', '.join(c.path for c in configs)}; name each once")
-    return [Subject(*found) for found in zip(short_labels(places), configs, opened, strict=True)]
+    shown = [Path(c.path).stem if c.path.endswith(".gguf") else p for c, p in zip(configs, places, strict=True)]
+    return [Subject(*found) for found in zip(short_labels([Path(s) for s in shown]), configs, opened, strict=True)]
 
 
 def model_in(folder: Path) -> Path:

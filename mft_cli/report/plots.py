@@ -248,6 +248,7 @@ def bars(title: str, y: str, groups: list[str], series: list[tuple[str, list[Bar
     """For every group one bar a series, with intervals."""
     figure, axes, ink = _paper(title, "", y, 3.3 + 0.19 * len(series), dark)
     axes.grid(False, axis="x")
+    axes.set_axisbelow(True)
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series):
         places = [g + width * (index - (len(series) - 1) / 2) for g in range(len(groups))]
