@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mft_cli.rng import UNIT, Draw, digest64
+from mft_cli.rng import UNIT, Draw, bits, digest64
 
-BLOCK = 1 << 22  # elements that are drawn at a time: the draws are 64-bit, and there are several copies
+BLOCK = 1 << 16  # elements that are drawn at a time: the draws are 64-bit, and their copies should stay in the cache
 
 Point = dict[str, Tensor]  # parameter name -> value or direction, fp32
 
@@ -39,11 +39,12 @@ def random_direction(weights: Point, seed: int, number: int, keep_zeros: bool = 
 def normal(draw: Draw, stream: str, name: str, like: Tensor) -> Tensor:
     """Standard normal numbers of the shape of `like`, by inversion of draws on (name, index)."""
     out = torch.empty(like.numel(), dtype=torch.float32, device=like.device)
+    base = draw(stream, 0, torch.tensor([digest64(name)], device=like.device))
     for start in range(0, len(out), BLOCK):
         index = torch.arange(start, min(start + BLOCK, len(out)), device=like.device)
-        draws = draw(stream, 0, torch.full_like(index, digest64(name)), index)
-        unit = (draws.to(torch.float64) + 0.5) / UNIT  # never 0 or 1, whose quantiles are infinite
-        out[start : start + BLOCK] = torch.special.ndtri(unit).to(torch.float32)
+        drawn = (bits(base, index) >> 11) & (UNIT - 1)  # 53 bits, as every draw
+        unit = (drawn.to(torch.float64) + 0.5) / UNIT  # never 0 or 1, whose quantiles are infinite
+        out[start : start + BLOCK] = torch.special.ndtri(unit)
     return out.view(like.shape)
 
 
