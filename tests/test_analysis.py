@@ -462,6 +462,7 @@ def source(problem_file: Path) -> dict:
         (["landscape", "MODEL", "dimensions=3"], "dimensions=3: expected 1 or 2"),
         (["landscape", "MODEL", "points=1"], "points=1: expected 2 or more"),
         (["landscape", "MODEL", "WIDE", "kind=line"], "differ in shape"),
+        (["dependency", "MODEL", "FOREIGN"], "another vocabulary"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_sentence(
@@ -470,7 +471,14 @@ def test_mistakes_are_told_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     if "WIDE" in words:
         wider(tiny_model, tmp_path / "wide")
-    names = {"MODEL": f"model.path={tiny_model}", "SAME": str(tiny_model), "WIDE": str(tmp_path / "wide")}
+    if "FOREIGN" in words:
+        foreign(tiny_model, tmp_path / "foreign")
+    names = {
+        "FOREIGN": str(tmp_path / "foreign"),
+        "MODEL": f"model.path={tiny_model}",
+        "SAME": str(tiny_model),
+        "WIDE": str(tmp_path / "wide"),
+    }
     words = [names.get(w, w) for w in words]
     with pytest.raises(UserError) as caught:
         command([*words, *(data(problem_file) if len(words) > 1 else [])])
@@ -486,6 +494,16 @@ def wider(tiny_model: Path, folder: Path) -> None:
     config = AutoConfig.from_pretrained(str(tiny_model))
     config.intermediate_size = 96
     AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
+
+
+def foreign(tiny_model: Path, folder: Path) -> None:
+    """The tiny model with two words of its tokenizer exchanged."""
+    shutil.copytree(tiny_model, folder)
+    file = folder / "tokenizer.json"
+    told = json.loads(file.read_text())
+    words = told["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    file.write_text(json.dumps(told))
 
 
 def test_a_mistake_exits_with_2_and_help_shows_examples(tmp_path: Path):

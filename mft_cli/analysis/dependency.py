@@ -38,7 +38,10 @@ def dependency(config: TrainConfig, folders: list[str], own_model: bool, asked: 
     """Measure, print the table, write everything, return the JSON. Raises UserError; Stopped after a signal."""
     ready = prepare(config, folders, own_model, asked.examples, asked.split)
     print(ready.source, flush=True)
-    settings = {k: v for k, v in asdict(asked).items() if k not in ("examples", "out")} | {"seed": config.seed}
+    settings = {k: v for k, v in asdict(asked).items() if k not in ("examples", "out")} | {
+        "seed": config.seed,
+        "words": ready.words,
+    }
     rows = [digest_of([int(i), t]) for i, t in identities(ready)]
     name = digest_of([settings, asked.examples, rows])[:8]
     out = Path(asked.out or f"outputs/dependency-{config.data.name or 'data'}-{name}")
@@ -79,7 +82,7 @@ def measure(
         return
     model = subject.load(ready.device)
     vocabulary = embedding_rows(model)
-    how = corruption(model, subject, asked, min(vocabulary, len(ready.tokenizer)), ready.tokenizer.all_special_ids)
+    how = corruption(model, subject, asked, ready.words, ready.tokenizer.all_special_ids)
     special, draw = np.array(ready.tokenizer.all_special_ids), Draw(seed)
     progress = Progress(subject.label, len(missing), 1)
     for i in missing:
@@ -87,7 +90,7 @@ def measure(
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is measured", stop.name)
         variants = variants_of(ready.examples, i, special, how, draw)
         found = scores(model, ready.examples.tokens[int(ready.examples.offsets[i]) :], variants, asked, vocabulary)
-        journal.add(keys[i], {"model": subject.label, "example": ready.examples.keys[i], **found})
+        journal.add(keys[i], {"model": subject.folder.weights_digest, "example": ready.examples.keys[i], **found})
         progress.examples(1)
     progress.close()
 

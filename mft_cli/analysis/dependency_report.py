@@ -58,7 +58,7 @@ def as_json(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict
         "examples": len(used),
         "without_far_context": len(records[0]) - len(used),
         "targets": sum(records[0][i]["targets"] for i in used),
-        "corrupted_tokens": {r: values[0]["corrupted", r][0] and mean(values[0]["corrupted", r]) for r in REGIONS},
+        "corrupted_tokens": {r: mean(values[0]["corrupted", r]) for r in REGIONS},
         "models": [
             {
                 "label": subject.label,

@@ -121,15 +121,14 @@ def evaluate(scene: Scene, keys: list[str], journal: Journal, loss: Loss, stop: 
     if not missing:
         return
     model, put = scene.open()
+    models = [s.folder.weights_digest for s in scene.subjects]
     progress = Progress(scene.label, len(missing), 1)
     for key in missing:
         if stop.name:
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is evaluated", stop.name)
         put(places[key])
         value = loss(model)
-        journal.add(
-            key, {"scene": scene.label, "at": list(places[key]), "loss": value if math.isfinite(value) else None}
-        )
+        journal.add(key, {"models": models, "at": list(places[key]), "loss": value if math.isfinite(value) else None})
         progress.examples(1)
     progress.close()
 

@@ -51,6 +51,7 @@ class Prepared:
     tokenizer: Any  # the first model's
     source: str  # such as "32 of 480 training examples of gsm_symbolic"
     device: torch.device
+    words: int  # ids below mean the same to every model
 
 
 def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: int, split: str) -> Prepared:
@@ -61,7 +62,7 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: in
     device = pick_device(config)
     subjects = find_subjects(config.model, folders, own_model)
     tokenizer = subjects[0].tokenizer()
-    check_vocabularies(subjects, tokenizer)
+    words = shared_words(subjects, tokenizer)
     method = make(config.method, config.train.logits_chunk)
     loaded = load(config.data, Renderer(tokenizer, config.prompt, tuple(method.new_tokens)), config.seed)
     if split == "validation" and loaded.validation is None:
@@ -74,7 +75,18 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: in
     chosen = examples.take(draw(examples, min(wanted, len(examples)), "analysis", config.seed))
     kind = "validation" if held_out else "training"
     source = f"{len(chosen)} of {len(examples)} {kind} examples of {config.data.name or 'the data'}, seed {config.seed}"
-    return Prepared(subjects, chosen, tokenizer, source, device)
+    if int(chosen.tokens.max()) >= words:
+        raise UserError(
+            f"the examples hold words that one of {', '.join(s.config.path for s in subjects)} lacks; name the model "
+            f"with the fewest words first, or analyse them one by one"
+        )
+    for one in subjects:
+        trained = one.folder.facts.get("prompt")
+        if isinstance(trained, dict) and trained != dataclasses.asdict(config.prompt):
+            print(
+                f"warning: {one.label} was trained with prompt={trained.get('name')}, here it is {config.prompt.name}"
+            )
+    return Prepared(subjects, chosen, tokenizer, source, device, words)
 
 
 def find_subjects(model: ModelConfig, folders: list[str], own_model: bool) -> list[Subject]:
@@ -104,17 +116,19 @@ def model_in(folder: Path) -> Path:
     raise UserError(f"{folder}: neither a model (config.json) nor a run with an export; is the run finished?")
 
 
-def check_vocabularies(subjects: list[Subject], tokenizer: Any) -> None:
-    """Raises UserError unless every model means the same by an id: differences token by token need that."""
+def shared_words(subjects: list[Subject], tokenizer: Any) -> int:
+    """How many ids every model has. Raises UserError unless they mean the same: differences token by token need that."""
     vocabulary = tokenizer.get_vocab()
+    words = len(vocabulary)
     for one in subjects[1:]:
         other = one.tokenizer().get_vocab()
-        known = min(len(vocabulary), len(other))
-        if any(other.get(word) != i for word, i in vocabulary.items() if i < known):
+        words = min(words, len(other))
+        if any(other.get(word) != i for word, i in vocabulary.items() if i < words):
             raise UserError(
                 f"{one.config.path} has another vocabulary than {subjects[0].config.path}: their tokens cannot be "
                 f"compared; analyse them one by one"
             )
+    return words
 
 
 def check_contexts(subjects: list[Subject], examples: Examples) -> None:
