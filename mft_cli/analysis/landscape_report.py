@@ -74,7 +74,8 @@ def as_json(ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str,
 def summary(scene: Any, own: list[float | None], rest: list[float | None], kind: str) -> dict[str, Any]:
     """Lowest loss and where, the mean rise over the model (kind=random), the barrier (kind=line)."""
     finite = [(v, p) for v, p in zip(rest, scene.places, strict=True) if v is not None]
-    lowest = min(finite, default=(None, None))
+    there = [(v, p) for v, p in zip(own, scene.marks, strict=True) if v is not None]  # models lie between grid points
+    lowest = min([*finite, *there], default=(None, None))
     found: dict[str, Any] = {"lowest": {"loss": lowest[0], "at": lowest[1] and list(lowest[1])}}
     found["not_finite"] = len(rest) - len(finite)
     if kind == "random" and own[0] is not None and finite:
