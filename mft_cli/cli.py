@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from mft_cli.command_line import is_sweep, number, own_keys, print_only, show_config, without_cfg
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.help_texts import (
+    ANALYZE_HELP,
     COMPARE_HELP,
     CRITIQUE_HELP,
     DATA_HELP,
@@ -101,7 +102,7 @@ def help_text(verb: str) -> str:
     text = {
         "train": TRAIN_HELP, "eval": EVAL_HELP, "score": SCORE_HELP, "report": REPORT_HELP, "compare": COMPARE_HELP,
         "sweep": SWEEP_HELP, "data": DATA_HELP, "plan": PLAN_HELP, "mask": MASK_HELP, "generate": GENERATE_HELP,
-        "critique": CRITIQUE_HELP,
+        "critique": CRITIQUE_HELP, "analyze": ANALYZE_HELP,
     }[verb]  # fmt: skip
     if "{groups}" in text or "{benchmarks}" in text:
         from mft_cli.config import groups
@@ -341,10 +342,16 @@ def critique_verb(arguments: list[str]) -> None:
     composed("critique", arguments, critique_config, run_critique)
 
 
+def analyze_verb(arguments: list[str]) -> None:
+    from mft_cli.analysis.command import command
+
+    command(arguments)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": train_verb, "eval": eval_verb, "score": score_verb, "report": report_verb, "compare": compare_verb,
     "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb, "generate": generate_verb,
-    "critique": critique_verb,
+    "critique": critique_verb, "analyze": analyze_verb,
 }  # fmt: skip
 
 
@@ -359,7 +366,7 @@ def complete(arguments: list[str]) -> None:
     if (
         arguments[1:]
         and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate", "critique"))
+        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate", "critique", "analyze"))
     ):
         prefix = words[1] if len(words) > 1 else ""
         print("\n".join(v for v in VERBS if v.startswith(prefix)))
@@ -367,7 +374,7 @@ def complete(arguments: list[str]) -> None:
     own = {"eval": "eval", "generate": "eval", "critique": "critique"}
     verb = own.get(words[1] if len(words) > 1 else "", "train")
     if len(words) > 2:
-        skip = 3 if words[1] == "data" else 2
+        skip = 3 if words[1] in ("data", "analyze") else 2
         os.environ["COMP_LINE"] = " ".join([words[0], *words[skip:]])
     import hydra
 

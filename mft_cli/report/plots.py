@@ -200,9 +200,7 @@ def _plain(text: str) -> str:
 def _line(axes: Any, curve: Curve, line: Any, width: float, dark: bool) -> None:
     """One run's curve."""
     index, label, steps, values = line
-    name = _plain(label)
-    name = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}…{name[-NAME_LENGTH // 2 + 1 :]}"
-    name = f" {name}" if name.startswith("_") else name  # matplotlib hides labels that start with an underscore
+    name = _name(label)
     style = {"color": colour(index, dark), "linestyle": DASHES[(index // len(LIGHT)) % len(DASHES)]}
     if smoothed(curve, values):
         axes.plot(steps, values, linewidth=0.8, alpha=0.4, color=style["color"])
@@ -233,6 +231,82 @@ def heat_map(title: str, rows: list[str], columns: list[str], values: list[list[
                     color="white" if v > most / 2 else ink,
                 )
     return _png(figure)
+
+
+# ---- analyses -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+def bars(title: str, y: str, groups: list[str], series: list[tuple[str, list[Bar]]], dark: bool = False) -> bytes:
+    """For every group one bar a series, with intervals."""
+    figure, axes, ink = _paper(title, "", y, 3.3 + 0.19 * len(series), dark)
+    axes.grid(False, axis="x")
+    axes.set_axisbelow(True)
+    width = 0.8 / len(series)
+    for index, (label, values) in enumerate(series):
+        places = [g + width * (index - (len(series) - 1) / 2) for g in range(len(groups))]
+        axes.bar(places, [b.value for b in values], 0.92 * width, color=colour(index, dark), label=_name(label))
+        for place, bar in zip(places, values, strict=True):
+            axes.plot([place, place], list(bar.interval), color=ink, linewidth=1.2)
+    axes.axhline(0, color=ink, linewidth=0.8)
+    axes.set_xticks(range(len(groups)), [_plain(g) for g in groups])
+    figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    return _png(figure)
+
+
+def loss_lines(
+    title: str, x: str, series: list[tuple[str, list[float], list[float]]], marks: list[tuple[float, str]],
+    dark: bool = False,
+) -> bytes:  # fmt: skip
+    """Loss against a coordinate, one line a series; `marks` are named places on the x axis."""
+    figure, axes, ink = _paper(title, x, "loss (nats/token)", 3.3 + 0.19 * len(series), dark)
+    for index, (label, places, values) in enumerate(series):
+        style = {"color": colour(index, dark), "linestyle": DASHES[(index // len(LIGHT)) % len(DASHES)]}
+        axes.plot(places, values, marker="o", markersize=3.5, linewidth=1.6, label=_name(label), **style)
+    for place, name in marks:
+        axes.axvline(place, color=ink, linewidth=0.8, linestyle=DASHES[2])
+        axes.annotate(_name(name), (place, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), fontsize=7.5,
+                      textcoords="offset points", rotation=90, va="top", color=ink)  # fmt: skip
+    shown = [v for _, _, values in series for v in values if is_number(v)]
+    if shown and min(shown) > 0 and max(shown) > 50 * min(shown):
+        axes.set_yscale("log")
+    if len(series) > 1:
+        figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    return _png(figure)
+
+
+def loss_surface(
+    title: str, axes_names: tuple[str, str], across: list[float], up: list[float], loss: list[list[float]],
+    marks: list[tuple[float, float, str]], dark: bool = False,
+) -> bytes:  # fmt: skip
+    """Contours of loss[up][across]; `marks` are named points."""
+    figure, axes, ink = _paper(title, *axes_names, 4.6, dark)
+    axes.grid(False)
+    filled = axes.contourf(across, up, loss, levels=14, cmap="cividis")
+    axes.contour(across, up, loss, levels=14, colors=ink, linewidths=0.4)
+    for index, (x, y, name) in enumerate(marks):
+        axes.plot([x], [y], "*^sDoXP"[index % 7], markersize=9, color=colour(index + 1, True), markeredgecolor="#111111",
+                  label=_name(name), linestyle="none", clip_on=False)  # fmt: skip
+    bar = figure.colorbar(filled)
+    bar.ax.tick_params(colors=ink, labelsize=8)
+    bar.set_label("loss (nats/token)", color=ink, fontsize=9)
+    if marks:
+        figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
+    return _png(figure)
+
+
+def _name(label: str) -> str:
+    """A legend's entry: short, and without the underscore that matplotlib hides."""
+    name = _plain(label)
+    name = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2]}…{name[-NAME_LENGTH // 2 + 1 :]}"
+    return f" {name}" if name.startswith("_") else name
 
 
 # ---- sweeps ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,157 @@
+"""The numbers of `mft analyze dependency` as JSON, as a table, as plots and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mft_cli.analysis.page import Part, Picture, write_page
+from mft_cli.analysis.regions import REGIONS
+from mft_cli.analysis.subjects import Prepared
+from mft_cli.eval.stats import bootstrap_mean, paired_difference
+from mft_cli.report.plots import Bar, bars
+from mft_cli.report.terminal import aligned
+from mft_cli.report.wording import one_line
+from mft_cli.run_dir import write_json
+
+MEASURES = {
+    "drop": "fall of the true token's log-probability (nats)",
+    "kl": "KL divergence of the clean from the corrupted prediction (nats)",
+    "drop_per_token": "fall of the log-probability for each corrupted token (nats)",
+    "share": "share of the three regions' KL divergence",
+}
+READING = [
+    "A region is corrupted in the input alone; the token whose prediction is measured stays the same.",
+    "question: the prompt without its first and its special tokens; near: the last response tokens; far: all earlier ones.",
+    "The same share of each region is corrupted, so that the size of a region decides little; the fall for each "
+    "corrupted token is beside it.",
+    "Intervals are 95 % bootstrap intervals over examples; differences are taken example by example.",
+    "A share of 0.6 for the question means: of the change that the three corruptions make, 60 % comes from the question.",
+]
+
+
+def write(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Prints tables and writes dependency.json, .html and two PNG files into `out`. `records` [models][examples]."""
+    result = as_json(ready, records, settings)
+    write_json(out / "dependency.json", result)
+    parts = tables(result)
+    for part in parts:
+        print(f"\n{part.title}")
+        print("\n".join(aligned([tuple(part.head), *(tuple(row) for row in part.rows)])))
+    pictures = plots(result)
+    for name, image in pictures.items():
+        (out / f"dependency-{name}.png").write_bytes(image.light)
+    short = [f"{ready.source}; {result['examples']} of them with a far context, {result['targets']} targets"]
+    write_page(out / "dependency.html", "Dependency on question, near and far context", short, parts, pictures, READING)
+    print(
+        f"\n{short[0]}\nwritten to {out}: dependency.json, dependency.html, {', '.join(f'dependency-{n}.png' for n in pictures)}"
+    )
+    return result
+
+
+def as_json(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any]) -> dict[str, Any]:
+    used = [i for i, record in enumerate(records[0]) if record["targets"]]
+    values = [values_of([own[i] for i in used]) for own in records]
+    return {
+        "data": ready.source,
+        "settings": settings,
+        "examples": len(used),
+        "without_far_context": len(records[0]) - len(used),
+        "targets": sum(records[0][i]["targets"] for i in used),
+        "corrupted_tokens": {r: mean(values[0]["corrupted", r]) for r in REGIONS},
+        "models": [
+            {
+                "label": subject.label,
+                "path": subject.config.path,
+                "weights_digest": subject.folder.weights_digest,
+                **nested(own, lambda v: {"mean": mean(v), "interval": list(bootstrap_mean(v))}),
+            }
+            for subject, own in zip(ready.subjects, values, strict=True)
+        ],
+        "differences": [
+            {
+                "first": ready.subjects[0].label,
+                "second": subject.label,
+                **nested_difference(values[0], own),
+            }
+            for subject, own in zip(ready.subjects[1:], values[1:], strict=True)
+        ],
+    }
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def values_of(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+    """(measure, region) -> a value for each example; whole-model measures have the region ''."""
+    found: dict[tuple[str, str], list[float]] = {("logprob", ""): [r["logprob"] for r in records]}
+    for name in ("drop", "kl", "drop_per_token", "corrupted"):
+        for region in REGIONS:
+            found[name, region] = [r["regions"][region][name] for r in records]
+    totals = [sum(r["regions"][x]["kl"] for x in REGIONS) for r in records]
+    for region in REGIONS:  # where nothing changes anything all shares are 0
+        found["share", region] = [v / t if t else 0.0 for v, t in zip(found["kl", region], totals, strict=True)]
+    far = [[r["regions"][x]["distance"] for x in REGIONS] for r in records]
+    weights = [[found["share", x][i] for x in REGIONS] for i in range(len(records))]
+    found["distance", ""] = [sum(w * d for w, d in zip(*both, strict=True)) for both in zip(weights, far, strict=True)]
+    return found
+
+
+def nested(values: dict[tuple[str, str], list[float]], summary: Any) -> dict[str, Any]:
+    """{measure: {region: summary}}, and {measure: summary} for those of the whole model."""
+    found: dict[str, Any] = {name: summary(values[name, ""]) for name in ("logprob", "distance")}
+    for name in MEASURES:
+        found[name] = {region: summary(values[name, region]) for region in REGIONS}
+    return found
+
+
+def nested_difference(first: dict[tuple[str, str], list[float]], second: dict[tuple[str, str], list[float]]) -> Any:
+    pairs = {key: paired_difference(first[key], second[key]) for key in first}
+
+    def one(key: tuple[str, str]) -> dict[str, Any]:
+        return {"mean": pairs[key].difference, "interval": list(pairs[key].bootstrap)}
+
+    found: dict[str, Any] = {name: one((name, "")) for name in ("logprob", "distance")}
+    return found | {name: {region: one((name, region)) for region in REGIONS} for name in MEASURES}
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def tables(result: dict[str, Any]) -> list[Part]:
+    """A table for each measure of the regions, one of whole-model numbers, and one of differences."""
+    models, parts = result["models"], []
+    for name, title in MEASURES.items():
+        rows = [[one_line(m["label"]), *(shown(m[name][r]) for r in REGIONS)] for m in models]
+        for pair in result["differences"]:
+            rows.append(
+                [one_line(f"{pair['second']} − {pair['first']}"), *(shown(pair[name][r], True) for r in REGIONS)]
+            )
+        parts.append(Part(f"{name}: {title}", ["model", *REGIONS], rows))
+    rows = [[one_line(m["label"]), shown(m["logprob"]), shown(m["distance"], digits=1)] for m in models]
+    for pair in result["differences"]:
+        rows.append([one_line(f"{pair['second']} − {pair['first']}"), shown(pair["logprob"], True),
+                     shown(pair["distance"], True, 1)])  # fmt: skip
+    head = ["model", "clean log-prob of the true token", "mean distance, weighted by share (tokens)"]
+    return [*parts, Part("whole model", head, rows)]
+
+
+def shown(value: dict[str, Any], signed: bool = False, digits: int = 3) -> str:
+    low, high = value["interval"]
+    sign = "+" if signed else ""
+    return f"{value['mean']:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def plots(result: dict[str, Any]) -> dict[str, Picture]:
+    titles = {"drop": "Fall of log-probability when a region is corrupted", "share": "Share of dependence by region"}
+    units = {"drop": "fall (nats/token)", "share": "share of KL divergence"}
+    found = {}
+    for name, title in titles.items():
+        series = [
+            (m["label"], [Bar(m[name][r]["mean"], tuple(m[name][r]["interval"])) for r in REGIONS])
+            for m in result["models"]
+        ]
+        light, dark = (bars(title, units[name], list(REGIONS), series, dark) for dark in (False, True))
+        found[name] = Picture(title, light, dark)
+    return found

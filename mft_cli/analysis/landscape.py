@@ -1,0 +1,220 @@
+"""`mft analyze landscape`: the loss around a model's weights, between models, and on the plane through three.
+
+After Li et al. 2018 (arXiv 1712.09913); mask fine-tuning (arXiv 2503.22764) shows such surfaces in figures 6 and 10.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mft_cli.analysis import directions, landscape_report
+from mft_cli.analysis.directions import Point
+from mft_cli.analysis.settings import LandscapeSettings, check_landscape
+from mft_cli.analysis.subjects import Prepared, Subject, prepare
+from mft_cli.data.encode import Examples
+from mft_cli.data.pack import Batch, lay_rows, make_batch
+from mft_cli.errors import Stopped, UserError
+from mft_cli.eval.journal import Journal
+from mft_cli.eval.progress import Progress
+from mft_cli.loop import StopSignal
+from mft_cli.methods import Method, make
+from mft_cli.methods.base import label_count
+from mft_cli.run_dir import digest_of, locked
+from mft_cli.schema import SftConfig, TrainConfig
+
+VERSION = 1  # of what a record means: another one makes new records
+
+Place = tuple[float, ...]
+Put = Callable[[Place], None]
+
+
+class Loss:
+    """Mean cross entropy of the label tokens of fixed examples, in fp32; sums of batches are added in fp64."""
+
+    def __init__(self, examples: Examples, batch_tokens: int, pad_id: int, device: torch.device):
+        rows = lay_rows(examples.lengths, batch_tokens, packing=True)
+        self.method: Method = make(SftConfig(), 1024)
+        self.batches: list[Batch] = [make_batch(examples, [row], 0, pad_id, device) for row in rows]
+        self.labels = sum(label_count(batch) for batch in self.batches)
+
+    @torch.inference_mode()
+    def __call__(self, model: Any) -> float:
+        sums = [float(self.method.loss(model, batch).sums["ce"]) for batch in self.batches]
+        return math.fsum(sums) / self.labels
+
+
+@dataclass
+class Scene:
+    """Places to evaluate; `open` loads the weights and gives the model and what puts it at a place."""
+
+    label: str
+    places: list[Place]
+    subjects: list[Subject]
+    open: Callable[[], tuple[Any, Put]]
+    axes: tuple[list[float], ...]  # coordinates along each axis
+    marks: list[Place]  # where the subjects lie, in their order
+
+
+def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: LandscapeSettings) -> dict[str, Any]:
+    """Evaluate, print the table, write everything, return the JSON. Raises UserError; Stopped after a signal."""
+    check_landscape(asked)
+    ready = prepare(config, folders, own_model, asked.examples, asked.split)
+    check_count(asked.kind, len(ready.subjects))
+    loss = Loss(ready.examples, asked.batch_tokens, int(ready.tokenizer.pad_token_id), ready.device)
+    print(f"{ready.source}; {loss.labels} label tokens", flush=True)
+    shared = [
+        VERSION,
+        asked.kind,
+        asked.dimensions,
+        asked.keep_zeros,
+        asked.batch_tokens,
+        config.seed,
+        data_digest(ready),
+    ]
+    settings = {k: v for k, v in asdict(asked).items() if k != "out"} | {"seed": config.seed}
+    out = Path(asked.out or f"outputs/landscape-{config.data.name or 'data'}-{digest_of([settings, shared])[:8]}")
+    with locked(out, f"{out} is in use by another mft process; wait for it, or set out="):
+        stop = StopSignal()
+        scenes = make_scenes(ready, asked, config.seed)
+        keys = [[key_of(scene, place, shared) for place in (*scene.marks, *scene.places)] for scene in scenes]
+        journal = Journal(out / "points.jsonl", list(dict.fromkeys(key for own in keys for key in own)))
+        try:
+            for scene, own in zip(scenes, keys, strict=True):
+                evaluate(scene, own, journal, loss, stop)
+        finally:
+            journal.close()
+        journal.finish()
+        losses = [[journal.done[key]["loss"] for key in own] for own in keys]
+        return landscape_report.write(ready, scenes, losses, settings, loss.labels, out)
+
+
+def check_count(kind: str, count: int) -> None:
+    wanted = {"random": "one or more", "line": "two or more", "plane": "three"}[kind]
+    if (kind == "line" and count < 2) or (kind == "plane" and count != 3):
+        raise UserError(f"kind={kind} takes {wanted} models and got {count}: name run folders or model folders")
+
+
+def data_digest(ready: Prepared) -> str:
+    e = ready.examples
+    return digest_of([e.ids.tolist(), e.tokens.tolist(), e.learnt.tolist()])
+
+
+def key_of(scene: Scene, place: Place, shared: list[Any]) -> str:
+    """A model's own place has a key of its own, so that it is evaluated once however many scenes it is in."""
+    if place in scene.marks:
+        data = [shared[0], *shared[4:5], shared[-1]]
+        return digest_of(["model", *data, scene.subjects[scene.marks.index(place)].folder.weights_digest])
+    return digest_of([*shared, [s.folder.weights_digest for s in scene.subjects], list(place)])
+
+
+def evaluate(scene: Scene, keys: list[str], journal: Journal, loss: Loss, stop: StopSignal) -> None:
+    """Add the scene's missing points to the journal."""
+    places = dict(zip(keys, (*scene.marks, *scene.places), strict=True))
+    missing = [key for key in places if key not in journal.done]
+    if not missing:
+        return
+    model, put = scene.open()
+    models = [s.folder.weights_digest for s in scene.subjects]
+    progress = Progress(scene.label, len(missing), 1)
+    for key in missing:
+        if stop.name:
+            raise Stopped(f"stopped by {stop.name}; {journal.path} has what is evaluated", stop.name)
+        put(places[key])
+        value = loss(model)
+        journal.add(key, {"models": models, "at": list(places[key]), "loss": value if math.isfinite(value) else None})
+        progress.examples(1)
+    progress.close()
+
+
+# ---- scenes ---------------------------------------------------------------------------------------------------------
+
+
+def make_scenes(ready: Prepared, asked: LandscapeSettings, seed: int) -> list[Scene]:
+    subjects = ready.subjects
+    if asked.kind == "random":
+        return [around(subject, ready.device, asked, seed) for subject in subjects]
+    if asked.kind == "line":
+        pairs = itertools.pairwise(subjects)
+        return [between(list(pair), number, ready.device, asked.points) for number, pair in enumerate(pairs)]
+    return [through(subjects, ready.device, asked)]
+
+
+def spread(low: float, high: float, points: int) -> list[float]:
+    """Evenly spaced coordinates; the middle one of an odd number of them between -x and x is exactly 0."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return [middle + half * (2 * i - points + 1) / (points - 1) for i in range(points)]
+
+
+def around(subject: Subject, device: torch.device, asked: LandscapeSettings, seed: int) -> Scene:
+    """One or two random filter-normalised directions; their coordinate 1 is a step as long as the weights."""
+    axis = spread(-asked.reach, asked.reach, asked.points)
+
+    def load() -> tuple[Any, Put]:
+        model = subject.load(device)
+        origin = directions.weights_of(model)
+        steps = [
+            directions.random_direction(origin, seed, number, asked.keep_zeros == "true")
+            for number in range(asked.dimensions)
+        ]
+        return model, lambda place: directions.put_sum(model, origin, list(zip(place, steps, strict=True)))
+
+    places: list[Place] = [(a,) for a in axis] if asked.dimensions == 1 else [(a, b) for b in axis for a in axis]
+    return Scene(subject.label, places, [subject], load, (axis,) * asked.dimensions, [(0.0,) * asked.dimensions])
+
+
+def between(pair: list[Subject], number: int, device: torch.device, points: int) -> Scene:
+    """The straight line from one model to the next; coordinates count models."""
+    axis = [number + i / (points - 1) for i in range(points)]
+
+    def load() -> tuple[Any, Put]:
+        model, (first, second) = loaded(pair, device)
+        return model, lambda place: directions.put_between(model, first, second, place[0] - number)
+
+    marks: list[Place] = [(float(number),), (float(number + 1),)]
+    return Scene(f"{pair[0].label} → {pair[1].label}", [(a,) for a in axis], pair, load, (axis,), marks)
+
+
+def through(subjects: list[Subject], device: torch.device, asked: LandscapeSettings) -> Scene:
+    """The plane through three models; coordinates are distances of weights (Euclidean norm)."""
+    model, points = loaded(subjects, device)
+    try:
+        u, v, marks = directions.plane(points)
+    except ValueError as error:
+        raise UserError(f"kind=plane: of {', '.join(s.label for s in subjects)} {error}; take kind=line") from None
+    origin = points[0]
+    axes = []
+    for values in zip(*marks, strict=True):
+        room = asked.margin * (max(values) - min(values))
+        axes.append(spread(min(values) - room, max(values) + room, asked.points))
+
+    def put(place: Place) -> None:
+        if place in marks:  # the model's own bits, without the rounding of the way there
+            directions.put_sum(model, points[marks.index(place)], [])
+        else:
+            directions.put_sum(model, origin, [(place[0], u), (place[1], v)])
+
+    places: list[Place] = [(a, b) for b in axes[1] for a in axes[0]]
+    return Scene("plane", places, subjects, lambda: (model, put), (axes[0], axes[1]), list(marks))
+
+
+def loaded(subjects: list[Subject], device: torch.device) -> tuple[Any, list[Point]]:
+    """The first model, and every model's weights. Raises UserError for models of different shape."""
+    model = subjects[0].load(device)
+    points = [directions.weights_of(model)]
+    for other in subjects[1:]:
+        points.append(directions.weights_of(other.load(device)))
+        a, b = ({n: tuple(p.shape) for n, p in point.items()} for point in (points[0], points[-1]))
+        if a != b:
+            name = next(n for n in (*a, *b) if a.get(n) != b.get(n))
+            raise UserError(
+                f"{subjects[0].label} and {other.label} differ in shape ({name}: {a.get(name)} and {b.get(name)}); "
+                f"there is no line between them"
+            )
+    return model, points

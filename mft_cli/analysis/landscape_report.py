@@ -1,0 +1,159 @@
+"""The numbers of `mft analyze landscape` as JSON, as a table, as plots and as a page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mft_cli.analysis.page import Part, Picture, write_page
+from mft_cli.analysis.subjects import Prepared
+from mft_cli.report.plots import loss_lines, loss_surface
+from mft_cli.report.terminal import aligned
+from mft_cli.report.wording import one_line
+from mft_cli.run_dir import write_json
+
+READING = [
+    "The loss is the mean cross entropy of the response tokens of fixed examples, in fp32, on clean inputs.",
+    "Around a model: coordinate 1 is a random step that is as long, filter by filter, as the weights (Li et al. 2018).",
+    "Between models: coordinate 0 is the first model, 1 the second, and so on. Barrier: the most that the loss lies above "
+    "the straight line between the losses of its ends; 0 where it nowhere does.",
+    "On a plane: axes are Euclidean distances in weight space from the first model; the first axis leads to the second.",
+]
+
+Scenes = list[Any]  # of landscape.Scene
+Losses = list[list[float | None]]  # [scenes][marks, then places]; None: not finite
+
+
+def write(
+    ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str, Any], labels: int, out: Path
+) -> dict[str, Any]:
+    """Prints tables and writes landscape.json, .html and PNG files into `out`."""
+    result = as_json(ready, scenes, losses, settings, labels)
+    write_json(out / "landscape.json", result)
+    parts = tables(result)
+    for part in parts:
+        print(f"\n{part.title}")
+        print("\n".join(aligned([tuple(part.head), *(tuple(row) for row in part.rows)])))
+    pictures = plots(result)
+    for name, image in pictures.items():
+        (out / f"{name}.png").write_bytes(image.light)
+    short = [f"{ready.source}; {labels} label tokens; fp32"]
+    write_page(out / "landscape.html", "Loss landscape", short, parts, pictures, READING)
+    print(f"\n{short[0]}\nwritten to {out}: landscape.json, landscape.html, {', '.join(f'{n}.png' for n in pictures)}")
+    return result
+
+
+def as_json(ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str, Any], labels: int) -> dict[str, Any]:
+    own: dict[str, float | None] = {}
+    found = []
+    for scene, values in zip(scenes, losses, strict=True):
+        count = len(scene.marks)
+        own.update(zip((s.label for s in scene.subjects), values[:count], strict=True))
+        marks = [{"label": s.label, "at": list(p)} for s, p in zip(scene.subjects, scene.marks, strict=True)]
+        one: dict[str, Any] = {"label": scene.label, "marks": marks, "axes": [list(a) for a in scene.axes]}
+        rest = values[count:]
+        wide = len(scene.axes[0])
+        one["loss"] = rest if len(scene.axes) == 1 else [rest[i : i + wide] for i in range(0, len(rest), wide)]
+        one |= summary(scene, values[:count], rest, settings["kind"])
+        found.append(one)
+    return {
+        "data": ready.source,
+        "examples": len(ready.examples),
+        "label_tokens": labels,
+        "settings": settings,
+        "precision": "fp32",
+        "models": [
+            {"label": s.label, "path": s.config.path, "weights_digest": s.folder.weights_digest, "loss": own[s.label]}
+            for s in ready.subjects
+        ],
+        "scenes": found,
+    }
+
+
+def summary(scene: Any, own: list[float | None], rest: list[float | None], kind: str) -> dict[str, Any]:
+    """Lowest loss and where, the mean rise over the model (kind=random), the barrier (kind=line)."""
+    finite = [(v, p) for v, p in zip(rest, scene.places, strict=True) if v is not None]
+    there = [(v, p) for v, p in zip(own, scene.marks, strict=True) if v is not None]  # models lie between grid points
+    lowest = min([*finite, *there], default=(None, None))
+    found: dict[str, Any] = {"lowest": {"loss": lowest[0], "at": lowest[1] and list(lowest[1])}}
+    found["not_finite"] = len(rest) - len(finite)
+    if kind == "random" and own[0] is not None and finite:
+        found["mean_rise"] = sum(v for v, _ in finite) / len(finite) - own[0]
+    if kind == "line" and own[0] is not None and own[1] is not None:
+        start = scene.marks[0][0]
+        above = [v - (own[0] + (p[0] - start) * (own[1] - own[0])) for v, p in finite]
+        found["barrier"] = max(0.0, *above)
+    return found
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def tables(result: dict[str, Any]) -> list[Part]:
+    parts = [Part("models", ["model", "loss"], [[one_line(m["label"]), number(m["loss"])] for m in result["models"]])]
+    scenes, kind = result["scenes"], result["settings"]["kind"]
+    extra = {"random": ("mean_rise", "mean rise"), "line": ("barrier", "barrier"), "plane": None}[kind]
+    head = ["where", "lowest loss", "at", *([extra[1]] if extra else [])]
+    rows = [
+        [one_line(s["label"]), number(s["lowest"]["loss"]), place(s["lowest"]["at"]),
+         *([number(s.get(extra[0]))] if extra else [])]
+        for s in scenes
+    ]  # fmt: skip
+    parts.append(Part("summary", head, rows))
+    if all(len(s["axes"]) == 1 for s in scenes):
+        if kind == "line":
+            rows = [
+                [f"{a:.3f}", one_line(s["label"]), number(v)]
+                for s in scenes
+                for a, v in zip(s["axes"][0], s["loss"], strict=True)
+            ]
+            parts.append(Part("loss along the way", ["coordinate", "between", "loss"], rows))
+        else:
+            rows = [[f"{a:+.3f}", *(number(s["loss"][i]) for s in scenes)] for i, a in enumerate(scenes[0]["axes"][0])]
+            parts.append(
+                Part("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
+            )
+    return parts
+
+
+def number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def place(at: list[float] | None) -> str:
+    return "" if at is None else "(" + ", ".join(f"{x:+.3f}" for x in at) + ")"
+
+
+def plots(result: dict[str, Any]) -> dict[str, Picture]:
+    """One of all lines, or one for each surface."""
+    scenes, kind = result["scenes"], result["settings"]["kind"]
+    if len(scenes[0]["axes"]) == 1:
+        return {"landscape": lines(scenes, kind)}
+    names = {index: "landscape" if len(scenes) == 1 else f"landscape-{index + 1}" for index in range(len(scenes))}
+    return {names[index]: surface(scene, kind) for index, scene in enumerate(scenes)}
+
+
+def lines(scenes: list[dict[str, Any]], kind: str) -> Picture:
+    series = [(s["label"], s["axes"][0], [gap(v) for v in s["loss"]]) for s in scenes]
+    title, x, marks = "Loss along a random direction", "step, in norms of the weights' filters", []
+    if kind == "line":
+        title, x = "Loss between models", "models along the way"
+        marks = list(dict.fromkeys((m["at"][0], m["label"]) for s in scenes for m in s["marks"]))
+    return Picture(title, loss_lines(title, x, series, marks), loss_lines(title, x, series, marks, dark=True))
+
+
+def surface(scene: dict[str, Any], kind: str) -> Picture:
+    title, names = f"Loss around {scene['label']}", ("first direction, in norms of filters", "second direction")
+    if kind == "plane":
+        title = "Loss on the plane through three models"
+        names = ("distance along the first axis", "distance along the second")
+    across, up = scene["axes"]
+    loss = [[gap(v) for v in row] for row in scene["loss"]]
+    marks = [(m["at"][0], m["at"][1], m["label"]) for m in scene["marks"]]
+    light, dark = (loss_surface(title, names, across, up, loss, marks, dark) for dark in (False, True))
+    return Picture(title, light, dark)
+
+
+def gap(value: float | None) -> float:
+    return math.nan if value is None else value
