@@ -64,6 +64,8 @@ def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
             parts["answer"] = plain_answer(row, benchmark, name)
         if benchmark.group is not None:
             parts["group"] = digest_of([text(row.meta, benchmark.group, row.key)])[:16]
+            if labels := {field: str(row.meta[field]) for field in benchmark.labels if field in row.meta}:
+                parts["labels"] = labels
     except BadRow as problem:
         raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}") from None
     if row.choices:
