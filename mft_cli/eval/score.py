@@ -123,7 +123,9 @@ def summarise(
     right = [sum(s["correct"] for s in group) for group in groups]
     shares = [r / samples for r in right]
     accuracy = math.fsum(shares) / n
-    interval = stats.wilson(sum(right), n) if samples == 1 else stats.bootstrap_mean(shares)
+    alike = set(shares) in ({0.0}, {1.0})  # a bootstrap of equal values has an interval of no width
+    wilson = samples == 1 or alike
+    interval = stats.wilson(sum(right) // samples, n) if wilson else stats.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
     metrics: dict[str, Any] = {
@@ -132,7 +134,7 @@ def summarise(
         "samples": samples,
         "accuracy": accuracy,
         "interval": list(interval),
-        "interval_method": "wilson" if samples == 1 else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
+        "interval_method": "wilson" if wilson else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
         "correct": sum(right),
         "unparsed": status[UNPARSED],
         "truncated": truncated,

@@ -19,7 +19,11 @@ def terminal_table(runs: Sequence[Run | Path | str]) -> str:
     """Scores of the runs (or run folders), each compared with the first one on its benchmark."""
     read = [one if isinstance(one, Run) else read_runs([Path(one)]) for one in runs]
     flat = [run for one in read for run in (one if isinstance(one, list) else [one])]
-    summary = summarise(flat)
+    return summary_table(summarise(flat))
+
+
+def summary_table(summary: Summary) -> str:
+    """The same of runs that were compared before."""
     rows = [row for benchmark in summary.benchmarks for row in benchmark_rows(summary, benchmark)]
     if not rows:
         return "No run has been evaluated yet."
