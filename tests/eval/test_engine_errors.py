@@ -103,3 +103,8 @@ def test_told_before_torch_is_imported(model: Path, tmp_path: Path) -> None:
         assert done.returncode == EXIT_USER
         assert says in done.stderr
         assert not re.search(r"\|\s+torch$", done.stderr, re.MULTILINE), arguments
+
+
+def test_list_refuses_what_it_does_not_know(capsys) -> None:
+    assert run(lambda: eval_verb(["list", "gsm8k"])) == EXIT_USER
+    assert "not gsm8k" in capsys.readouterr().err
