@@ -209,12 +209,14 @@ def report_verb(arguments: list[str]) -> None:
     for folder in rest:
         if not Path(folder).is_dir():
             raise UserError(f"{folder}: no such folder")
-    from mft_cli.report import build
+    from mft_cli.report import read_runs, summarise, summary_table, write
 
     folders = [Path(f) for f in rest]
+    summary = summarise(read_runs(folders))
     out = Path(own["out"]) if "out" in own else (folders[0] / "report" if len(folders) == 1 else Path("outputs/report"))
-    paths = build(folders, out)
-    print(f"report: {paths.html}\n        {paths.markdown}")
+    paths = write(summary, out)
+    print(summary_table(summary))
+    print(f"\nreport: {paths.html}\n        {paths.markdown}")
 
 
 def compare_verb(arguments: list[str]) -> None:
@@ -261,6 +263,8 @@ def data_check_verb(arguments: list[str]) -> None:
 
     def task(values: dict) -> None:
         config = train_config(values)
+        if not config.eval.benchmarks:
+            raise UserError("mft data check needs benchmarks: eval=gsm8k or eval=[gsm8k,svamp]")
         from mft_cli.data_check import check
 
         check(config, show=int(number(own, "show", int, 3)), out=Path(own["out"]) if "out" in own else None)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mft_cli.errors import UserError
 from mft_cli.report import tables, write
-from mft_cli.report.blocks import Block, blocks
+from mft_cli.report.blocks import blocks
 from mft_cli.report.compare import Pair
 from mft_cli.report.folders import read_compared
+from mft_cli.report.measures import Block
 from mft_cli.report.summary import Summary, summarise
 from mft_cli.report.terminal import aligned
 from mft_cli.report.wording import NONE, one_line, percent

@@ -283,6 +283,8 @@ def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRun
 def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
+    if word := re.search(r"Error parsing override '([^'=]*)'\s*missing EQUAL", text):
+        return f"{word[1]!r} is no setting: expected key=value, such as eval=gsm8k"
     found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^']+)'", text
     )

@@ -49,6 +49,9 @@ def run_evaluation(config: EvalRunConfig) -> None:
     """One evaluation. Raises UserError, Stopped."""
     if config.launch.name == "slurm" and not inside_job():
         raise UserError("mft eval launch=slurm runs inside a job; submit one with sbatch slurm/eval.sbatch ...")
+    from mft_cli.eval.preflight import preflight
+
+    preflight(config)
     with requeueing(config.launch):
         from mft_cli.evaluate import evaluate_run
 

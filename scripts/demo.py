@@ -113,10 +113,6 @@ def main() -> None:
         say(f"about {(3 - 1.3 * done) / 4 * expected / 60:.0f} minutes left")
         mft(*training(name, examples, runs[name], f"train.precision={precision}", *asked))
     mft("report", *map(str, runs.values()), f"out={OUT / 'report'}")
-    from mft_cli.report import read_runs, terminal_table
-
-    print()
-    print(terminal_table(read_runs(list(runs.values()))))
     print()
     print(f"report page:     {(OUT / 'report' / 'report.html').resolve()}")
     for name in ("sft", "masked_thought"):

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from mft_cli.answers.forms import Form, read
 from mft_cli.answers.units import disagree, unit_of
+from mft_cli.answers.values import surely_differ, value
 from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
@@ -35,7 +36,8 @@ def equal_fast(
     if gold == answer:
         return True
     wanted, found = _forms(gold, answer, unit, multiple)
-    return compare(wanted, found, lambda left, right: None, exact(tolerance))
+    margin = exact(tolerance)
+    return compare(wanted, found, lambda left, right: False if _apart(left, right, margin) else None, margin)
 
 
 def equal_slowly(
@@ -126,6 +128,16 @@ def compare(gold: Form, answer: Form, leaf: Leaf, margin: Fraction = Fraction(0)
     if set(kinds) == {"expr", "tuple"} and "mathbb{R}" in gold.text + answer.text:
         return leaf(gold, answer)
     return False
+
+
+def _apart(gold: Form, answer: Form, margin: Fraction) -> bool:
+    """Whether two forms surely differ, without algebra: most wrong answers, and no worker has to start for them."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if one.kind == "equation" and other.kind in ("expr", "number") and not other.name:
+            return True
+        if other.kind == "expr" and VARIABLE_LETTER.search(other.text) and value(one) is not None:
+            return True
+    return surely_differ(gold, answer, margin)
 
 
 def _other_name(gold: str, answer: str) -> bool:

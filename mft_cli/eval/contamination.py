@@ -38,19 +38,25 @@ def contamination(facts: dict[str, Any], benchmark: str, derived_from: Sequence[
     return f"the training data says that it contains or was made from {', '.join(shared)}, which {benchmark} is made of"
 
 
-def overlap(folder: Path, ids: Sequence[str], questions: Sequence[str]) -> dict[str, Any] | None:
+def overlap(
+    folder: Path, ids: Sequence[str], questions: Sequence[str], bases: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """The problems whose question the model in `folder` was trained on; None where the folder does not say.
 
-    {"problems", "of", "training_questions", "ids"}. Equal questions only (case, punctuation and spaces aside): a
-    reworded question is not found. Raises UserError for a damaged file.
+    `bases`: the questions that the problems are variants of; one that was trained on counts as well.
+    {"problems", "of", "training_questions", "ids", "bases"}. Equal questions only (case, punctuation and spaces
+    aside): a reworded question is not found. Raises UserError for a damaged file.
     """
     from mft_cli.data.questions import known, read_questions  # brings torch, which scoring does without
 
     digests = None if folder == Path() else read_questions(folder)  # an endpoint has no folder
     if digests is None:
         return None
-    hits = [id for id, hit in zip(ids, known(questions, digests), strict=True) if hit]
-    return {"problems": len(hits), "of": len(ids), "training_questions": len(digests), "ids": hits}
+    found = zip(known(questions, digests), known(bases or questions, digests), strict=True)
+    hits = [id for id, hit in zip(ids, found, strict=True) if any(hit)]
+    return {
+        "problems": len(hits), "of": len(ids), "training_questions": len(digests), "ids": hits, "bases": bool(bases),
+    }  # fmt: skip
 
 
 def reason(declared: str | None, measured: dict[str, Any] | None) -> str | None:
@@ -58,9 +64,8 @@ def reason(declared: str | None, measured: dict[str, Any] | None) -> str | None:
     parts = [declared] if declared else []
     if measured and measured["problems"]:
         share = 100 * measured["problems"] / measured["of"]
-        parts.append(
-            f"the model was trained on {measured['problems']} of the {measured['of']} questions ({share:.1f} %)"
-        )
+        what = "questions or the base problems that they vary" if measured.get("bases") else "questions"
+        parts.append(f"the model was trained on {measured['problems']} of the {measured['of']} {what} ({share:.1f} %)")
     return "; ".join(parts) or None
 
 

@@ -96,6 +96,8 @@ def _mean(groups: list[list[bool]]) -> dict[str, Any]:
     right, of = [sum(g) for g in groups], [len(g) for g in groups]
     value = math.fsum(right) / sum(of)
     weight = len(groups) / sum(of)  # linearised ratio: each group's excess over the mean
+    if value in (0.0, 1.0):  # a bootstrap of equal values has an interval of no width
+        return {"value": value, "interval": list(stats.wilson(round(value) * len(groups), len(groups))), "n": sum(of)}
     low, high = stats.bootstrap_mean([value + weight * (r - value * n) for r, n in zip(right, of, strict=True)])
     return {"value": value, "interval": [max(0.0, low), min(1.0, high)], "n": sum(of)}
 

@@ -22,6 +22,7 @@ For number, math, choice and text the gold is either the plain answer or a JSON 
     tolerance  math and number: absolute difference that still counts as equal, or null (exact)
     multiple   math: true where the row says that `answer` lists several answers, all wanted, in any order
     group      the base problem that a variant was made from, a digest (benchmarks with `group`); not for comparison
+    labels     what kind of variant it is, {field: value} (benchmarks with `labels`); not for comparison
     choices    choice: {letter: text of the option} in the order shown, so that an option's text can be answered too
 """
 

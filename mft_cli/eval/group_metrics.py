@@ -7,7 +7,8 @@ if every variant is right) is their macro accuracy; `macro` here is the mean ove
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from mft_cli.eval import stats
 from mft_cli.eval.graders import gold_parts
 from mft_cli.eval.journal import Record, read_lines
 from mft_cli.schema import BenchmarkConfig
+
+MOST_VALUES = 12  # of a label that are told apart: GSM-IC has hundreds of sentence templates
 
 
 def group_metrics(
@@ -30,16 +33,30 @@ def group_metrics(
     robust_accuracy    share of base problems of which every variant (every sample) is right, with robust_interval
     clean_accuracy     accuracy on these base problems themselves: benchmark `clean`, evaluated beside this one; else null
     normalised_accuracy, normalised_robust_accuracy   accuracy and robust accuracy divided by clean_accuracy
+    labels             {field: {value: `of_label`}} for the fields `labels` of the benchmark that the rows have
     """
+    if benchmark.group is None:
+        return {}
+    parts = [gold_parts(record["gold"]) for record in records]
+    if any(part.get("group") is None for part in parts):
+        return {}
+    for part, score in zip(parts, scores, strict=True):
+        score["group"] = part["group"]
+    found = by_base_problem(scores)
+    groups = list(dict.fromkeys(part["group"] for part in parts))
+    accuracy = sum(s["correct"] for s in scores) / len(scores)
+    found |= against_clean(accuracy, found["robust_accuracy"], groups, benchmark, out)
+    return {"groups": {**found, "labels": by_label([part.get("labels") or {} for part in parts], scores)}}
+
+
+def by_base_problem(scores: Sequence[Record]) -> dict[str, Any]:
+    """Accuracies over base problems of scores that have their `group`."""
     groups: dict[str, list[bool]] = {}
-    for record, score in zip(records, scores, strict=True):
-        if benchmark.group is None or (group := gold_parts(record["gold"]).get("group")) is None:
-            return {}
-        score["group"] = group
-        groups.setdefault(group, []).append(bool(score["correct"]))
+    for score in scores:
+        groups.setdefault(score["group"], []).append(bool(score["correct"]))
     shares = [sum(right) / len(right) for right in groups.values()]
     robust = sum(all(right) for right in groups.values())
-    found: dict[str, Any] = {
+    return {
         "problems": len(groups),
         "accuracy_interval": list(bootstrap_ratio([(sum(g), len(g)) for g in groups.values()])),
         "macro_accuracy": math.fsum(shares) / len(groups),
@@ -47,8 +64,53 @@ def group_metrics(
         "robust_accuracy": robust / len(groups),
         "robust_interval": list(stats.wilson(robust, len(groups))),
     }
-    accuracy = sum(s["correct"] for s in scores) / len(scores)
-    return {"groups": {**found, **against_clean(accuracy, robust / len(groups), list(groups), benchmark, out)}}
+
+
+def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """The same for each value of each label; values beyond the MOST_VALUES most frequent are together as `others`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for label in labels for name in label):
+        counts = Counter(label[name] for label in labels if name in label).most_common()
+        kept = sorted(value for value, _ in counts[:MOST_VALUES])
+        found[name] = {value: of_label([s for label, s in zip(labels, scores, strict=True) if label.get(name) == value])
+                       for value in kept}  # fmt: skip
+        rest = [s for label, s in zip(labels, scores, strict=True) if name in label and label[name] not in kept]
+        if rest:
+            found[name][f"{len(counts) - MOST_VALUES} others"] = of_label(rest)
+    return found
+
+
+def of_label(scores: Sequence[Record]) -> dict[str, Any]:
+    """`n` completions, their `accuracy`, and what `by_base_problem` says of them alone."""
+    return {"n": len(scores), "accuracy": sum(s["correct"] for s in scores) / len(scores), **by_base_problem(scores)}
+
+
+def group_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows of a benchmark's groups: a line for all, and one for each value of each label."""
+    groups, name = metrics.get("groups"), metrics["benchmark"]
+    if not groups:
+        return []
+    low, high = groups["accuracy_interval"]
+    lines = [
+        f"{name}: {groups['problems']} base problems: accuracy over variants {100 * metrics['accuracy']:.1f} % "
+        f"[{100 * low:.1f}, {100 * high:.1f}], mean over base problems {100 * groups['macro_accuracy']:.1f} %, "
+        f"every variant right {100 * groups['robust_accuracy']:.1f} %"
+    ]
+    if groups["normalised_accuracy"] is None:
+        lines.append(f"{name}: accuracy on the base problems themselves is not known, so none is relative to it")
+    else:
+        lines.append(
+            f"{name}: base problems themselves {100 * groups['clean_accuracy']:.1f} %; relative to that "
+            f"{groups['normalised_accuracy']:.3f}, every variant right {groups['normalised_robust_accuracy']:.3f}"
+        )
+    for label, values in groups.get("labels", {}).items():
+        lines += [
+            f"{name}: {label}={value}: {100 * one['accuracy']:.1f} % "
+            f"[{100 * one['accuracy_interval'][0]:.1f}, {100 * one['accuracy_interval'][1]:.1f}] of {one['n']}, "
+            f"every variant right {100 * one['robust_accuracy']:.1f} % of {one['problems']}"
+            for value, one in values.items()
+        ]
+    return lines
 
 
 def bootstrap_ratio(pairs: Sequence[tuple[int, int]], seed: int = 0, draws: int = stats.DRAWS) -> tuple[float, float]:

@@ -32,7 +32,8 @@ def print_list(arguments: list[str]) -> None:
     if "json=true" in arguments:
         print(json.dumps({"benchmarks": rows, "suites": suites, "problems": problems}, indent=1))
         return
-    if unknown := [a for a in arguments if a != "json=false" and "=" in a and not a.startswith("--config-dir")]:
+    words = [a for i, a in enumerate(arguments) if i == 0 or arguments[i - 1] != "--config-dir"]
+    if unknown := [a for a in words if a != "json=false" and not a.startswith("--config-dir")]:
         raise UserError(f"mft eval list takes json=true and --config-dir FOLDER, not {unknown[0]}")
     shown = [{**row, "problems": "" if row["problems"] is None else f"{row['problems']:,}"} for row in rows]
     table = [dict(zip(COLUMNS, COLUMNS, strict=True)), *shown]

@@ -11,7 +11,6 @@ from typing import Any
 
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import export_facts
-from mft_cli.models import locate
 from mft_cli.run_dir import digest_of, file_digest, read_json, write_json
 from mft_cli.schema import ApiConfig, ModelConfig
 
@@ -47,19 +46,24 @@ def open_model(config: ModelConfig) -> ModelFolder:
     folder = find_folder(config)
     if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
         return open_adapter(folder, config)
-    settings = _read(folder / "config.json", config)
-    text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
-    context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
+    settings = read_settings(folder / "config.json", config)
     return ModelFolder(
         path=folder,
         weights_digest=digest_of([(f.name, digest(f)) for f in weight_files(folder, config)] + [settings]),
         tokenizer_digest=tokenizer_digest(folder),
         end_ids=_end_ids(folder, config),
-        context=context if isinstance(context, int) else None,
+        context=context_of(settings),
         facts=export_facts(folder),
         adapter=None,
         tokenizer=folder,
     )
+
+
+def context_of(settings: dict[str, Any]) -> int | None:
+    """Positions that a model has by its config.json; None if it does not say."""
+    text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
+    context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
+    return context if isinstance(context, int) else None
 
 
 def find_folder(config: ModelConfig) -> Path:
@@ -67,6 +71,8 @@ def find_folder(config: ModelConfig) -> Path:
     given = Path(config.path).expanduser()
     if (given / ADAPTER).is_file() and not (given / "config.json").is_file():
         return given  # locate() would miss config.json
+    from mft_cli.models import locate  # brings torch
+
     located = locate(config)
     folder = Path(located)
     return folder if folder.is_dir() else download(located, config)
@@ -81,14 +87,13 @@ def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
     if not config.path:
         return ModelFolder(Path(), served, "", (), None, {}, None, Path())
     folder = find_folder(config)
-    settings = _read(folder / "config.json", config) if (folder / "config.json").is_file() else {}
-    context = settings.get("max_position_embeddings")
+    settings = read_settings(folder / "config.json", config) if (folder / "config.json").is_file() else {}
     return ModelFolder(
         path=folder,
         weights_digest=served,
         tokenizer_digest=tokenizer_digest(folder) if api.send == "tokens" else "",
         end_ids=_end_ids(folder, config),
-        context=context if isinstance(context, int) else None,
+        context=context_of(settings),
         facts=export_facts(folder),
         adapter=None,
         tokenizer=folder,
@@ -97,7 +102,7 @@ def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
 
 def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
     """A LoRA adapter in peft's format, and the base model that it names. Raises UserError."""
-    settings = _read(folder / ADAPTER, config)
+    settings = read_settings(folder / ADAPTER, config)
     if settings.get("peft_type") != "LORA":
         raise UserError(
             f"model.path={config.path}: an adapter of type {settings.get('peft_type')}; only LORA is served unmerged"
@@ -130,11 +135,19 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def download(name: str, config: ModelConfig) -> Path:
-    """A hub model's folder in the hub's cache."""
+    """A hub model's folder in the hub's cache. Raises UserError."""
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"model.path={config.path} is no folder; check the path")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(WEIGHT_FILES)))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"model.path={config.path} is no folder, and no model of that name is in the hub's cache or can be fetched "
+            "(no network, or HF_HUB_OFFLINE is set); check the path"
+        ) from None
     except Exception as error:  # many kinds: offline, gated, no such repository, malformed name
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
@@ -146,7 +159,7 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     """The safetensors files, each whole, and all that an index names. Raises UserError."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(_read(index, config).get("weight_map", {}).values())
+        names = set(read_settings(index, config).get("weight_map", {}).values())
         if missing := sorted(n for n in names if not (folder / n).is_file()):
             raise UserError(f"model.path={config.path}: {missing[0]} is missing ({len(missing)} of {len(names)} files)")
         files = sorted(folder / n for n in names)
@@ -193,11 +206,12 @@ def digest(file: Path) -> str:
 def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
     """End tokens that generation_config.json names (some models list several)."""
     path = folder / "generation_config.json"
-    ids = _read(path, config).get("eos_token_id") if path.is_file() else None
+    ids = read_settings(path, config).get("eos_token_id") if path.is_file() else None
     return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
 
 
-def _read(path: Path, config: ModelConfig) -> dict[str, Any]:
+def read_settings(path: Path, config: ModelConfig) -> dict[str, Any]:
+    """A JSON file of a model's folder. Raises UserError for one that is missing or not whole."""
     try:
         value = read_json(path)
     except (OSError, ValueError):

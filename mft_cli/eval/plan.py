@@ -15,7 +15,7 @@ from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
 from mft_cli.eval.model_folder import ModelFolder
-from mft_cli.eval.problems import Problem, load_problems
+from mft_cli.eval.problems import Problem, base_questions, load_problems
 from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, EvalConfig, PromptConfig
@@ -137,7 +137,8 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
     keys = request_keys(requests, problems, sampling, benchmark, subject)
     golds = [problem.gold for problem in problems]
     folder = subject.folder
-    measured = overlap(folder.adapter or folder.path, [p.id for p in problems], [p.row.question for p in problems])
+    ids, questions = [p.id for p in problems], [p.row.question for p in problems]
+    measured = overlap(folder.adapter or folder.path, ids, questions, base_questions(problems, benchmark))
     settings = [
         keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__,
         config.failure_threshold, measured,

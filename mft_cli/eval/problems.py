@@ -42,6 +42,11 @@ def load_problems(name: str, benchmark: BenchmarkConfig, seed: int) -> tuple[lis
     return draw(name, problems, benchmark.limit, seed), where
 
 
+def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[str]:
+    """The questions that the problems are variants of; empty for a benchmark without `group`."""
+    return [text(p.row.meta, benchmark.group, p.row.key) for p in problems] if benchmark.group else []
+
+
 def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
     """`limit` problems, the same for every model; a smaller limit draws a subset of a larger one's."""
     if limit is None or limit == len(problems):
@@ -64,6 +69,8 @@ def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
             parts["answer"] = plain_answer(row, benchmark, name)
         if benchmark.group is not None:
             parts["group"] = digest_of([text(row.meta, benchmark.group, row.key)])[:16]
+            if labels := {field: str(row.meta[field]) for field in benchmark.labels if field in row.meta}:
+                parts["labels"] = labels
     except BadRow as problem:
         raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}") from None
     if row.choices:

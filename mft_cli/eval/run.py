@@ -21,6 +21,7 @@ from mft_cli.eval.journal import read_lines
 from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, replica_devices
 from mft_cli.eval.model_folder import open_endpoint, open_model
 from mft_cli.eval.plan import Plan, Subject, make_plan
+from mft_cli.eval.preflight import check_context
 from mft_cli.eval.progress import Progress
 from mft_cli.eval.score import score_file, summary
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
@@ -252,10 +253,7 @@ class Session:
         lengths = [len(r.prompt) + r.max_new_tokens for plan in plans for r in plan.requests if r.max_new_tokens]
         lengths += [context_needed(plan, self.config.eval, self.subject) or 0 for plan in plans if plan.two_passes]
         context = self.config.eval.max_model_len or max(lengths)
-        if self.folder.context is not None and context > self.folder.context:
-            raise UserError(
-                f"eval.max_model_len={context}, but the model has {self.folder.context} positions; set it lower"
-            )
+        check_context(context, self.folder.context)
         return context
 
     def _loading(self, context: int) -> Loading:

@@ -15,7 +15,7 @@ from mft_cli.eval import stats
 from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.failure_detection import failure_detection
 from mft_cli.eval.graders import UNPARSED, grade, more_metrics
-from mft_cli.eval.group_metrics import group_metrics
+from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.run_dir import file_digest, write_atomically, write_json
 from mft_cli.schema import BenchmarkConfig, EvalConfig
@@ -123,7 +123,9 @@ def summarise(
     right = [sum(s["correct"] for s in group) for group in groups]
     shares = [r / samples for r in right]
     accuracy = math.fsum(shares) / n
-    interval = stats.wilson(sum(right), n) if samples == 1 else stats.bootstrap_mean(shares)
+    alike = set(shares) in ({0.0}, {1.0})  # a bootstrap of equal values has an interval of no width
+    wilson = samples == 1 or alike
+    interval = stats.wilson(sum(right) // samples, n) if wilson else stats.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
     metrics: dict[str, Any] = {
@@ -132,7 +134,7 @@ def summarise(
         "samples": samples,
         "accuracy": accuracy,
         "interval": list(interval),
-        "interval_method": "wilson" if samples == 1 else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
+        "interval_method": "wilson" if wilson else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
         "correct": sum(right),
         "unparsed": status[UNPARSED],
         "truncated": truncated,
@@ -177,7 +179,7 @@ def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> 
 
 
 def summary(metrics: dict[str, Any], reused: bool = False) -> str:
-    """The last line of a benchmark; shares above 5 % of unreadable or cut completions come first."""
+    """The last lines of a benchmark; shares above 5 % of unreadable or cut completions come first."""
     first = "".join(f"WARNING: {metrics['benchmark']}: {warning}\n" for warning in metrics["warnings"])
     low, high = metrics["interval"]
     counts = f"{metrics['unparsed']} unparsed, {metrics['truncated']} truncated, {metrics['timed_out']} timed out"
@@ -185,11 +187,30 @@ def summary(metrics: dict[str, Any], reused: bool = False) -> str:
     gold = metrics.get("gold_logprob")
     tail = f"; gold log-probability {gold['mean']:.4f} a token" if gold else ""
     tail += " (reused)" if reused else ""
-    return (
+    line = (
         f"{first}{metrics['benchmark']}: "
         f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
         f"({metrics['correct']} of {of} right; {counts}){tail}"
     )
+    return "\n".join([line, *_sample_lines(metrics), *_instruction_lines(metrics), *group_lines(metrics)])
+
+
+def _sample_lines(metrics: dict[str, Any]) -> list[str]:
+    """pass@k and maj@k, where there are several samples."""
+    if "pass_at" not in metrics:
+        return []
+    kinds = (("pass", metrics["pass_at"]), ("maj", metrics["majority_at"]))
+    words = [f"{name}@{k} {100 * value:.1f} %" for name, values in kinds for k, value in values.items()]
+    return [f"{metrics['benchmark']}: {', '.join(words)}"]
+
+
+def _instruction_lines(metrics: dict[str, Any]) -> list[str]:
+    """IFEval's four numbers."""
+    found = metrics.get("instruction_following") or {}
+    words = [
+        f"{name.replace('_', ' ')} {100 * found[name]['value']:.1f} %" for name in found if name != "by_instruction"
+    ]
+    return [f"{metrics['benchmark']}: {', '.join(words)}"] if words else []
 
 
 def _majority_right(group: Sequence[Record]) -> bool:

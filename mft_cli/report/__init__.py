@@ -13,10 +13,10 @@ from mft_cli.errors import UserError
 from mft_cli.report import markdown, page, plots
 from mft_cli.report.runs import Run, read_runs
 from mft_cli.report.summary import Summary, as_json, summarise
-from mft_cli.report.terminal import terminal_table
+from mft_cli.report.terminal import summary_table, terminal_table
 from mft_cli.run_dir import write_atomically
 
-__all__ = ["ReportPaths", "Run", "build", "read_runs", "terminal_table", "write"]
+__all__ = ["ReportPaths", "Run", "build", "read_runs", "summarise", "summary_table", "terminal_table", "write"]
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,24 @@
-"""Sections that are a table with a sentence: agreement, consistency, domains, failure detection.
+"""Sections that are a table with a sentence: agreement, consistency, domains, the measures, failure detection.
 
 The page, Markdown and `mft compare` print the same blocks. Every cell is finished text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mft_cli.report import wording
 from mft_cli.report.domains import Cell
+from mft_cli.report.measures import Block, measures
 from mft_cli.report.summary import Summary
 from mft_cli.report.wording import NONE
 
 
-@dataclass(frozen=True)
-class Block:
-    """One section."""
-
-    id: str
-    title: str
-    text: str
-    head: list[str]
-    rows: list[list[str]]
-
-
 def blocks(summary: Summary) -> list[Block]:
     """Those that have something to say."""
-    made = (agreement(summary), consistency(summary), domains(summary), overlap(summary), failures(summary))
+    across = (agreement(summary), consistency(summary), domains(summary))
+    signs = (overlap(summary), failures(summary))
+    made = (*across, *measures(summary.evaluations), *signs)
     return [block for block in made if block.rows]
 
 

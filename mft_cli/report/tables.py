@@ -94,14 +94,14 @@ def score_row(one: Evaluation, run: Run) -> ScoreRow:
         label=one.label,
         benchmark=one.benchmark,
         finished=one.metrics is not None,
-        n=_number(metrics.get("n")),
+        n=wording.whole(metrics.get("n")),
         accuracy=wording.percent(value),
         interval=wording.percent_interval(interval),
         value=value if wording.is_number(value) else None,
         bounds=bounds,
-        unparsed=_number(metrics.get("unparsed")),
-        truncated=_number(metrics.get("truncated")),
-        timed_out=_number(metrics.get("timed_out")),
+        unparsed=wording.whole(metrics.get("unparsed")),
+        truncated=wording.whole(metrics.get("truncated")),
+        timed_out=wording.whole(metrics.get("timed_out")),
         gold=wording.decimal(gold.get("mean")),
         gold_interval=wording.decimal_interval(gold.get("interval")),
         contaminated=wording.one_line(str(metrics.get("contaminated") or "")),
@@ -127,10 +127,6 @@ def how(metrics: dict[str, Any]) -> str:
         ("took", wording.duration(total) if total else None),
     )
     return wording.one_line("; ".join(f"{name} {value}" for name, value in parts if value))
-
-
-def _number(value: Any) -> str:
-    return str(value) if wording.is_number(value) else NONE
 
 
 @dataclass

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mft_cli.report import tables
 from mft_cli.report.compare import Pair
+from mft_cli.report.measures import Block, measures
 from mft_cli.report.runs import Run, read_runs
 from mft_cli.report.summary import Summary, summarise
 from mft_cli.report.wording import NONE, one_line
@@ -18,12 +19,21 @@ def terminal_table(runs: Sequence[Run | Path | str]) -> str:
     """Scores of the runs (or run folders), each compared with the first one on its benchmark."""
     read = [one if isinstance(one, Run) else read_runs([Path(one)]) for one in runs]
     flat = [run for one in read for run in (one if isinstance(one, list) else [one])]
-    summary = summarise(flat)
+    return summary_table(summarise(flat))
+
+
+def summary_table(summary: Summary) -> str:
+    """The same of runs that were compared before."""
     rows = [row for benchmark in summary.benchmarks for row in benchmark_rows(summary, benchmark)]
     if not rows:
         return "No run has been evaluated yet."
     loud = [f"! {one_line(notice.where)}: {notice.text}" for notice in summary.notices if notice.level == "alarm"]
-    return "\n".join([*aligned([HEAD, *rows]), *loud])
+    more = [line for block in measures(summary.evaluations) for line in ["", block.title, *_block(block)]]
+    return "\n".join([*aligned([HEAD, *rows]), *more, *loud])
+
+
+def _block(block: Block) -> list[str]:
+    return aligned([tuple(block.head), *(tuple(one_line(cell) for cell in row) for row in block.rows)])
 
 
 def benchmark_rows(summary: Summary, benchmark: str) -> list[tuple[str, ...]]:

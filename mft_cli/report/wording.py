@@ -36,6 +36,11 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def whole(value: Any) -> str:
+    """A count."""
+    return str(value) if is_number(value) else NONE
+
+
 def percent(value: Any) -> str:
     """0.415 -> 41.5 %."""
     return f"{100 * value:.1f} %" if is_number(value) else NONE

@@ -25,6 +25,7 @@ class BenchmarkConfig:
         None, "Field that names the base problem of a variant: adds robust and per-problem accuracy."
     )
     clean: str | None = key(None, "Benchmark with the base problems themselves, for accuracy relative to theirs.")
+    labels: list[str] = key([], "With group: fields that say what kind of variant a row is; accuracy for each value.")
     round_to_gold: bool = key(False, "An answer counts that rounds to the gold at the gold's last decimal.")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")

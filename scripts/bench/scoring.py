@@ -2,9 +2,10 @@
 
     MFT_DATA_DIR=... python scripts/bench/scoring.py [--workers 2] [--seconds-limit 5]
 
-Without MFT_DATA_DIR the completions are made up. Three kinds: GSM8K-like (solution and "#### 72"), MATH-like with the
-gold answer in a box (most are decided at once), and MATH-like where a wrong answer of another problem stands in the box
-(what needs algebra goes to the workers, whose start is part of the time).
+Without MFT_DATA_DIR the completions are made up. Four kinds: GSM8K-like (solution and "#### 72"), MATH-like with the
+gold answer in a box (decided at once), MATH-like where the answer of another problem stands in the box (nearly all are
+decided at once), and MATH-like with "0 +" in front of the gold: what is no plain number goes to the workers, whose
+start is part of the time.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ def gsm8k() -> list[tuple[str, str]]:
     return pairs
 
 
-def math(shift: int) -> list[tuple[str, str]]:
+def math(shift: int, before: str = "") -> list[tuple[str, str]]:
     rows = read("math500/test.jsonl") or [
         {"answer": rf"\frac{{{i}\sqrt{{3}}}}{{7}}", "solution": rf"So \boxed{{{i}}}."} for i in range(1, 501)
     ]
-    return [(row["answer"], completion(row, rows[(i + shift) % len(rows)])) for i, row in enumerate(rows)]
+    return [(row["answer"], completion(row, rows[(i + shift) % len(rows)], before)) for i, row in enumerate(rows)]
 
 
-def completion(row: dict[str, Any], other: dict[str, Any]) -> str:
-    return str(row["solution"]).replace(boxed(row["solution"])[0], other["answer"])
+def completion(row: dict[str, Any], other: dict[str, Any], before: str) -> str:
+    return str(row["solution"]).replace(boxed(row["solution"])[0], before + other["answer"])
 
 
 def main() -> None:
@@ -64,6 +65,7 @@ def main() -> None:
         ("GSM8K-like", "number", gsm8k()),
         ("MATH-like, gold", "math", math(0)),
         ("MATH-like, other", "math", math(1)),
+        ("MATH-like, 0 + gold", "math", math(0, "0 + ")),
     )
     for name, kind, pairs in kinds:
         records = [
@@ -75,7 +77,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         right = sum(s["correct"] for s in scores)
         print(
-            f"{name:18} {len(pairs):5} answers, {right:4} right, {seconds:6.2f} s: {len(pairs) / seconds:7.0f} answers/s"
+            f"{name:19} {len(pairs):5} answers, {right:4} right, {seconds:6.2f} s: {len(pairs) / seconds:7.0f} answers/s"
         )
 
 

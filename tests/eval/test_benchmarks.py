@@ -13,7 +13,6 @@ from mft_cli import config
 from mft_cli.checks import check_benchmarks
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
-from mft_cli.eval.contamination import contamination
 from mft_cli.eval.graders import GRADERS, gold_parts
 from mft_cli.eval.listing import listing
 from mft_cli.eval.model_folder import ModelFolder
@@ -118,21 +117,6 @@ def test_two_files_of_the_same_problems_have_the_same_gold():
     assert all(
         golds[problem.row.question.strip()] == problem.gold for problem in small
     )  # the last box is the answer field
-
-
-@needs_data
-def test_gsm_ic_is_made_of_gsm8k_train_rows():
-    def questions(file: str) -> list[str]:
-        lines = (data_dir() / file).read_text(encoding="utf-8").splitlines()
-        return [" ".join(json.loads(line)["question"].split()) for line in lines]
-
-    base = questions("gsm_ic_dev/gsm8k_validation.jsonl")  # what GSM-IC draws its base problems from
-    assert len(base) == 1000
-    assert set(base) <= set(questions("gsm8k/train.jsonl"))
-    for name in ("gsm_ic", "gsm_ic_2step", "gsm_ic_mstep", "gsm_ic_clean"):
-        tags = benchmark(name).source.derived_from
-        assert contamination({"derived_from": ["gsm8k_train"]}, name, tags)
-        assert not contamination({"derived_from": ["math_train"]}, name, tags)
 
 
 def test_a_published_number_that_is_not_there_is_told(tmp_path: Path):
@@ -265,71 +249,6 @@ def test_gold_answers_are_right_and_others_wrong(name: str, written: Path, tmp_p
         lines = [{"id": p.id, "sample": 0, "completion": said(gold_parts(p.gold)["answer"])} for p in found]
         write(tmp_path, "g.jsonl", lines)
         assert score_file(tmp_path / "g.jsonl", name, one, tmp_path / "out")["accuracy"] == accuracy
-
-
-# ---- GSM-IC ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gsm_ic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three base problems with 4, 2 and 1 variants over the two files."""
-    rows = [
-        {
-            "original_question": f"Base {b}?",
-            "new_question": f"Base {b}, and a cat is {v}?",
-            "answer": str(b),
-            "n_steps": 2,
-        }
-        for b, n in ((1, 4), (2, 2), (3, 1))
-        for v in range(n)
-    ]
-    write(tmp_path, "gsm_ic/GSM-IC_2step.json", rows[:5], as_json=True)
-    write(tmp_path, "gsm_ic/GSM-IC_mstep.json", rows[5:], as_json=True)
-    monkeypatch.setenv("MFT_DATA_DIR", str(tmp_path))
-    return tmp_path
-
-
-def score(folder: Path, name: str, one: BenchmarkConfig, right: list[bool]) -> dict:
-    found, _ = load_problems(name, one, 0)
-    lines = [
-        {"id": p.id, "sample": 0, "completion": f"#### {p.row.answer if r else 99}"}
-        for p, r in zip(found, right, strict=True)
-    ]
-    write(folder, f"{name}.jsonl", lines)
-    return score_file(folder / f"{name}.jsonl", name, one, folder / "eval" / name)
-
-
-def test_gsm_ic_by_base_problem_and_against_the_clean_one(gsm_ic: Path):
-    one, clean = benchmark("gsm_ic"), benchmark("gsm_ic_clean")
-    assert one.limit == 4000
-    one.limit = None
-    assert [p.row.question for p in load_problems("gsm_ic_clean", clean, 0)[0]] == ["Base 1?", "Base 2?", "Base 3?"]
-    right = [True, True, True, False, True, True, False]
-    groups = score(gsm_ic, "gsm_ic", one, right)["groups"]
-    assert groups["problems"] == 3
-    assert groups["macro_accuracy"] == pytest.approx((3 / 4 + 1 + 0) / 3)
-    assert groups["robust_accuracy"] == pytest.approx(1 / 3)
-    assert (groups["clean_accuracy"], groups["normalised_accuracy"]) == (None, None)  # not evaluated yet
-    low, high = groups["accuracy_interval"]
-    assert low == 0.0 < 5 / 7 < high == 1.0  # all draws of the one base problem that is wrong or right throughout
-    score(gsm_ic, "gsm_ic_clean", clean, [True, False, True])
-    metrics = score(gsm_ic, "gsm_ic", one, right)
-    assert metrics["accuracy"] == pytest.approx(5 / 7)
-    assert metrics["groups"]["clean_accuracy"] == pytest.approx(2 / 3)
-    assert metrics["groups"]["normalised_accuracy"] == pytest.approx(5 / 7 / (2 / 3))
-    assert metrics["groups"]["normalised_robust_accuracy"] == pytest.approx(1 / 2)
-    score(gsm_ic, "gsm_ic_clean", clean, [False, False, False])
-    assert score(gsm_ic, "gsm_ic", one, right)["groups"]["normalised_accuracy"] is None
-
-
-def test_gsm_ic_sample_is_a_seeded_draw(gsm_ic: Path):
-    one = benchmark("gsm_ic")
-    one.limit, one.problems = 4, 7
-    found, where = load_problems("gsm_ic", one, 0)
-    assert len(found) == 4
-    assert "WARNING" not in where
-    assert [p.id for p in load_problems("gsm_ic", one, 0)[0]] == [p.id for p in found]
-    assert len({tuple(p.id for p in load_problems("gsm_ic", one, seed)[0]) for seed in range(5)}) > 1
 
 
 # ---- eval= ----------------------------------------------------------------------------------------------------------

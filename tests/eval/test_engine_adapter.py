@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import make_adapter
+from sums import lines, on_model, sums
 from tiny import problems
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -15,7 +16,7 @@ from mft_cli.eval import run
 from mft_cli.eval.engine_hf import load_model
 from mft_cli.eval.engine_vllm import lora_settings
 from mft_cli.eval.model_folder import open_model
-from mft_cli.schema import BenchmarkConfig, EvalConfig, EvalRunConfig, LaunchConfig, ModelConfig, SourceConfig
+from mft_cli.schema import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,9 @@ def adapter(tiny_model: Path, tmp_path_factory) -> Path:
 
 
 def completions(model: Path, out: Path, data: Path) -> tuple[list[str], dict]:
-    source = SourceConfig(path=str(data), response="answer")
-    benchmark = BenchmarkConfig(source=source, gold_marker="####", max_new_tokens=12)
-    evaluation = EvalConfig(benchmarks={"sums": benchmark}, engine="hf", dtype="float32")
-    config = EvalRunConfig(model=ModelConfig(path=str(model)), eval=evaluation, launch=LaunchConfig(device="cpu"))
+    config = on_model(model, sums(data, max_new_tokens=12))
     metrics = run.evaluate(config, out)["sums"]
-    lines = (out / "sums/generations.jsonl").read_text().splitlines()
-    return [json.loads(line)["completion"] for line in lines], metrics
+    return [line["completion"] for line in lines(out / "sums/generations.jsonl")], metrics
 
 
 def test_unmerged_is_merged_and_not_the_base(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from endpoint import chat, completion, serving
+from sums import on_endpoint, sums, write_sums
 
 from mft_cli.errors import UserError
 from mft_cli.eval import run
@@ -13,28 +14,18 @@ from mft_cli.eval.engine_api import ApiEngine, JsonMessages
 from mft_cli.eval.engines import Completion, Request, Sampling
 from mft_cli.schema import (
     ApiConfig,
-    BenchmarkConfig,
-    EvalConfig,
     EvalRunConfig,
     ModelConfig,
     PromptConfig,
-    SourceConfig,
 )
 
 GREEDY = Sampling(0.0, 1.0, (), ())
 RAW = PromptConfig(name="raw", kind="template", template="{question}\n")
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{i} + 1", "answer": f"#### {i + 1}"}) + "\n" for i in range(12)))
-    return path
+    return write_sums(tmp_path, 12)
 
 
 def engine(url: str, **more) -> ApiEngine:
@@ -53,12 +44,7 @@ def texts(n: int) -> list[Request]:
 
 
 def config(url: str, data: Path, prompt: PromptConfig | None = None, **more) -> EvalRunConfig:
-    source = SourceConfig(path=str(data), response="answer")
-    benchmark = BenchmarkConfig(source=source, gold_marker="####", prompt=prompt, max_new_tokens=8)
-    settings = {"model": "m", "backoff_s": 0.01, "timeout_s": 1.0, "retries": 2, **more}
-    return EvalRunConfig(
-        eval=EvalConfig(benchmarks={"sums": benchmark}, engine="api", api=ApiConfig(base_url=url, **settings))
-    )
+    return on_endpoint(url, sums(data, prompt=prompt), **{"timeout_s": 1.0, "retries": 2, **more})
 
 
 @pytest.mark.parametrize(

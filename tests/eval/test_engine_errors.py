@@ -1,10 +1,15 @@
 """What a user does wrong with `mft eval`: exit code 2 and one sentence, nothing of a traceback."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tiny import ROOT
 
 from mft_cli.cli import eval_verb, run
 from mft_cli.errors import EXIT_USER
@@ -51,6 +56,8 @@ API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
         (one_shard_missing, [HF], "model-2.safetensors is missing"),
         (half_facts, [HF], "half-written export"),
         (nothing, ["eval=gsm9k"], "eval=gsm9k: no such benchmark"),
+        (nothing, ["gsm8k"], "'gsm8k' is no setting: expected key=value"),
+        (nothing, ["eval.max_model_len=4096", HF], "but the model has 512 positions"),
         (nothing, ["eval=none", HF], "no benchmark"),
         (nothing, ["eval.benchmarks.gsm8k.source.path={here}/none.jsonl", HF], "none.jsonl: no such file"),
         (nothing, ["eval.engine=hf", "eval.tensor_parallel=2"], "needs eval.engine=vllm"),
@@ -78,3 +85,26 @@ def test_one_sentence_and_exit_code_2(model, tmp_path, capsys, monkeypatch, dama
     assert error.startswith("mft: ")
     assert error.count("\n") == 1
     assert "secret" not in error
+
+
+def test_told_before_torch_is_imported(model: Path, tmp_path: Path) -> None:
+    half_written(model)
+    (tmp_path / "empty").mkdir()
+    asked = (
+        ([f"model.path={model}"], "cut off or damaged"),
+        ([f"model.path={tmp_path}/empty"], "without config.json is not a model"),
+        ([f"model.path={model}/config.json"], "is a file; name the folder"),
+    )
+    for arguments, says in asked:
+        command = [sys.executable, "-X", "importtime", "-m", "mft_cli", "eval", "eval=gsm8k", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert done.returncode == EXIT_USER
+        assert says in done.stderr
+        assert not re.search(r"\|\s+torch$", done.stderr, re.MULTILINE), arguments
+
+
+def test_list_refuses_what_it_does_not_know(capsys) -> None:
+    assert run(lambda: eval_verb(["list", "gsm8k"])) == EXIT_USER
+    assert "not gsm8k" in capsys.readouterr().err

@@ -16,8 +16,7 @@ from mft_cli.schema import ApiConfig, BenchmarkConfig, EvalConfig, EvalRunConfig
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def judge_cache(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MFT_CACHE_DIR", str(tmp_path / "cache"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sums import on_model, sums
 from tiny import ROOT, problems
 
 from mft_cli.config import to_plain
@@ -19,7 +20,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval import engine_replicas, run
 from mft_cli.eval.load_engine import replica_devices
 from mft_cli.run_dir import write_json
-from mft_cli.schema import BenchmarkConfig, EvalConfig, EvalRunConfig, LaunchConfig, ModelConfig, SourceConfig
+from mft_cli.schema import EvalConfig, EvalRunConfig, LaunchConfig
 
 FILES = ("generations.jsonl", "scores.jsonl")
 
@@ -32,17 +33,8 @@ def data(tmp_path_factory) -> Path:
 
 
 def config(model: Path, data: Path, replicas: int, tokens: int = 16) -> EvalRunConfig:
-    source = SourceConfig(path=str(data), response="answer")
-    benchmark = BenchmarkConfig(
-        source=source, gold_marker="####", max_new_tokens=tokens, samples=2, temperature=0.8
-    )  # fmt: skip
-    evaluation = EvalConfig(
-        benchmarks={"sums": benchmark}, engine="hf", dtype="float32", batch_size=3, replicas=replicas, logprobs=True,
-        gold_logprob=False,
-    )  # fmt: skip
-    return EvalRunConfig(
-        model=ModelConfig(path=str(model)), eval=evaluation, launch=LaunchConfig(device="cpu", threads=1)
-    )
+    benchmark = sums(data, max_new_tokens=tokens, samples=2, temperature=0.8)
+    return on_model(model, benchmark, threads=1, batch_size=3, replicas=replicas, logprobs=True, gold_logprob=False)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sums import killed, on_model, sums
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mft_cli.errors import UserError
@@ -13,12 +14,8 @@ from mft_cli.eval import run
 from mft_cli.eval.score import score_file
 from mft_cli.schema import (
     BenchmarkConfig,
-    EvalConfig,
     EvalRunConfig,
-    LaunchConfig,
-    ModelConfig,
     PromptConfig,
-    SourceConfig,
 )
 
 FILES = ("generations.jsonl", "scores.jsonl")
@@ -33,10 +30,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def make_config(model: Path, data: Path, engine: str = "hf", **benchmark) -> EvalRunConfig:
-    source = SourceConfig(path=str(data), response="answer", derived_from=["gsm8k_test"])
-    made = BenchmarkConfig(source=source, gold_marker="####", max_new_tokens=8, **benchmark)
-    evaluation = EvalConfig(benchmarks={"sums": made}, engine=engine, dtype="float32", batch_size=4)
-    return EvalRunConfig(model=ModelConfig(path=str(model)), eval=evaluation, launch=LaunchConfig(device="cpu"))
+    made = sums(data, derived_from=("gsm8k_test",), **benchmark)
+    return on_model(model, made, engine=engine, batch_size=4)
 
 
 @pytest.fixture
@@ -50,13 +45,10 @@ def test_killed_resumed_and_reused(model: Path, data: Path, tmp_path: Path, caps
     assert (metrics["n"], metrics["samples"], metrics["gold_logprob"]["n"]) == (11, 2, 11)
     assert metrics["pass_at"].keys() == {"1", "2"}
     whole = tmp_path / "a" / "sums"
-    killed = tmp_path / "b" / "sums"
-    killed.mkdir(parents=True)
-    text = (whole / "generations.jsonl").read_bytes()
-    (killed / "generations.jsonl").write_bytes(text[: len(text) * 2 // 3])
+    half = killed(whole, tmp_path / "b" / "sums", {"generations.jsonl": 2 / 3})
     run.evaluate(config, tmp_path / "b")
     for name in FILES:
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        assert (half / name).read_bytes() == (whole / name).read_bytes()
     capsys.readouterr()
     monkeypatch.setattr(run, "load_engine", lambda *a, **k: pytest.fail("the engine was loaded again"))
     assert run.evaluate(config, tmp_path / "a")["sums"] == metrics

@@ -1,58 +1,34 @@
 """Two passes: the second sees the first's completion, its keys hold the first's digest, both scores are told."""
 
-import json
 from pathlib import Path
 
 import pytest
 from endpoint import completion, serving
+from sums import killed, lines, on_endpoint, on_model, sums, write_sums
 
 from mft_cli.data.sources import Row
 from mft_cli.errors import UserError
 from mft_cli.eval import run
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.second_pass import with_solution
-from mft_cli.schema import (
-    ApiConfig,
-    BenchmarkConfig,
-    EvalConfig,
-    EvalRunConfig,
-    LaunchConfig,
-    ModelConfig,
-    PromptConfig,
-    SourceConfig,
-)
+from mft_cli.schema import BenchmarkConfig, EvalRunConfig, PromptConfig
 
 FIRST = PromptConfig(name="ask", kind="template", template="Q: {question}\n")
 SECOND = PromptConfig(name="critique", kind="template", template="Q: {question}\nCandidate: {solution}\nBetter:")
 BOTH = ("generations.pass1.jsonl", "generations.jsonl", "scores.pass1.jsonl", "scores.jsonl")
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{i} + 1", "answer": f"#### {i + 1}"}) + "\n" for i in range(6)))
-    return path
+    return write_sums(tmp_path, 6)
 
 
-def benchmark(data: Path, second: PromptConfig = SECOND, **more) -> BenchmarkConfig:
-    source = SourceConfig(path=str(data), response="answer")
-    return BenchmarkConfig(
-        source=source, gold_marker="####", prompt=FIRST, second_prompt=second, max_new_tokens=8, **more
-    )
+def benchmark(data: Path, **more) -> BenchmarkConfig:
+    return sums(data, prompt=FIRST, second_prompt=SECOND, **more)
 
 
 def endpoint_config(url: str, data: Path) -> EvalRunConfig:
-    api = ApiConfig(base_url=url, model="m", backoff_s=0.01, retries=0)
-    return EvalRunConfig(eval=EvalConfig(benchmarks={"sums": benchmark(data)}, engine="api", api=api))
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return on_endpoint(url, benchmark(data), retries=0)
 
 
 def test_the_second_pass_mends_and_spoils(data: Path, tmp_path: Path, capsys) -> None:
@@ -74,10 +50,8 @@ def test_the_second_pass_mends_and_spoils(data: Path, tmp_path: Path, capsys) ->
         assert "first pass 50.0 %; the second mended 2 answers and spoiled 1" in capsys.readouterr().out
         run.evaluate(endpoint_config(url, data), tmp_path / "a")
         assert len(endpoint.requests) == 12  # reused
-        (tmp_path / "b/sums").mkdir(parents=True)
-        for name, share in (("generations.pass1.jsonl", 1.0), ("generations.jsonl", 0.4)):  # killed in the second pass
-            content = (tmp_path / "a/sums" / name).read_bytes()
-            (tmp_path / "b/sums" / name).write_bytes(content[: int(len(content) * share)])
+        # killed in the second pass
+        killed(tmp_path / "a/sums", tmp_path / "b/sums", {"generations.pass1.jsonl": 1.0, "generations.jsonl": 0.4})
         run.evaluate(endpoint_config(url, data), tmp_path / "b")
         assert len(endpoint.requests) == 12 + 4
         assert all((tmp_path / "a/sums" / n).read_bytes() == (tmp_path / "b/sums" / n).read_bytes() for n in BOTH)
@@ -97,12 +71,7 @@ def test_another_candidate_never_keeps_its_old_critique(data: Path, tmp_path: Pa
 
 def test_samples_of_a_model_and_its_context(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     def config(**more) -> EvalRunConfig:
-        evaluation = EvalConfig(
-            benchmarks={"sums": benchmark(data, samples=2, temperature=0.9, limit=3)}, engine="hf", dtype="float32",
-            **more,
-        )  # fmt: skip
-        model = ModelConfig(path=str(tiny_model))
-        return EvalRunConfig(model=model, eval=evaluation, launch=LaunchConfig(device="cpu"))
+        return on_model(tiny_model, benchmark(data, samples=2, temperature=0.9, limit=3), **more)
 
     metrics = run.evaluate(config(), tmp_path / "a")["sums"]
     first, second = (lines(tmp_path / "a/sums" / name) for name in BOTH[:2])
