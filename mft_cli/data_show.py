@@ -64,7 +64,8 @@ def render(
     """One example as coloured text, and a line of counts."""
     clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))
     done = method.corrupt(clean, progress, Draw(config.seed))
-    changed = (done.batch.input_ids != clean.input_ids)[0].tolist()
+    touched = done.batch.input_ids != clean.input_ids
+    changed = (touched if done.noisy is None else touched | done.noisy)[0].tolist()
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
     learnt, text = clean.learnt[0].tolist(), Text()
     for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):

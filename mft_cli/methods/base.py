@@ -30,6 +30,7 @@ class Corrupted:
     batch: Batch
     counts: dict[str, int]  # term -> number of things it is a mean over, in this batch
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
+    noisy: Tensor | None = None  # bool [R, T], inputs that keep their id and are corrupted in the forward pass
 
     def flat_shares(self) -> dict[str, int]:
         """{"name0": part, "name1": whole}: numbers that can be summed over batches and ranks."""
@@ -118,9 +119,13 @@ class Method:
     def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Writes such a part, its parameters by name, into its folder of the export."""
 
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the forward pass that the loss is made of: the place of noise that needs the model."""
+        return model_inputs(batch)
+
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Sums of the loss terms over this batch. Logits are made only where there are labels."""
-        hidden = hidden_states(model, **model_inputs(batch))
+        hidden = hidden_states(model, **self.inputs(model, batch))
         wanted = batch.labels != IGNORE
         labels = batch.labels[wanted]
         total, _, predicted = head_losses(

@@ -35,9 +35,14 @@ VARIANTS = {
     "masked_thought": [
         {}, {"granularity": "span"}, {"granularity": "step"}, {"random_fraction": 0.5}, {"schedule": "uniform"},
         {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
+        {"noise": "dropout", "schedule": "constant", "dropout_rate": 0.5},
+        {"noise": "neftune", "schedule": "constant"},
+        {"noise": "model_sample", "schedule": "constant"},
+        {"noise": "mixup", "schedule": "constant"},
     ],
     "masked_critique": [
-        {}, {"format_term": "tag_likelihood"}, {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
+        {}, {"format_term": "tag_likelihood", "neftune_alpha": 5.0},
+        {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
     ],
 }  # fmt: skip
 VARIANTS["chunk_refine_document"] = [SMALL]
@@ -200,17 +205,19 @@ def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_
 
     fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path))
 
-    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], tuple[int, int]]:
+    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], list[int]]:
         batch = make_batch(fit.train, rows, epoch, 2)
         done = fit.method.corrupt(batch, 1.0, fit.draw).batch
+        noise = (done.extra.get("noise_at", batch.real) * done.extra.get("noise_draws", 0))[batch.real]
         found = zip(
             batch.example[batch.real].tolist(),
             batch.positions[batch.real].tolist(),
             done.input_ids[batch.real].tolist(),
             done.labels[batch.real].tolist(),
+            noise.tolist(),
             strict=True,
         )
-        return {(e, p): (token, label) for e, p, token, label in found}
+        return {(e, p): rest for e, p, *rest in found}
 
     packed, alone = ids([[0, 1, 2, 3]]), {}
     for i in (3, 1, 2, 0):
