@@ -25,6 +25,7 @@ REQUIRED = {"mask_finetune": {"layers": "0-1"}}  # keys without a default
 DISCONTINUOUS = ("mask_finetune",)
 CORRUPTS_NOTHING = ("sft", "mask_finetune")
 SMALL = {"width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}
+SAMPLED = {"noise": "model_sample", "schedule": "constant"}
 VARIANTS = {
     "mask_finetune": [{}, {"selection": "global", "layers": None}, {"mask_ratio": {"attention": 0.3, "mlp": 0.05}}],
     "chunk_refine": [
@@ -37,7 +38,7 @@ VARIANTS = {
         {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
         {"noise": "dropout", "schedule": "constant", "dropout_rate": 0.5},
         {"noise": "neftune", "schedule": "constant"},
-        {"noise": "model_sample", "schedule": "constant"},
+        SAMPLED,
         {"noise": "mixup", "schedule": "constant"},
     ],
     "masked_critique": [
@@ -139,11 +140,11 @@ def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path
     assert moved == trained
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method):
-    whole = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "whole")
+@pytest.mark.parametrize(("method", "variant"), [*FIRST.items(), ("masked_thought", SAMPLED)])
+def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method, variant):
+    whole = settings(tiny_model, problem_file, method, variant, tmp_path / "whole")
     train(whole)
-    cut = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "cut")
+    cut = settings(tiny_model, problem_file, method, variant, tmp_path / "cut")
     fit = make_fit(cut)
     config_file = RunDir(cut.run_dir).config
     config_file.write_text(config.to_yaml(cut))
