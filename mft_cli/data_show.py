@@ -37,11 +37,9 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
     if not console.is_terminal:
-        console.print("⟦masked in the input, still learnt⟧ ⟨label dropped⟩")
+        console.print(f"⟦{method.marked_as}⟧ ⟨label dropped⟩")
     legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
-    legend += (
-        Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
-    )
+    legend += Text(method.marked_as, STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
     if console.is_terminal:
         console.print(legend)
     for i in range(min(int(rows), len(loaded.train))):
@@ -72,7 +70,8 @@ def render(
         left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
         text.append(left + tokenizer.decode(ids) + right, STYLES[kind])
     share = done.shares.get("masked_share")
-    masked = f", {share[0]} of {share[1]} candidates masked" if share else ""
+    word = "masked" if done.noisy is None else "with noise"
+    masked = f", {share[0]} of {share[1]} candidates {word}" if share else ""
     spans = ", ".join(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
     )

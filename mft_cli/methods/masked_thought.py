@@ -36,6 +36,7 @@ class MaskedThought(Method):
         self.hides_positions = self.config.drop_attention
         self.known_ids = len(tokenizer)
         if self.config.noise != "token":
+            self.marked_as = "noise in the input, still learnt"
             return []
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
@@ -79,11 +80,13 @@ class MaskedThought(Method):
 
     def mark(self, batch: Batch, chosen: Tensor, candidates: Tensor, draw: Draw) -> Corrupted:
         """Ids stay; the forward pass puts the noise where the batch is marked."""
-        if self.config.noise == "neftune" and self.config.neftune_tokens == "all":
-            chosen = candidates = batch.real
-        marked = replace(batch, extra=marks(batch, chosen, "masked_thought.noise", draw))
-        share = (int(chosen.sum()), int(candidates.sum()))
-        return Corrupted(marked, {"ce": label_count(batch)}, {"masked_share": share}, noisy=chosen)
+        every = self.config.noise == "neftune" and self.config.neftune_tokens == "all"
+        at = batch.real if every else chosen
+        marked = replace(batch, extra=marks(batch, at, "masked_thought.noise", draw))
+        counts = {"ce": label_count(batch)}
+        if every:  # nothing is chosen that could be counted or shown
+            return Corrupted(marked, counts)
+        return Corrupted(marked, counts, {"masked_share": (int(chosen.sum()), int(candidates.sum()))}, noisy=chosen)
 
     def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
         return noisy_inputs(model, batch, self.config, self.known_ids) if is_marked(batch) else model_inputs(batch)
