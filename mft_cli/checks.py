@@ -45,6 +45,8 @@ def check_train(config: schema.TrainConfig) -> None:
             )
         if m.granularity == "step" and m.target != "response":
             raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+        if m.noise != "token":
+            check_noise(m)
     if isinstance(m, schema.MaskFinetuneConfig):
         check_mask_finetune(m)
     if isinstance(m, schema.ChunkRefineConfig):
@@ -90,6 +92,18 @@ def check_peft(config: schema.TrainConfig) -> None:
         raise UserError(
             f"{wants} needs the package bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2"
         )
+
+
+def check_noise(m: schema.MaskedThoughtConfig) -> None:
+    """Keys that say how a token is masked, where none is. Raises UserError."""
+    mask = {"random_fraction": 0.0, "drop_attention": False, "mask_token": "auto", "keep_mask_token": False}
+    for name, without in mask.items():
+        if (value := getattr(m, name)) != without:
+            said = str(value).lower() if isinstance(value, bool) else value
+            raise UserError(
+                f"method.{name}={said} is about the mask token, which method.noise={m.noise} does not use: "
+                f"leave it at {str(without).lower()}, or set method.noise=token"
+            )
 
 
 def check_mask_finetune(m: schema.MaskFinetuneConfig) -> None:

@@ -8,6 +8,7 @@ own way from hidden states to logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,28 +34,49 @@ def head_losses(
     `weights` [N] are constants. `vocab_size` below the head's rows leaves the trailing rows out of the softmax.
     Sums and losses are fp32. The two other results carry no gradient.
     """
-    if model not in _plain:
-        _plain[model] = head_is_plain(model)
-    if _plain[model]:
+    if is_plain(model):
         head: Any = causal_lm(model).get_output_embeddings()
-        compute: Any = _modules.get(model, summed_cross_entropy)
-        return compute(hidden, head, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
+        settings = {"vocab_size": vocab_size, "chunk_tokens": chunk_tokens}
+        found: Result = with_head(model, summed_cross_entropy, hidden, head, labels, weights, **settings)
+        return found
     return own_cross_entropy(model, hidden, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
 
 
-class HeadLoss(nn.Module):
-    """`summed_cross_entropy` as a module. ZeRO-3 makes parameters whole for modules, and this one reads the head's."""
+def is_plain(model: nn.Module) -> bool:
+    """Whether the model's logits are head(hidden); tried out once."""
+    if model not in _plain:
+        _plain[model] = head_is_plain(model)
+    return _plain[model]
 
-    def forward(self, hidden: Tensor, head: nn.Linear, *rest: Any, **settings: Any) -> Result:
-        return summed_cross_entropy(hidden, head, *rest, **settings)
+
+def with_head(model: nn.Module, compute: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """`compute(*arguments, **settings)` with the head's parameters whole all the while, however often it reads them."""
+    module = _modules.get(model)
+    return compute(*arguments, **settings) if module is None else module(compute, *arguments, **settings)
+
+
+def logits_below(model: nn.Module, hidden: Tensor, words: int) -> Tensor:
+    """fp32 logits [N, words] of the first `words` rows of the head, for hidden states [N, D]. Call it inside `with_head`."""
+    if not is_plain(model):
+        return own_logits(model, hidden)[:, :words].float()
+    head: Any = causal_lm(model).get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    return F.linear(hidden, head_weight(head, words)[:words], None if bias is None else bias[:words]).float()
+
+
+class HeadReader(nn.Module):
+    """A function as a module. ZeRO-3 makes parameters whole for modules, and what this one runs reads the head's."""
+
+    def forward(self, compute: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+        return compute(*arguments, **settings)
 
 
 def make_head_loss(model: nn.Module) -> nn.Module:
-    """The module that computes `head_losses` of `model` from now on. All ranks have to call, before the first step."""
+    """The module that `with_head` runs functions of `model`'s head in from now on. All ranks have to call, before the first step."""
     head: Any = causal_lm(model).get_output_embeddings()
     with gathered(head.parameters()):
         _plain[model] = head_is_plain(model)
-    _modules[model] = module = HeadLoss()
+    _modules[model] = module = HeadReader()
     read_inside(module, head.parameters())
     return module
 

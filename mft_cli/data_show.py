@@ -37,11 +37,9 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
     if not console.is_terminal:
-        console.print("⟦masked in the input, still learnt⟧ ⟨label dropped⟩")
+        console.print(f"⟦{method.marked_as}⟧ ⟨label dropped⟩")
     legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
-    legend += (
-        Text("masked in the input, still learnt", STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
-    )
+    legend += Text(method.marked_as, STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
     if console.is_terminal:
         console.print(legend)
     for i in range(min(int(rows), len(loaded.train))):
@@ -64,14 +62,16 @@ def render(
     """One example as coloured text, and a line of counts."""
     clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))
     done = method.corrupt(clean, progress, Draw(config.seed))
-    changed = (done.batch.input_ids != clean.input_ids)[0].tolist()
+    touched = done.batch.input_ids != clean.input_ids
+    changed = (touched if done.noisy is None else touched | done.noisy)[0].tolist()
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
     learnt, text = clean.learnt[0].tolist(), Text()
     for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):
         left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
         text.append(left + tokenizer.decode(ids) + right, STYLES[kind])
     share = done.shares.get("masked_share")
-    masked = f", {share[0]} of {share[1]} candidates masked" if share else ""
+    word = "masked" if done.noisy is None else "with noise"
+    masked = f", {share[0]} of {share[1]} candidates {word}" if share else ""
     spans = ", ".join(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
     )

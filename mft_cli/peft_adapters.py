@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mft_cli.errors import UserError
-from mft_cli.rng import Draw, bits, digest64
+from mft_cli.rng import Draw, digest64, spread
 from mft_cli.run_dir import read_json
 from mft_cli.schema import ModelConfig, PeftConfig
 from mft_cli.zero import gathered, partition_rest, read_inside
@@ -282,8 +282,7 @@ class DrawnDropout(nn.Module):
                 "peft.dropout: this method runs the model on other rows than the batch's; set peft.dropout=0"
             )
         at = self.draw(f"lora.{self.layer}", batch.epoch, batch.example, batch.positions)
-        draws = bits(at[..., None], torch.arange(-(-self.features // 4), device=x.device)).view(torch.int16)
-        drop = draws[..., : self.features] < self.limit - 32768
+        drop = spread(at, self.features, torch.int16) < self.limit - 32768
         return (x * (65536 / (65536 - self.limit))).masked_fill(drop, 0)
 
 

@@ -57,6 +57,16 @@ def bits(draws: Tensor, index: Tensor) -> Tensor:
     return _mix(draws ^ _mix(index))
 
 
+def spread(draws: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """`count` integers over the whole range of `dtype` (int16 or int32) for every draw: [..., count].
+
+    A draw for each of an embedding's dimensions, or of a vocabulary's words, without a stream for each.
+    """
+    each = 8 // dtype.itemsize
+    index = torch.arange(-(-count // each), device=draws.device)
+    return bits(draws[..., None], index).view(dtype)[..., :count]
+
+
 def below(draws: Tensor, probability: float | Tensor) -> Tensor:
     """draw < p * 2^53. The masked sets nest while p grows: what is masked at a smaller p stays masked at a larger."""
     if isinstance(probability, Tensor):

@@ -30,6 +30,7 @@ class Corrupted:
     batch: Batch
     counts: dict[str, int]  # term -> number of things it is a mean over, in this batch
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
+    noisy: Tensor | None = None  # bool [R, T], chosen inputs that keep their id until the forward pass
 
     def flat_shares(self) -> dict[str, int]:
         """{"name0": part, "name1": whole}: numbers that can be summed over batches and ranks."""
@@ -51,6 +52,7 @@ class Method:
 
     new_tokens: tuple[str, ...] = ()  # added to tokenizer and model before training
     hides_positions = False  # whether batches have hidden_keys, which not every attention backend can do
+    marked_as = "masked in the input, still learnt"  # what `mft data show` calls the inputs that it marks
     keep_new_tokens = True  # whether new tokens stay in the export
     peft_refusal: str | None = None  # why this method trains no adapters
     trains = True  # False: no step is made, the model is exported as adapt left it
@@ -118,9 +120,13 @@ class Method:
     def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Writes such a part, its parameters by name, into its folder of the export."""
 
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments of the forward pass that the loss is made of: the place of noise that needs the model."""
+        return model_inputs(batch)
+
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Sums of the loss terms over this batch. Logits are made only where there are labels."""
-        hidden = hidden_states(model, **model_inputs(batch))
+        hidden = hidden_states(model, **self.inputs(model, batch))
         wanted = batch.labels != IGNORE
         labels = batch.labels[wanted]
         total, _, predicted = head_losses(

@@ -25,6 +25,7 @@ from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_inputs
+from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.rng import Draw, below
 from mft_cli.schema import MaskedCritiqueConfig
 
@@ -69,7 +70,9 @@ class MaskedCritique(Method):
     def facts(self) -> list[str]:
         term = self.config.format_term
         what = "has no gradient, the format is not trained" if term == "argmax_reward" else "trains the format"
-        return [f"labels dropped inside {', '.join(self.config.spans)}; format term {term} ({what})"]
+        alpha = self.config.neftune_alpha
+        noise = [f"NEFTune with alpha {alpha:g} on the embeddings of every token"] if alpha else []
+        return [f"labels dropped inside {', '.join(self.config.spans)}; format term {term} ({what})", *noise]
 
     def check(self, examples: Examples) -> None:
         """Raises UserError if a response does not have each tag once and in order."""
@@ -102,6 +105,8 @@ class MaskedCritique(Method):
         counts["format"] = counts["examples" if self.config.format_term == "argmax_reward" else "tags"]
         share = {"masked_share": (int(dropped.sum()), int(candidates.sum()))}
         extra = {"labels": batch.labels, "format": format_tokens}
+        if self.config.neftune_alpha:
+            extra |= marks(batch, batch.real, "masked_critique.neftune", draw)
         return Corrupted(replace(batch, labels=labels, extra=extra), counts, share)
 
     def choose(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -135,8 +140,13 @@ class MaskedCritique(Method):
 
     # ---- loss ----
 
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        if not is_marked(batch):
+            return model_inputs(batch)
+        return neftune_inputs(model, batch, self.config.neftune_alpha)
+
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
-        hidden = hidden_states(model, **model_inputs(batch))
+        hidden = hidden_states(model, **self.inputs(model, batch))
         whole = batch.extra.get("labels", batch.labels)  # a validation batch was not corrupted
         wanted = whole != IGNORE
         learnt = (batch.labels != IGNORE)[wanted]

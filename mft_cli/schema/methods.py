@@ -44,6 +44,22 @@ class MaskedThoughtConfig(MethodConfig):
     drop_attention: bool = key(False, "Also hide corrupted positions from attention of all other positions.")
     mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
     keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
+    noise: Literal["token", "dropout", "neftune", "model_sample", "mixup"] = key(
+        "token",
+        "What becomes of a chosen input: the mask token; its embedding dropped; noise added to it; a token that the "
+        "model samples there; its embedding mixed with another.",
+    )
+    dropout_rate: Fraction = key(1.0, "Share of a chosen embedding's numbers set to 0 (noise=dropout).")
+    neftune_alpha: NonNegative = key(5.0, "Size of the added noise, alpha / sqrt(length x width) (noise=neftune).")
+    neftune_tokens: Literal["chosen", "all"] = key(
+        "chosen", "Where noise is added: at chosen inputs; or at every token, whatever mask_ratio (noise=neftune)."
+    )
+    mixup_share: Fraction = key(0.3, "Share of the other embedding (noise=mixup).")
+    mixup_with: Literal["expected", "sample", "random"] = key(
+        "expected",
+        "The other embedding: the mean under the model's prediction, or that of a sampled or a random token (noise=mixup).",
+    )
+    temperature: Positive = key(1.0, "Divides the logits that noise=model_sample and noise=mixup predict from.")
 
 
 @dataclass(config=STRICT)
@@ -64,6 +80,10 @@ class MaskedCritiqueConfig(MethodConfig):
     )
     beta: NonNegative = key(0.05, "Weight of the format term.")
     strict_format: bool = key(False, "The reward accepts integer answers only, as the published code does.")
+    neftune_alpha: NonNegative = key(
+        0.0,
+        "NEFTune: size of the noise added to all embeddings, alpha / sqrt(length x width); 0 is off, published 0.1.",
+    )
 
 
 @dataclass(config=STRICT)

@@ -25,6 +25,7 @@ REQUIRED = {"mask_finetune": {"layers": "0-1"}}  # keys without a default
 DISCONTINUOUS = ("mask_finetune",)
 CORRUPTS_NOTHING = ("sft", "mask_finetune")
 SMALL = {"width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}
+SAMPLED = {"noise": "model_sample", "schedule": "constant"}
 VARIANTS = {
     "mask_finetune": [{}, {"selection": "global", "layers": None}, {"mask_ratio": {"attention": 0.3, "mlp": 0.05}}],
     "chunk_refine": [
@@ -35,9 +36,14 @@ VARIANTS = {
     "masked_thought": [
         {}, {"granularity": "span"}, {"granularity": "step"}, {"random_fraction": 0.5}, {"schedule": "uniform"},
         {"target": "both", "schedule": "constant"}, {"drop_attention": True, "schedule": "constant"},
+        {"noise": "dropout", "schedule": "constant", "dropout_rate": 0.5},
+        {"noise": "neftune", "schedule": "constant"},
+        SAMPLED,
+        {"noise": "mixup", "schedule": "constant"},
     ],
     "masked_critique": [
-        {}, {"format_term": "tag_likelihood"}, {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
+        {}, {"format_term": "tag_likelihood", "neftune_alpha": 5.0},
+        {"spans": ["think"], "redraw": False, "mask_ratio": 0.5, "skip_first": 0},
     ],
 }  # fmt: skip
 VARIANTS["chunk_refine_document"] = [SMALL]
@@ -134,11 +140,11 @@ def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path
     assert moved == trained
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method):
-    whole = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "whole")
+@pytest.mark.parametrize(("method", "variant"), [*FIRST.items(), ("masked_thought", SAMPLED)])
+def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method, variant):
+    whole = settings(tiny_model, problem_file, method, variant, tmp_path / "whole")
     train(whole)
-    cut = settings(tiny_model, problem_file, method, FIRST[method], tmp_path / "cut")
+    cut = settings(tiny_model, problem_file, method, variant, tmp_path / "cut")
     fit = make_fit(cut)
     config_file = RunDir(cut.run_dir).config
     config_file.write_text(config.to_yaml(cut))
@@ -200,17 +206,19 @@ def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_
 
     fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path))
 
-    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], tuple[int, int]]:
+    def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], list[int]]:
         batch = make_batch(fit.train, rows, epoch, 2)
         done = fit.method.corrupt(batch, 1.0, fit.draw).batch
+        noise = (done.extra.get("noise_at", batch.real) * done.extra.get("noise_draws", 0))[batch.real]
         found = zip(
             batch.example[batch.real].tolist(),
             batch.positions[batch.real].tolist(),
             done.input_ids[batch.real].tolist(),
             done.labels[batch.real].tolist(),
+            noise.tolist(),
             strict=True,
         )
-        return {(e, p): (token, label) for e, p, token, label in found}
+        return {(e, p): rest for e, p, *rest in found}
 
     packed, alone = ids([[0, 1, 2, 3]]), {}
     for i in (3, 1, 2, 0):

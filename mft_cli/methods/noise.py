@@ -1,0 +1,165 @@
+"""Noise at chosen inputs in the place of a mask token, and NEFTune: what needs the model.
+
+`corrupt` marks a batch: where noise goes, and one draw for each position. The forward pass makes all the rest out of
+these draws, so no layout of rows changes it. Noise enters at the output of the model's input embedding module. The module
+is called and its weight never read: ZeRO-3 makes the weight whole for the call, and peft's wrapper takes part in it.
+Formulas and how they differ from the published code: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
+from mft_cli.data.pack import Batch
+from mft_cli.methods.base import model_inputs
+from mft_cli.models import embedding_rows
+from mft_cli.rng import Draw, spread
+from mft_cli.schema import MaskedThoughtConfig
+
+AT, DRAWS = "noise_at", "noise_draws"  # in Batch.extra
+
+
+def marks(batch: Batch, at: Tensor, stream: str, draw: Draw) -> dict[str, Tensor]:
+    """For Batch.extra: noise goes where `at`, bool [R, T], and every position has a draw."""
+    return {AT: at, DRAWS: draw(stream, batch.epoch, batch.example, batch.positions)}
+
+
+def is_marked(batch: Batch) -> bool:
+    return AT in batch.extra
+
+
+def describe(c: MaskedThoughtConfig) -> str:
+    """A line on what becomes of chosen inputs."""
+    others = {"expected": "the mean embedding under the model's prediction", "sample": "a token that the model samples"}
+    return {
+        "dropout": f"{c.dropout_rate:g} of a chosen embedding's numbers set to 0",
+        "neftune": f"NEFTune with alpha {c.neftune_alpha:g} on the embeddings of {c.neftune_tokens} tokens",
+        "model_sample": f"a chosen input becomes a token that the model samples there (temperature {c.temperature:g})",
+        "mixup": f"a chosen embedding is {1 - c.mixup_share:g} x its own + {c.mixup_share:g} x "
+        f"{others.get(c.mixup_with, 'that of a random token')}",
+    }[c.noise] + "; no mask token"
+
+
+def noisy_inputs(model: Any, batch: Batch, c: MaskedThoughtConfig, words: int) -> dict[str, Any]:
+    """Keyword arguments of the forward pass of a marked batch. `words`: ids that a token may be drawn from."""
+    draws, words = batch.extra[DRAWS][batch.extra[AT]], min(words, embedding_rows(model))
+    if c.noise == "neftune":
+        return neftune_inputs(model, batch, c.neftune_alpha)
+    if c.noise == "dropout":
+        return changed_embeddings(model, batch, lambda own: dropout(own, draws, c.dropout_rate))
+    if c.noise == "mixup":
+        other = other_embeddings(model, batch, draws, c, words)
+        return changed_embeddings(model, batch, lambda own: (1 - c.mixup_share) * own + c.mixup_share * other)
+    ids = sample(model, predicting(model, batch), draws, words, c.temperature)
+    return model_inputs(replace(batch, input_ids=batch.input_ids.index_put((batch.extra[AT],), ids)))
+
+
+def changed_embeddings(model: Any, batch: Batch, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The forward pass's arguments with `change` (of [N, D]) applied to the N marked positions' embeddings."""
+    embedded = embeddings(model, batch.input_ids)
+    at = batch.extra[AT]
+    inputs = {**model_inputs(batch), "inputs_embeds": embedded.index_put((at,), change(embedded[at]))}
+    del inputs["input_ids"]
+    return inputs
+
+
+def embeddings(model: Any, ids: Tensor) -> Tensor:
+    """[..., D], as the model's body would look them up."""
+    found: Tensor = model.get_input_embeddings()(ids)
+    return found
+
+
+# ---- the formulas ---------------------------------------------------------------------------------------------------
+
+
+def dropout(own: Tensor, draws: Tensor, rate: float) -> Tensor:
+    """Every number of `own` [N, D] is 0 with probability `rate`, else divided by 1 - rate; in steps of 1 / 65,536."""
+    limit = round(rate * 65536)
+    if limit == 65536:
+        return torch.zeros_like(own)
+    drop = spread(draws, own.shape[-1], torch.int16) < limit - 32768
+    return (own * (65536 / (65536 - limit))).masked_fill(drop, 0)
+
+
+def neftune_inputs(model: Any, batch: Batch, alpha: float) -> dict[str, Any]:
+    """NEFTune (arXiv 2310.05914) at the marked positions."""
+    at = batch.extra[AT]
+    draws, lengths = batch.extra[DRAWS][at], example_lengths(batch)[at]
+    return changed_embeddings(model, batch, lambda own: own + neftune(draws, lengths, own.shape[-1], alpha).to(own))
+
+
+def neftune(draws: Tensor, lengths: Tensor, width: int, alpha: float) -> Tensor:
+    """fp32 noise [N, width], uniform in [-1, 1] times alpha / sqrt(length x width); `lengths` [N] in tokens."""
+    unit = (spread(draws, width, torch.int32).to(torch.float32) + 0.5) / 2**31
+    return unit * (alpha / (lengths * width).to(torch.float32).sqrt())[:, None]
+
+
+def example_lengths(batch: Batch) -> Tensor:
+    """Tokens of the example that each position stands in, int64 [R, T]."""
+    rows = [torch.tensor(row).repeat_interleave(torch.tensor(row)) for row in batch.lengths]
+    return torch.stack(rows).to(batch.input_ids.device)
+
+
+def other_embeddings(model: Any, batch: Batch, draws: Tensor, c: MaskedThoughtConfig, words: int) -> Tensor:
+    """What is mixed into the marked positions' embeddings, [N, D]."""
+    if c.mixup_with == "random":
+        return embeddings(model, draws % words)
+    hidden = predicting(model, batch)
+    if c.mixup_with == "sample":
+        return embeddings(model, sample(model, hidden, draws, words, c.temperature))
+    return expected(model, hidden, words, c.temperature)
+
+
+# ---- what the model predicts ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predicting(model: Any, batch: Batch) -> Tensor:
+    """Hidden states [N, D] from which the clean model predicts the marked positions: those of the positions before.
+
+    Every rank makes this pass, also for a batch without marks: ZeRO-3's collectives are counted.
+    """
+    hidden = hidden_states(model, **model_inputs(batch))
+    return hidden[batch.extra[AT].roll(-1, 1)]  # an example's first position is never marked: nothing rolls over
+
+
+def sample(model: nn.Module, hidden: Tensor, draws: Tensor, words: int, temperature: float) -> Tensor:
+    """Ids [N] drawn from softmax(logits / temperature) over the first `words` words."""
+    drawn: Tensor = with_head(model, _sample, model, hidden, draws, words, temperature)
+    return drawn
+
+
+@torch.no_grad()
+def _sample(model: nn.Module, hidden: Tensor, draws: Tensor, words: int, temperature: float) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // words)
+    parts = zip(hidden.split(rows), draws.split(rows), strict=True)
+    return torch.cat([race(logits_below(model, part, words) / temperature, own) for part, own in parts])
+
+
+def race(logits: Tensor, draws: Tensor) -> Tensor:
+    """Ids [n] drawn from softmax(logits [n, V]) by one exponential clock a word: the first to ring wins.
+
+    Unlike a search in the cumulated distribution, rounding moves the outcome only where two clocks all but tie.
+    """
+    unit = ((spread(draws, logits.shape[-1], torch.int32) & 0x7FFFFFFF).to(torch.float32) + 0.5) / 2**31  # never 0
+    return (logits - torch.log(-torch.log1p(-unit))).argmax(-1)
+
+
+@torch.no_grad()
+def expected(model: Any, hidden: Tensor, words: int, temperature: float) -> Tensor:
+    """sum over words of probability x embedding, [N, D], a constant: its gradient would keep N x words probabilities."""
+    table = embeddings(model, torch.arange(words, device=hidden.device))
+    mean: Tensor = with_head(model, _expected, model, hidden, table, temperature)
+    return mean
+
+
+def _expected(model: nn.Module, hidden: Tensor, table: Tensor, temperature: float) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // len(table))
+    parts = (logits_below(model, part, len(table)) / temperature for part in hidden.split(rows))
+    return torch.cat([torch.softmax(logits, -1).to(table.dtype) @ table for logits in parts])
