@@ -385,3 +385,4 @@ def test_the_published_recipe(tmp_path: Path):
     assert (t.optimizer, t.global_batch_size, t.weight_decay, t.max_grad_norm) == ("adamw_8bit", 8, 0.01, 1.0)
     assert (t.gradient_checkpointing, d.max_length, config.method.beta) == (True, 16384, 0.05)
     assert d.sources["critique"].keep_if == {"answer_match": True}
+    assert (d.validation.fraction, d.validation.rows) == (0.1, 0)
