@@ -8,13 +8,12 @@ asks the same things again.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mft_cli.critique.response import Response, read_response
 from mft_cli.critique.solutions import Solution
-from mft_cli.errors import UserError
 from mft_cli.eval.engines import AllAtOnce, Completion, Engine, Request
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.plan import Plan, make_sampling, render
@@ -73,15 +72,16 @@ class Teacher:
         self.session = Session(EvalRunConfig(model=teacher.model, eval=engine, launch=config.launch), out / "teacher")
         subject = self.session.subject
         renderer, self.filled = renderers(teacher.prompt, subject)
-        self.sampling = make_sampling(benchmark, engine, renderer, subject)
+        self.sampling = replace(
+            make_sampling(benchmark, engine, renderer, subject), kept_special=special_tags(subject.tokenizer)
+        )
         if engine.engine == "api" and engine.api.send == "text":
             refuse_chat("the teacher", [teacher.prompt])
-        refuse_tags(subject.tokenizer, teacher.model.path)
         self.prompt_text = renderer.prompt_text("{question}")
         self.prompts = [self.rendered(s, renderer.control) for s in solutions]
         self.rooms = [subject.room(p, teacher.max_new_tokens, config=engine) for p in self.prompts]
         self.rounds = [[self.request(i, n) for i in range(len(solutions))] for n in range(teacher.retries + 1)]
-        made_by = [asdict(self.sampling), teacher.max_new_tokens, subject.engine, self.session.folder.weights_digest]
+        made_by = [self.sampling.settings(), teacher.max_new_tokens, subject.engine, self.session.folder.weights_digest]
         self.digest = digest_of([*made_by, self.session.folder.tokenizer_digest])
         self.keys = [[self.key(i, n) for i in range(len(solutions))] for n in range(teacher.retries + 1)]
         self.journal = Journal(out / "critiques.jsonl", [k for keys in self.keys for k in keys])
@@ -244,7 +244,7 @@ class Teacher:
             "engine": self.session.engine_facts,
             "prompt": self.config.teacher.prompt.name,
             "prompt_text": self.prompt_text,
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.settings(),
         }
 
 
@@ -260,11 +260,7 @@ def cut(units: list[list[int]], missing: set[int], allowed: int) -> list[list[in
     return result
 
 
-def refuse_tags(tokenizer: Any, path: str) -> None:
-    """Raises UserError for a teacher to whom the tags are special tokens: engines leave such out of a text."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    if found := sorted({t.content for t in added if t.special} & set(TAGS)):
-        raise UserError(
-            f"teacher.model.path={path}: {found[0]} is a special token of its tokenizer, which engines leave out of the "
-            "text, so that no critique could be read: take another teacher"
-        )
+def special_tags(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tags that are special tokens of a teacher, such as one trained by masked_critique: they stay in its text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return tuple(sorted(i for i, t in added.items() if t.special and t.content in TAGS))
