@@ -275,6 +275,12 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
             f"teacher.retries={config.teacher.retries} would give the same text: set teacher.temperature above 0, "
             f"or teacher.retries=0"
         )
+    tokens, longest = config.budget.tokens, config.teacher.max_new_tokens
+    if tokens and tokens < longest:
+        raise UserError(
+            f"budget.tokens={tokens} holds not one answer of up to teacher.max_new_tokens={longest}: set it to at least "
+            f"{longest}, or to 0 for solutions alone"
+        )
     if config.eval.benchmarks or config.teacher.eval.benchmarks:
         raise UserError("mft critique evaluates no benchmark: leave eval= out, and choose the questions with data=")
     check_paths(config)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mft_cli.critique.response import Response, read_response
 from mft_cli.critique.solutions import Solution
+from mft_cli.errors import UserError
 from mft_cli.eval.engines import AllAtOnce, Completion, Engine, Request
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.plan import Plan, make_sampling, render
@@ -61,22 +62,19 @@ class Budget:
 class Teacher:
     """The teacher of one run: what it was asked, what it answered, what is left to ask."""
 
-    def __init__(self, config: CritiqueRunConfig, solutions: list[Solution], out: Path, control: Any):
+    def __init__(self, config: CritiqueRunConfig, solutions: list[Solution], out: Path, control: Any, opened: Session):
         teacher = config.teacher
         benchmark = BenchmarkConfig(
             temperature=teacher.temperature, top_p=teacher.top_p, max_new_tokens=teacher.max_new_tokens
         )
-        engine = replace(teacher.eval, gold_logprob=False)
         self.config, self.solutions, self.control = config, solutions, control
         self.benchmark = benchmark
-        self.session = Session(EvalRunConfig(model=teacher.model, eval=engine, launch=config.launch), out / "teacher")
+        self.session, engine = opened, opened.config.eval
         subject = self.session.subject
         renderer, self.filled = renderers(teacher.prompt, subject)
         self.sampling = replace(
             make_sampling(benchmark, engine, renderer, subject), kept_special=special_tags(subject.tokenizer)
         )
-        if engine.engine == "api" and engine.api.send == "text":
-            refuse_chat("the teacher", [teacher.prompt])
         self.prompt_text = renderer.prompt_text("{question}")
         self.prompts = [self.rendered(s, renderer.control) for s in solutions]
         self.rooms = [subject.room(p, teacher.max_new_tokens, config=engine) for p in self.prompts]
@@ -246,6 +244,23 @@ class Teacher:
             "prompt_text": self.prompt_text,
             "sampling": self.sampling.settings(),
         }
+
+
+def open_teacher(config: CritiqueRunConfig, out: Path) -> Session:
+    """The teacher's files, tokenizer and prompt, without its weights. Raises UserError for what it cannot be asked with."""
+    teacher = config.teacher
+    engine = replace(teacher.eval, gold_logprob=False)
+    try:
+        session = Session(EvalRunConfig(model=teacher.model, eval=engine, launch=config.launch), out / "teacher")
+        renderers(teacher.prompt, session.subject)
+    except UserError as error:
+        text = str(error)
+        raise UserError(
+            f"teacher.{text}" if text.startswith(("model.", "prompt.")) else f"the teacher: {text}"
+        ) from None
+    if engine.engine == "api" and engine.api.send == "text":
+        refuse_chat("the teacher", [teacher.prompt])
+    return session
 
 
 def cut(units: list[list[int]], missing: set[int], allowed: int) -> list[list[int]]:
