@@ -31,10 +31,11 @@ def check_train(config: schema.TrainConfig) -> None:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
     if d.validation.source is not None and d.validation.source not in d.sources_validation:
         raise UserError(f"data.validation.source={d.validation.source}: no such source under data.sources_validation")
-    validated = d.validation.source is not None or d.validation.rows > 0
-    if not validated and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
+    check_validation(d.validation)
+    if not d.validation.wanted and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
         raise UserError(
-            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows"
+            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows or "
+            "data.validation.fraction"
         )
     if config.eval.checkpoints == "best" and not config.checkpoint.keep_best:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
@@ -64,6 +65,20 @@ def check_train(config: schema.TrainConfig) -> None:
         raise UserError("eval.engine=api evaluates what an endpoint serves, not this training's export: use mft eval")
     check_benchmarks(config.eval)
     check_paths(config)
+
+
+def check_validation(v: schema.ValidationConfig) -> None:
+    """Two ways to say what validates. Raises UserError."""
+    if v.fraction and v.rows:
+        raise UserError(
+            f"data.validation.fraction={v.fraction} and data.validation.rows={v.rows} both say how many rows validate: "
+            f"set one of them to 0"
+        )
+    if v.fraction and v.source is not None:
+        raise UserError(
+            f"data.validation.fraction={v.fraction} takes training rows, data.validation.source={v.source} others: "
+            f"set the fraction to 0, or the source to null"
+        )
 
 
 def check_peft(config: schema.TrainConfig) -> None:
@@ -273,6 +288,12 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
         raise UserError(
             f"teacher.retries={config.teacher.retries} would give the same text: set teacher.temperature above 0, "
             f"or teacher.retries=0"
+        )
+    tokens, longest = config.budget.tokens, config.teacher.max_new_tokens
+    if tokens and tokens < longest:
+        raise UserError(
+            f"budget.tokens={tokens} holds not one answer of up to teacher.max_new_tokens={longest}: set it to at least "
+            f"{longest}, or to 0 for solutions alone"
         )
     if config.eval.benchmarks or config.teacher.eval.benchmarks:
         raise UserError("mft critique evaluates no benchmark: leave eval= out, and choose the questions with data=")

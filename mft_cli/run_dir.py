@@ -101,8 +101,14 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the folder cannot be made or written ({error.strerror}); name another one with run_dir="
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -33,6 +33,8 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
         (["data=local", "data.sources.local.path=/nowhere/x.jsonl"], ["/nowhere/x.jsonl", "no such file"]),
         (["model=local", "model.path=/nowhere"], ["/nowhere", "no such file"]),
         (["checkpoint.keep_best=true", "data.validation.rows=0"], ["keep_best", "data.validation.rows"]),
+        (["data.validation.rows=8", "data.validation.fraction=0.1"], ["fraction=0.1", "rows=8", "one of them to 0"]),
+        (["data.validation.fraction=1.0"], ["data.validation.fraction=1.0", "less than 1"]),
         (["train.row_length=100"], ["train.row_length=100", "data.max_length"]),
         (["train.betas=[0.9]"], ["train.betas", "two numbers"]),
         (["seed=-1"], ["seed=-1"]),

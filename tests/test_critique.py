@@ -26,6 +26,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.second_pass import with_solution
 from mft_cli.schema import CritiqueRunConfig
+from mft_cli.train import train
 
 GOOD = "<think><critique>C</critique><reasoning>R</reasoning></think><ans>\\boxed{7}</ans>"
 
@@ -280,6 +281,26 @@ def test_a_local_teacher_by_the_same_engines(tiny_model: Path, questions: Path, 
     )
 
 
+def test_a_teacher_that_was_trained_by_masked_critique(tiny_model: Path, questions: Path, tmp_path: Path):
+    """The tags are special tokens of such a teacher. It has learnt one response by heart; it is also the base model."""
+    learnt = [{"prompt": r["question"], "critique": GOOD, "answer_match": True} for r in problems(8)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in learnt))
+    more = {"method": "masked_critique", "train.epochs": 60, "run_dir": tmp_path / "t", "method.mask_ratio": 0.0}
+    run = [o for o in tiny_overrides(tiny_model, file, **more) if not o.startswith(("data=", "data.sources"))]
+    train(composed("train", train_config, "data=critique", f"data.sources.critique.path={file}", *run))
+    own = values(tmp_path / "t/export", questions, "")
+    own["teacher"] = {
+        "model": {"path": str(tmp_path / "t/export")}, "prompt": {"name": "ask", "kind": "chat", "template": "{question}{solution}"},
+        "max_new_tokens": 40, "retries": 0, "temperature": 0.0, "eval": own["eval"],
+    }  # fmt: skip
+    root = critique_run(critique_config({**own, "run_dir": str(tmp_path / "a")}))
+    rows = lines(root / "train.jsonl")
+    assert [r["critique"] for r in rows] == [GOOD] * 10
+    assert not any("<" in r["solution"] for r in rows)
+    assert lines(root / "critiques.jsonl")[0]["completion"] == GOOD  # and no end-of-turn token
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +358,9 @@ def test_kill_9_in_the_middle_then_training_on_the_rows(tiny_model: Path, questi
         ("teacher.prompt.template='{question}'", "teacher.prompt.template needs both"),
         ("solutions.temperature=0", "solutions.samples=4 would be the same text"),
         ("teacher.temperature=0", "teacher.retries=2 would give the same text"),
+        ("budget.tokens=10", "budget.tokens=10 holds not one answer"),
+        ("run_dir=/proc/x", "/proc/x: the folder cannot be made"),
+        ("teacher.model.path=/", "teacher.model.path=/: "),
         ("teacher.retry=1", "did you mean teacher.retries?"),
         ("eval=gsm8k", "eval"),
     ],
@@ -385,3 +409,4 @@ def test_the_published_recipe(tmp_path: Path):
     assert (t.optimizer, t.global_batch_size, t.weight_decay, t.max_grad_norm) == ("adamw_8bit", 8, 0.01, 1.0)
     assert (t.gradient_checkpointing, d.max_length, config.method.beta) == (True, 16384, 0.05)
     assert d.sources["critique"].keep_if == {"answer_match": True}
+    assert (d.validation.fraction, d.validation.rows) == (0.1, 0)

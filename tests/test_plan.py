@@ -11,12 +11,14 @@ from tiny import mft, tiny_overrides
 from mft_cli import schema
 from mft_cli.config import CONF
 from mft_cli.errors import UserError
+from mft_cli.methods.masked_critique import TAGS
 from mft_cli.plan.activations import Micro, head_forward, layer_bytes
 from mft_cli.plan.memory import StageMemory
 from mft_cli.plan.presets import ARCHITECTURES
 from mft_cli.plan.run import Plan, make_plan
 from mft_cli.plan.settings import Settings, read_settings
 from mft_cli.plan.shape import Shape, measure
+from mft_cli.plan.show import as_text
 from mft_cli.plan.trained import Trained, count_trained
 
 PUBLISHED = {  # parameters as the model pages state them
@@ -135,6 +137,60 @@ def test_scores_are_trained_and_weights_frozen():
     found = count_trained(config, measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table"))
     assert found.trained == found.scores == 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     assert found.frozen == 6_738_415_616
+
+
+@pytest.mark.parametrize("scores", ["random", "magnitude"])
+def test_scores_that_never_train_have_no_gradients_and_no_moments(scores: str):
+    """Held: weights and scores in 16 bits, an fp32 copy of the scores, a mask. The checkpoint has 4 + 1 bytes a score."""
+    size = 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    learned = planned(gpus=1, method=schema.MaskFinetuneConfig(layers="4-7"))
+    plain = planned(gpus=1, method=schema.MaskFinetuneConfig(layers="4-7", scores=scores))
+    held = stage(plain, "none")
+    assert (held.part("parameters"), held.part("masks")) == (2 * (6_738_415_616 + size), size)
+    assert (held.part("gradients"), held.part("optimizer")) == (0, 4 * size)
+    product, layer, _ = (i.bytes for i in held.work)  # one layer at a time: nothing is kept for backward
+    assert (product, 32 * layer) == (2 * size, stage(learned, "none").work[0].bytes - 2 * size)
+    assert (plain.work.steps, plain.work.flops) == (0, 0)
+    assert plain.disk.checkpoint == 5 * size
+    assert learned.disk.checkpoint == 13 * size
+    in_fp32 = planned(method=plain.config.method, train=schema.TrainingConfig(precision="fp32"))
+    assert stage(in_fp32, "none").part("optimizer") == 0
+    assert "nothing trains" in as_text(plain)
+
+
+@pytest.mark.parametrize(("tied", "method"), [(True, "masked_critique"), (False, "masked_critique"), (True, "sft")])
+def test_rows_of_new_tokens_train_beside_adapters(tiny_model: Path, tmp_path: Path, tied: bool, method: str):
+    """The plan counts what peft makes trainable, for tied and untied embeddings."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from mft_cli.models import add_tokens
+    from mft_cli.peft_adapters import attach
+
+    tokenizer, config = AutoTokenizer.from_pretrained(tiny_model), AutoConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings = tied
+    for part in (tokenizer, config):
+        part.save_pretrained(tmp_path)
+    peft = schema.PeftConfig(name="lora", rank=4)
+    asked = make_config(str(tmp_path), peft=peft, method=config_class(method)())
+    found = count_trained(asked, measure(config, "test"))
+    model = AutoModelForCausalLM.from_config(config)
+    tags = list(TAGS) if method == "masked_critique" else []
+    add_tokens(model, tokenizer, tags)
+    made = attach(model, peft, 1, tokenizer.convert_tokens_to_ids(tags))
+    assert found.trained == sum(p.numel() for p in made.model.parameters() if p.requires_grad)
+    assert found.token_rows == len(tags) * 32 * (1 if tied else 2)
+
+
+def config_class(name: str) -> type:
+    return {"masked_critique": schema.MaskedCritiqueConfig, "sft": schema.SftConfig}[name]
+
+
+def test_without_a_tokenizer_all_tokens_that_a_method_may_add_are_counted():
+    """Llama-2 is not here: eight tags x 4,096 x 2 embeddings."""
+    peft = schema.PeftConfig(name="lora", rank=16, targets=["q_proj", "v_proj"])
+    p = planned(gpus=1, peft=peft, method=schema.MaskedCritiqueConfig())
+    assert p.trained.trained == 8_388_608 + 8 * 4096 * 2
+    assert "at most 8 new tokens" in p.trained.note
 
 
 def test_work_time_and_disk_by_hand():

@@ -8,7 +8,7 @@ from typing import Any
 from mft_cli.config import to_plain, to_yaml
 from mft_cli.critique.rows import summary, write_rows
 from mft_cli.critique.solutions import Base, sample_solutions
-from mft_cli.critique.teacher import Teacher
+from mft_cli.critique.teacher import Teacher, open_teacher
 from mft_cli.evaluate import stoppable
 from mft_cli.run_dir import RunDir, digest_of, provenance, write_atomically, write_json
 from mft_cli.schema import CritiqueRunConfig
@@ -43,10 +43,11 @@ def critique_run(config: CritiqueRunConfig) -> Path:
 
 def make_rows(config: CritiqueRunConfig, run: RunDir) -> str:
     """Both halves and the files; returns what a budget left to do, "" for nothing."""
+    opened = open_teacher(config, run.root)  # a teacher that cannot be used is told before hours of solutions
     base = sample_solutions(config, run.root)
     if base.empty:
         print(f"{base.empty} empty solutions left out", flush=True)
-    teacher = Teacher(config, base.solutions, run.root, base.control)
+    teacher = Teacher(config, base.solutions, run.root, base.control, opened)
     try:
         teacher.ask()
     finally:  # what an endpoint that failed has given so far is usable, too

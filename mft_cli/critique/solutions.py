@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mft_cli.data.prompts import UnsafeText
+from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.graders import grade
 from mft_cli.eval.journal import Journal
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.run import Session
+from mft_cli.methods.masked_critique import TAGS
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, CritiqueRunConfig, EvalRunConfig
 
@@ -58,10 +59,14 @@ def sample_solutions(config: CritiqueRunConfig, out: Path) -> Base:
         raise UserError(f"{error}; leave the row out") from None
     finally:
         session.close_engine()
-    control = plans[0].renderer.control
+    renderer = plans[0].renderer
+    control = renderer.control
     found = [s for plan in plans for s in read(plan, config, control)]
     kept = [s for s in found if s.text.strip()]
-    return Base(kept, facts(session, plans), control, len(found) - len(kept))
+    forbidden = Renderer(
+        renderer.tokenizer, renderer.prompt, TAGS
+    ).control  # a model may have the tags as special tokens
+    return Base(kept, facts(session, plans), forbidden, len(found) - len(kept))
 
 
 def journal_path(out: Path, name: str) -> Path:

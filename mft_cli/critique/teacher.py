@@ -8,7 +8,7 @@ asks the same things again.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +62,24 @@ class Budget:
 class Teacher:
     """The teacher of one run: what it was asked, what it answered, what is left to ask."""
 
-    def __init__(self, config: CritiqueRunConfig, solutions: list[Solution], out: Path, control: Any):
+    def __init__(self, config: CritiqueRunConfig, solutions: list[Solution], out: Path, control: Any, opened: Session):
         teacher = config.teacher
         benchmark = BenchmarkConfig(
             temperature=teacher.temperature, top_p=teacher.top_p, max_new_tokens=teacher.max_new_tokens
         )
-        engine = replace(teacher.eval, gold_logprob=False)
         self.config, self.solutions, self.control = config, solutions, control
         self.benchmark = benchmark
-        self.session = Session(EvalRunConfig(model=teacher.model, eval=engine, launch=config.launch), out / "teacher")
+        self.session, engine = opened, opened.config.eval
         subject = self.session.subject
         renderer, self.filled = renderers(teacher.prompt, subject)
-        self.sampling = make_sampling(benchmark, engine, renderer, subject)
-        if engine.engine == "api" and engine.api.send == "text":
-            refuse_chat("the teacher", [teacher.prompt])
-        refuse_tags(subject.tokenizer, teacher.model.path)
+        self.sampling = replace(
+            make_sampling(benchmark, engine, renderer, subject), kept_special=special_tags(subject.tokenizer)
+        )
         self.prompt_text = renderer.prompt_text("{question}")
         self.prompts = [self.rendered(s, renderer.control) for s in solutions]
         self.rooms = [subject.room(p, teacher.max_new_tokens, config=engine) for p in self.prompts]
         self.rounds = [[self.request(i, n) for i in range(len(solutions))] for n in range(teacher.retries + 1)]
-        made_by = [asdict(self.sampling), teacher.max_new_tokens, subject.engine, self.session.folder.weights_digest]
+        made_by = [self.sampling.settings(), teacher.max_new_tokens, subject.engine, self.session.folder.weights_digest]
         self.digest = digest_of([*made_by, self.session.folder.tokenizer_digest])
         self.keys = [[self.key(i, n) for i in range(len(solutions))] for n in range(teacher.retries + 1)]
         self.journal = Journal(out / "critiques.jsonl", [k for keys in self.keys for k in keys])
@@ -244,8 +242,25 @@ class Teacher:
             "engine": self.session.engine_facts,
             "prompt": self.config.teacher.prompt.name,
             "prompt_text": self.prompt_text,
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.settings(),
         }
+
+
+def open_teacher(config: CritiqueRunConfig, out: Path) -> Session:
+    """The teacher's files, tokenizer and prompt, without its weights. Raises UserError for what it cannot be asked with."""
+    teacher = config.teacher
+    engine = replace(teacher.eval, gold_logprob=False)
+    try:
+        session = Session(EvalRunConfig(model=teacher.model, eval=engine, launch=config.launch), out / "teacher")
+        renderers(teacher.prompt, session.subject)
+    except UserError as error:
+        text = str(error)
+        raise UserError(
+            f"teacher.{text}" if text.startswith(("model.", "prompt.")) else f"the teacher: {text}"
+        ) from None
+    if engine.engine == "api" and engine.api.send == "text":
+        refuse_chat("the teacher", [teacher.prompt])
+    return session
 
 
 def cut(units: list[list[int]], missing: set[int], allowed: int) -> list[list[int]]:
@@ -260,11 +275,7 @@ def cut(units: list[list[int]], missing: set[int], allowed: int) -> list[list[in
     return result
 
 
-def refuse_tags(tokenizer: Any, path: str) -> None:
-    """Raises UserError for a teacher to whom the tags are special tokens: engines leave such out of a text."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    if found := sorted({t.content for t in added if t.special} & set(TAGS)):
-        raise UserError(
-            f"teacher.model.path={path}: {found[0]} is a special token of its tokenizer, which engines leave out of the "
-            "text, so that no critique could be read: take another teacher"
-        )
+def special_tags(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tags that are special tokens of a teacher, such as one trained by masked_critique: they stay in its text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return tuple(sorted(i for i, t in added.items() if t.special and t.content in TAGS))

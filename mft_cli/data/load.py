@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from mft_cli.data.questions import digests_of
 from mft_cli.data.sources import all_derived_from, load_rows
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
-from mft_cli.schema import DataConfig, SourceConfig
+from mft_cli.schema import DataConfig, SourceConfig, ValidationConfig
 
 
 @dataclass
@@ -40,8 +42,8 @@ def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
     if data.validation.source is not None:
         name = data.validation.source
         result.validation = mixture({name: data.sources_validation[name]}, data, renderer, seed, result)
-    elif data.validation.rows:
-        train, result.validation = split(train, data.validation.rows, seed)
+    elif data.validation.wanted:
+        train, result.validation = split(train, data.validation, seed)
         result.lines.append(f"validation: {len(result.validation):,} rows taken from the training rows")
     if data.fraction < 1:
         wanted = max(1, round(data.fraction * len(train)))
@@ -72,8 +74,20 @@ def draw(examples: Examples, wanted: int, stream: str, seed: int) -> np.ndarray:
     return np.array(sorted(ranked[:wanted]), dtype=np.int64)
 
 
-def split(train: Examples, rows: int, seed: int) -> tuple[Examples, Examples]:
-    if rows >= len(train):
+def split(train: Examples, asked: ValidationConfig, seed: int) -> tuple[Examples, Examples]:
+    """(training, validation). Raises UserError where one of them would be empty."""
+    rows = asked.rows or validation_size(asked.fraction, len(train))
+    if rows >= len(train) and asked.rows:
         raise UserError(f"data.validation.rows={rows}, but there are only {len(train)} training rows; set it lower")
+    if not 0 < rows < len(train):
+        raise UserError(
+            f"data.validation.fraction={asked.fraction}: of {len(train)} training rows {rows} would validate and "
+            f"{len(train) - rows} train; expected at least one of each, so take more rows or another share"
+        )
     chosen = draw(train, rows, "validation", seed)
     return train.take(np.setdiff1d(np.arange(len(train)), chosen)), train.take(chosen)
+
+
+def validation_size(fraction: float, rows: int) -> int:
+    """fraction x rows, halves rounded up; of the decimal number as it is written, so that 0.15 of 10 rows is 1.5, so 2."""
+    return math.floor(Fraction(str(fraction)) * rows + Fraction(1, 2))

@@ -64,6 +64,8 @@ class VllmEngine(Engine):
                 gpu_memory_utilization=config.gpu_memory,
                 seed=config.seed,
                 enable_prefix_caching=True,
+                # vLLM 0.32 turns the seeded generator of a prompt that is cut in two back, which a CPU's cannot do
+                enable_chunked_prefill=False if on_cpu else None,
                 generation_config="vllm",  # sampling comes from the configuration alone, not from the folder
                 trust_remote_code=loading.trust,
                 tensor_parallel_size=config.tensor_parallel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 
@@ -28,7 +28,7 @@ class Sampling:
     """Decoding. temperature 0 is greedy. What ends a completion (`end_ids`, `stop` texts) is no part of its text.
 
     `logprobs`: "" none, "mean" means over the completion's tokens, "tokens" also each token's. `top`: the likeliest
-    tokens that an engine gives where it does not give all.
+    tokens that an engine gives where it does not give all. `kept_special`: ids of special tokens that stay in the text.
     """
 
     temperature: float
@@ -37,6 +37,12 @@ class Sampling:
     end_ids: tuple[int, ...]
     logprobs: str = ""
     top: int = 20
+    kept_special: tuple[int, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides a completion, for digests; without what most samplings do not have."""
+        found = asdict(self)
+        return found if self.kept_special else {k: v for k, v in found.items() if k != "kept_special"}
 
 
 @dataclass(frozen=True)
@@ -146,11 +152,19 @@ def finish(
     """
     end = next((n for n, i in enumerate(ids) if i in sampling.end_ids), None)
     kept = list(ids if end is None else ids[:end])
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = decoded(tokenizer, kept, sampling.kept_special)
     text, cut = cut_at_stop(text, sampling.stop)
     count = len(ids) if end is None else end + 1
     reason = "stop" if end is not None or cut else "length"
     return Completion(text, reason, count, confidence(sampling, logprobs[:count], entropies[:count]))
+
+
+def decoded(tokenizer: Any, ids: Sequence[int], kept_special: Sequence[int] = ()) -> str:
+    """The text of ids, special tokens left out but for those that are to stay."""
+    if kept_special:
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - set(kept_special)
+        ids = [i for i in ids if i not in special]
+    return str(tokenizer.decode(ids, skip_special_tokens=not kept_special, clean_up_tokenization_spaces=False))
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:

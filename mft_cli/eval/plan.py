@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def request_keys(
     """The journal's keys: whatever can change a completion is in them. `more` is further text that decides it."""
     folder = subject.folder
     made_by = [
-        asdict(sampling), benchmark.max_new_tokens, subject.engine, folder.weights_digest, folder.tokenizer_digest,
+        sampling.settings(), benchmark.max_new_tokens, subject.engine, folder.weights_digest, folder.tokenizer_digest,
         *more,
     ]  # fmt: skip
     digest, samples = digest_of(made_by), benchmark.samples

@@ -116,7 +116,8 @@ def serve(engine: Engine, lines: Lines, reply: Any) -> None:
 
     while True:
         s = (lines.next(wait=True) or {})["sampling"]
-        sampling = Sampling(**{**s, "stop": tuple(s["stop"]), "end_ids": tuple(s["end_ids"])})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in s.items()}
+        sampling = Sampling(**values)
         engine.run(FromParent(lines), sampling, report, lambda count: reply(tokens=count))
 
 

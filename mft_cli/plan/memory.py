@@ -132,9 +132,7 @@ def states(p: Problem, stage: str) -> list[Item]:
     parameters = Item("parameters", per, held)
     g = gradient_bytes(p, stage)
     gradients = Item("gradients", f"{g} B x {t.trained:,}", g * t.trained)
-    o = optimizer_bytes(b)
-    optimizer = Item("optimizer", f"{o} B x {t.trained:,}", o * t.trained)
-    items = [parameters, gradients, optimizer]
+    items = [parameters, gradients, optimizer_item(b, t)]
     cut = {"none": 0, "zero1": 1, "zero2": 2}.get(stage, 3)  # how many of them, from the last, are shared out
     items = [Item(i.name, i.formula + shared, i.bytes / n) if index >= 3 - cut else i for index, i in enumerate(items)]
     if t.scores:
@@ -149,6 +147,15 @@ def gradient_bytes(p: Problem, stage: str) -> int:
 def optimizer_bytes(compute: int) -> int:
     """fp32 master 4 (16-bit training only) + two moments 8."""
     return 8 if compute == 4 else 12
+
+
+def optimizer_item(compute: int, t: Trained) -> Item:
+    """Scores that never train have no moments, but an fp32 copy in 16-bit training."""
+    if t.untrained_scores:
+        copy = 0 if compute == 4 else 4
+        return Item("optimizer", f"{copy} B x {t.untrained_scores:,} scores in fp32", copy * t.untrained_scores)
+    o = optimizer_bytes(compute)
+    return Item("optimizer", f"{o} B x {t.trained:,}", o * t.trained)
 
 
 def buffers(p: Problem, stage: str) -> list[Item]:
@@ -190,7 +197,7 @@ def cpu_items(p: Problem, stage: str) -> list[Item]:
     of = f" x {p.gpus_per_node}/{p.gpus}"
     own = p.gradient
     full = 4 if b < 4 else 0
-    o = optimizer_bytes(b)
+    optimizer = optimizer_item(b, t)
     return [
         Item("parameters", f"{b} B x {t.total:,}{of}", t.parameter_bytes(b) * share),
         Item(
@@ -198,7 +205,7 @@ def cpu_items(p: Problem, stage: str) -> list[Item]:
             f"({own} B + {full} B for the step in fp32) x {t.trained:,}{of}",
             (own + full) * t.trained * share,
         ),
-        Item("optimizer", f"{o} B x {t.trained:,}{of}", o * t.trained * share),
+        Item("optimizer", f"{optimizer.formula}{of}", optimizer.bytes * share),
     ]
 
 

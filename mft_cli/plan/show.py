@@ -8,6 +8,7 @@ from mft_cli.metrics import duration
 from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes
 from mft_cli.plan.run import Plan
+from mft_cli.plan.trained import Trained
 
 LEFT_OUT = (
     "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
@@ -39,6 +40,8 @@ def model_lines(p: Plan) -> list[str]:
 def state_lines(p: Plan) -> list[str]:
     """The bytes of a parameter, and the whole of them."""
     b, t = p.problem.micro.compute, p.trained
+    if not t.trained:
+        return ["nothing trains: no gradients and no moments; the weights and their scores, one mask, one forward pass"]
     precision = {2: "16-bit (bf16 or fp16)", 4: "fp32"}[b]
     optimizer = optimizer_bytes(b)
     parts = "fp32 master 4 + Adam's moments 8" if b == 2 else "Adam's moments 8 (fp32 needs no master)"
@@ -147,6 +150,10 @@ def verdict(p: Plan) -> list[str]:
 
 def work_lines(p: Plan) -> list[str]:
     w, d, s = p.work, p.data, p.settings
+    if not p.trained.trained:
+        return [
+            "steps    0: the mask is chosen at the start; what takes time is loading, one validation and the export"
+        ]
     if w is None:
         return [d.missing]
     t = p.config.train
@@ -175,12 +182,17 @@ def disk_lines(p: Plan) -> list[str]:
     d, c = p.disk, p.config.checkpoint
     best = " + the best" if c.keep_best else ""
     return [
-        f"disk     checkpoint (4 + 8) B x {p.trained.trained:,} = {gb(d.checkpoint)}; x (keep_last {c.keep_last}{best} + 1 "
+        f"disk     checkpoint {checkpoint_formula(p.trained)} = {gb(d.checkpoint)}; x (keep_last {c.keep_last}{best} + 1 "
         f"being written) = {gb(d.checkpoint * d.checkpoints)}",
         f"         export {p.problem.micro.compute} B x {p.shape.parameters:,} = {gb(d.export)}"
         + (f", {d.exports} of them" if d.exports > 1 else "")
         + f"; in all {gb(d.total)}",
     ]
+
+
+def checkpoint_formula(t: Trained) -> str:
+    masks = f" + masks 1 B x {t.scores:,}" if t.scores else ""
+    return (f"(4 + 8) B x {t.trained:,}" if t.trained else f"4 B x {t.untrained_scores:,}") + masks
 
 
 def as_json(p: Plan) -> dict[str, Any]:

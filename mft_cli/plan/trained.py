@@ -1,4 +1,4 @@
-"""Which parameters a run trains: all of them, adapters (LoRA), or a score for each weight (mask_finetune)."""
+"""Which parameters a run trains: all, adapters and new tokens' rows (LoRA), or a score a weight (mask_finetune)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mft_cli.errors import UserError
+from mft_cli.methods import make
 from mft_cli.methods.masked_layers import KINDS, layer_numbers, layer_of, matches
+from mft_cli.models import load_tokenizer, locate
 from mft_cli.plan.shape import Linear, Shape
 from mft_cli.refine.head import HeadSettings, count_parameters
 from mft_cli.schema import ChunkRefineConfig, PeftConfig, TrainConfig
@@ -27,12 +29,18 @@ class Trained:
     rank: int = 0
     adapted: tuple[Linear, ...] = ()
     scores: int = 0
+    token_rows: int = 0  # parameters of new tokens' embedding rows, which train beside adapters
     trains_head: bool = True
     note: str = ""
 
     @property
     def total(self) -> int:
         return self.trained + self.frozen
+
+    @property
+    def untrained_scores(self) -> int:
+        """Scores that choose what is removed and never train (random, magnitude)."""
+        return 0 if self.trained else self.scores
 
     def parameter_bytes(self, compute: int) -> float:
         """Bytes of all parameters as the forward pass reads them, `compute` bytes each but the 4-bit ones."""
@@ -51,13 +59,34 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     adapted = targets(peft, shape)
     adapters = sum(peft.rank * (x.rows + x.columns) for x in adapted)
     quantized = sum(x.weights for x in shape.linears) if peft.name == "qlora" else 0
+    count, said = new_tokens(config)
+    rows = count * shape.width * (1 if shape.tied else 2)
+    trained = adapters + rows
+    beside = f", and {said} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
     note = (
-        f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,} trained of "
-        f"{shape.parameters + adapters:,} parameters"
+        f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,}{beside}; "
+        f"{trained:,} trained of {shape.parameters + trained:,} parameters"
     )
     return Trained(
-        adapters, shape.parameters, quantized, adapters, peft.rank, adapted, trains_head=False, note=note
+        trained, shape.parameters, quantized, adapters, peft.rank, adapted, token_rows=rows, trains_head=False,
+        note=note,
     )  # fmt: skip
+
+
+def new_tokens(config: TrainConfig) -> tuple[int, str]:
+    """Tokens that the method adds, whose embedding rows train beside adapters, and how that is known.
+
+    Where the tokenizer is not here, all that the method may add: the eight tags, or a mask token.
+    """
+    method = make(config.method, config.train.logits_chunk)
+    most = len(method.new_tokens) or int(hasattr(config.method, "mask_token"))
+    if not most:
+        return 0, ""
+    try:
+        count = len(method.prepare(load_tokenizer(locate(config.model), config.model)))
+    except UserError:
+        return most, f"at most {most} new tokens (the tokenizer is not here)"
+    return count, f"{count} new tokens"
 
 
 def with_refinement(method: ChunkRefineConfig, shape: Shape) -> Trained:
@@ -92,6 +121,12 @@ def with_scores(method: Any, shape: Shape) -> Trained:
     kinds = getattr(method, "modules", None) or KINDS
     scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and any(matches(x.name, k) for k in kinds))
     scores = sum(x.weights for x in scored)
+    if getattr(method, "scores", "learned") != "learned":
+        note = (
+            f"{method.name}: {method.scores} scores of {scores:,} weights in {len(scored)} linear layers choose what is "
+            f"removed; nothing trains, no step is made"
+        )
+        return Trained(0, shape.parameters + scores, scores=scores, trains_head=False, note=note)
     note = (
         f"{method.name}: a score for each of {scores:,} weights in {len(scored)} linear layers trains, "
         f"{shape.parameters:,} weights are frozen"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mft_cli.data.load import load
+from mft_cli.data.load import load, validation_size
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
@@ -87,7 +87,7 @@ def rows_without_tokenizer(config: TrainConfig) -> int | None:
     except UserError:
         return None
     if data.validation.source is None:
-        found -= data.validation.rows
+        found -= data.validation.rows or validation_size(data.validation.fraction, found)
     return max(1, round(data.fraction * found)) if found > 0 else None
 
 
@@ -105,13 +105,15 @@ class Work:
     seconds: float | None
 
 
-def make_work(config: TrainConfig, settings: Settings, shape: Shape, data: DataFacts, row: int) -> Work:
-    """`row`: tokens in a row. `data` must be known."""
+def make_work(
+    config: TrainConfig, settings: Settings, shape: Shape, trained: Trained, data: DataFacts, row: int
+) -> Work:  # fmt: skip
+    """`row`: tokens in a row. `data` must be known. Where nothing trains no step is made."""
     assert data.rows is not None
     assert data.mean_tokens is not None
     t = config.train
     per_epoch = math.ceil(data.rows / t.global_batch_size)
-    steps = total_steps(config, data.rows)
+    steps = total_steps(config, data.rows) if trained.trained else 0
     tokens_per_epoch = data.rows * data.mean_tokens
     tokens = (
         tokens_per_epoch * steps / per_epoch if steps % per_epoch == 0 else tokens_of(steps, per_epoch, config, data)
@@ -148,8 +150,10 @@ class Disk:
 
 
 def make_disk(config: TrainConfig, shape: Shape, trained: Trained, compute: int) -> Disk:
-    """A checkpoint has the trained parameters in fp32 (4) and two moments (8); one more is being written beside."""
+    """A checkpoint has the trained parameters in fp32 (4) and two moments (8), untrained scores in fp32, and masks of one
+    byte; one more is being written beside."""
     c = config.checkpoint
     kept = c.keep_last + 1 + (1 if c.keep_best else 0)
     exports = 1 + (1 if c.keep_best else 0)
-    return Disk(12.0 * trained.trained, kept, float(compute * shape.parameters), exports)
+    checkpoint = 12.0 * trained.trained + 4.0 * trained.untrained_scores + trained.scores
+    return Disk(checkpoint, kept, float(compute * shape.parameters), exports)

@@ -115,8 +115,16 @@ class ValidationConfig:
     """The validation split."""
 
     source: str | None = key(None, "Name of a source in data.sources_validation; null splits the training rows.")
-    rows: Count = key(0, "Rows taken from the training rows (seeded draw); 0 with source null: no validation.")
+    rows: Count = key(0, "Rows taken from the training rows (seeded draw); 0 without fraction and source: none.")
+    fraction: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "Share of the training rows taken instead, such as 0.1; halves are rounded up. Not beside rows."
+    )
     every_steps: Count = key(0, "Validate every this many steps; 0: at the end of every epoch.")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a validation split."""
+        return self.source is not None or self.rows > 0 or self.fraction > 0
 
 
 @dataclass(config=STRICT)

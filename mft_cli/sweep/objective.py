@@ -39,5 +39,5 @@ def reached(run: Run, metric: str) -> float | None:
 def can_be_reached(config: TrainConfig) -> bool:
     """Whether a run of this configuration will have its sweep.objective."""
     if config.sweep.objective == VALIDATION:
-        return config.data.validation.source is not None or config.data.validation.rows > 0
+        return config.data.validation.wanted
     return config.sweep.objective.partition("/")[0] in config.eval.benchmarks

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import problems
 
 from mft_cli.data.encode import Examples, encode_source
-from mft_cli.data.load import load
+from mft_cli.data.load import load, validation_size
 from mft_cli.data.pack import IGNORE, Order, lay_rows, make_batch, share
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
@@ -116,6 +116,34 @@ def test_mixture_validation_and_fraction(tokenizer, problem_file: Path):
     assert len(half.train) == 12
     assert set(half.train.ids.tolist()) < set(loaded.train.ids.tolist())
     assert half.validation.ids.tolist() == loaded.validation.ids.tolist()
+
+
+def test_a_share_of_the_training_rows_validates(tokenizer, problem_file: Path):
+    renderer = Renderer(tokenizer, PromptConfig())
+    source = SourceConfig(path=str(problem_file), response="answer")
+
+    def split(fraction: float, seed: int = 1, rows: int | None = None):
+        asked = DataConfig(sources={"a": replace(source, rows=rows)}, validation=ValidationConfig(fraction=fraction))
+        return load(asked, renderer, seed)
+
+    first, again, other = split(0.15), split(0.15), split(0.15, seed=2)
+    assert (len(first.train), len(first.validation)) == (34, 6)
+    assert not set(first.train.ids.tolist()) & set(first.validation.ids.tolist())
+    assert again.validation.ids.tolist() == first.validation.ids.tolist() != other.validation.ids.tolist()
+    same = load(DataConfig(sources={"a": source}, validation=ValidationConfig(rows=6)), renderer, 1)
+    assert same.validation.ids.tolist() == first.validation.ids.tolist()
+    for fraction, rows in ((0.1, 4), (0.99, 1), (0.01, 40)):
+        with pytest.raises(UserError, match=f"fraction={fraction}: of {rows} training rows (0|1) would validate"):
+            split(fraction, rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "rows", "validating"),
+    [(0.1, 15, 2), (0.1, 14, 1), (0.1, 25, 3), (0.15, 10, 2), (0.35, 10, 4), (0.29, 50, 15), (1e-3, 500, 1)],
+)
+def test_the_share_is_rounded_as_it_is_written(fraction: float, rows: int, validating: int):
+    """Halves go up; 0.15 x 10, 0.35 x 10 and 0.29 x 50 are halves on paper and below them in binary."""
+    assert validation_size(fraction, rows) == validating
 
 
 # ---- packing --------------------------------------------------------------------------------------------------------

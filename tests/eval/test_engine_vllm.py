@@ -62,3 +62,18 @@ def test_an_adapter_beside_its_base_in_both_engines(base: Path, tokenizer, tmp_p
     for i in range(3):
         for name in ("mean_logprob", "mean_entropy", "token_logprobs"):
             assert served[i].confidence[name] == pytest.approx(expected[i].confidence[name], abs=1e-3)
+
+
+def test_seeds_go_with_more_prompts_than_one_step_takes(base: Path, tokenizer) -> None:
+    """6,000 tokens of prompts, 4,096 a step: a prompt cut in two would turn a CPU's seeded generator back, which it cannot."""
+    pytest.importorskip("vllm", reason="vllm is not installed: seeded sampling of many prompts is not tested")
+    from mft_cli.eval.engine_vllm import VllmEngine
+
+    loading = Loading("vllm", str(base), None, str(base), "float32", "cpu", 128, False)
+    requests = [Request((1, *(3 + (i * 7 + j) % 200 for j in range(99))), 4, seed=i) for i in range(60)]
+    vllm = VllmEngine(loading, tokenizer, EvalConfig(kv_cache_gb=1.0))
+    try:
+        found = generate(vllm, requests, Sampling(1.0, 1.0, (), (2,)))
+    finally:
+        vllm.close()
+    assert sorted(found) == list(range(60))

@@ -182,6 +182,13 @@ def test_scores_depend_on_the_seed_and_the_module_alone():
     assert not torch.equal(found[1], found[2])
 
 
+def test_a_random_mask_is_independent_of_where_the_learned_one_starts():
+    weight = torch.zeros(400, 500)
+    learned, random = (first_scores(kind, weight, 0.02, 7) for kind in ("learned", "random"))
+    both = ~keep_largest(learned, 20_000) & (random < 0.1)
+    assert int(both.sum()) == pytest.approx(2_000, abs=5 * 2_000**0.5)
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
