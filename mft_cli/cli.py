@@ -53,7 +53,14 @@ def main() -> None:
         sys.exit(EXIT_USER)
     if "-h" in rest or "--help" in rest:
         sys.exit(run(lambda: print(help_text(verb), flush=True)))
-    end(run(lambda: VERBS[verb](rest)))
+    end(run(lambda: do(verb, rest)))
+
+
+def do(verb: str, arguments: list[str]) -> None:
+    from mft_cli.confidential import refuse_arguments
+
+    refuse_arguments(arguments)  # before a ledger or a run folder could keep them
+    VERBS[verb](arguments)
 
 
 def end(code: int) -> NoReturn:
