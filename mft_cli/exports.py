@@ -16,7 +16,7 @@ from mft_cli.assembly import Assembly
 from mft_cli.attention import packed_kwargs
 from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.export import export, export_facts, loaded_fp32, model_card, plain_model, verify_adapter
-from mft_cli.export_streamed import describe_folder, export_streamed, generation_settings, verify
+from mft_cli.export_streamed import Written, describe_folder, export_streamed, generation_settings, verify
 from mft_cli.loop import Fit
 from mft_cli.methods.base import Losses
 from mft_cli.metrics import Say
@@ -180,7 +180,7 @@ def write_masked_base(
     expected = logits if comparable else None
     if fit.engine.ranks.rank == 0:
         base = masks.base_folder(config.model)
-        sizes = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
+        sizes: Written = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
         facts = {"base_model": config.model.path, "method": settings["facts"]["method"], "step": step}
         named = {masks.stored_name(name, set(sizes)): mask for name, mask in found.items()}
         packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})
