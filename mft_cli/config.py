@@ -82,7 +82,9 @@ def describe(cls: type[Any], item: Any, prefix: str) -> str:
         expected = re.findall(r"'([^']+)'", item["ctx"]["expected"])
         return f"{name}={show(value)}: expected one of {', '.join(expected)}{did_you_mean(str(value), expected)}"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{name}={show(value)}: {message.replace('input should be', 'expected').replace('a valid ', 'a ')}"
+    for found, better in (("input should be", "expected"), ("a valid ", "a "), ("a integer", "an integer")):
+        message = message.replace(found, better)
+    return f"{name}={show(value)}: {message}"
 
 
 def is_benchmark_key(path: list[str]) -> bool:
@@ -234,12 +236,14 @@ def flags_first(arguments: list[str]) -> list[str]:
         word = words.pop(0)
         name, separator, value = word.partition("=")
         if not word.startswith("-"):
+            if not separator and not word.startswith("~"):
+                raise UserError(f"{word}: expected key=value, such as seed=3")
             rest.append(word)
             continue
         if name not in FLAGS:
             key = name.lstrip("-").replace("-", "_")
             near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
-            raise UserError(f"{word}: no such flag{did_you_mean(name, FLAGS)}; settings are key=value words: {near}")
+            raise UserError(f"{word}: no such flag; settings are key=value words: {near}")
         flags.append(word)
         wanted = FLAGS[name]
         if not separator and (wanted or (wanted is None and words and re.fullmatch(r"[a-z-]+", words[0]))):

@@ -101,7 +101,7 @@ def exported(
 
 def values_digest(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes."""
-    return hashlib.sha256(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:

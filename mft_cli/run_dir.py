@@ -101,7 +101,10 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: a file stands where this folder is to be; move it, or choose another one") from None
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

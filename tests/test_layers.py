@@ -22,6 +22,7 @@ LAYERS = [
         "ranks",
         "fragments",
         "confidential",
+        "stop_signal",
     ],
     ["config", "checks", "run_dir", "keys", "allocation"],
     ["slurm", "submit"],
