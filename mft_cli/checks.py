@@ -53,6 +53,7 @@ def check_train(config: schema.TrainConfig) -> None:
     if isinstance(m, schema.ChunkRefineConfig):
         check_chunk_refine(m)
     zero_settings.check(config)
+    check_launch(config.launch)
     check_peft(config)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
         raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
@@ -78,6 +79,19 @@ def check_validation(v: schema.ValidationConfig) -> None:
         raise UserError(
             f"data.validation.fraction={v.fraction} takes training rows, data.validation.source={v.source} others: "
             f"set the fraction to 0, or the source to null"
+        )
+
+
+def check_launch(launch: schema.LaunchConfig) -> None:
+    """Settings of the processes that contradict each other. Raises UserError."""
+    if launch.gpus and launch.processes:
+        raise UserError(
+            f"launch.gpus={launch.gpus} and launch.processes={launch.processes}: give one of them, "
+            "gpus for one process a GPU, processes on machines without GPUs"
+        )
+    if launch.name == "local" and (launch.node_rank or 0) >= (launch.nodes or 1):
+        raise UserError(
+            f"launch.node_rank={launch.node_rank}: expected a number below launch.nodes={launch.nodes or 1}"
         )
 
 

@@ -53,7 +53,14 @@ def main() -> None:
         sys.exit(EXIT_USER)
     if "-h" in rest or "--help" in rest:
         sys.exit(run(lambda: print(help_text(verb), flush=True)))
-    end(run(lambda: VERBS[verb](rest)))
+    end(run(lambda: do(verb, rest)))
+
+
+def do(verb: str, arguments: list[str]) -> None:
+    from mft_cli.confidential import refuse_arguments
+
+    refuse_arguments(arguments)  # before a ledger or a run folder could keep them
+    VERBS[verb](arguments)
 
 
 def end(code: int) -> NoReturn:
@@ -142,12 +149,15 @@ def train_verb(arguments: list[str]) -> None:
 
 def rank_verb(arguments: list[str]) -> None:
     """One process of a run, started by `mft train` with a frozen configuration."""
+    from mft_cli.stop_signal import StopSignal
+
+    stop = StopSignal()  # before torch is imported: a rank that a signal ends leaves the others waiting for it
     from pathlib import Path
 
     from mft_cli.train import train_rank
 
     own, _ = own_keys(arguments, "--frozen", "--run")
-    train_rank(Path(own["--frozen"]), Path(own["--run"]))
+    train_rank(Path(own["--frozen"]), Path(own["--run"]), stop)
 
 
 def eval_verb(arguments: list[str]) -> None:
@@ -208,7 +218,9 @@ def report_verb(arguments: list[str]) -> None:
         raise UserError("mft report needs run folders: mft report outputs/a outputs/b")
     for folder in rest:
         if not Path(folder).is_dir():
-            raise UserError(f"{folder}: no such folder")
+            raise UserError(
+                f"{folder}: {'is a file, expected a run folder' if Path(folder).exists() else 'no such folder'}"
+            )
     from mft_cli.report import read_runs, summarise, summary_table, write
 
     folders = [Path(f) for f in rest]

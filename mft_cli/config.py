@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mft_cli import schema
 from mft_cli.checks import check_benchmarks, check_critique, check_eval, check_paths, check_train
+from mft_cli.confidential import refuse_values
 from mft_cli.errors import Stopped, UserError
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if p.is_dir())
@@ -81,7 +82,9 @@ def describe(cls: type[Any], item: Any, prefix: str) -> str:
         expected = re.findall(r"'([^']+)'", item["ctx"]["expected"])
         return f"{name}={show(value)}: expected one of {', '.join(expected)}{did_you_mean(str(value), expected)}"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{name}={show(value)}: {message.replace('input should be', 'expected').replace('a valid ', 'a ')}"
+    for found, better in (("input should be", "expected"), ("a valid ", "a "), ("a integer", "an integer")):
+        message = message.replace(found, better)
+    return f"{name}={show(value)}: {message}"
 
 
 def is_benchmark_key(path: list[str]) -> bool:
@@ -218,6 +221,38 @@ def option_values(arguments: list[str], *options: str) -> list[str]:
     return values + [b for a, b in itertools.pairwise(arguments) if a in options]
 
 
+# Hydra's flags and how many words follow them: None for a word that may be left out.
+FLAGS: dict[str, int | None] = {
+    **dict.fromkeys(("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
+    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1), "--info": None, "-i": None,
+}  # fmt: skip
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Flags in front of overrides: between them argparse would not know the rest. Raises UserError for an unknown flag."""
+    flags, rest, words = [], [], list(arguments)
+    while words:
+        word = words.pop(0)
+        name, separator, value = word.partition("=")
+        if not word.startswith("-"):
+            if not separator and not word.startswith("~"):
+                raise UserError(f"{word}: expected key=value, such as seed=3")
+            rest.append(word)
+            continue
+        if name not in FLAGS:
+            key = name.lstrip("-").replace("-", "_")
+            near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
+            raise UserError(f"{word}: no such flag; settings are key=value words: {near}")
+        flags.append(word)
+        wanted = FLAGS[name]
+        if not separator and (wanted or (wanted is None and words and re.fullmatch(r"[a-z-]+", words[0]))):
+            if not words:
+                raise UserError(f"{word}: expected a value after it, such as {word}=NAME")
+            flags.append(words.pop(0))
+    return flags + rest
+
+
 def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, Any]], Any]) -> None:
     """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
 
@@ -245,7 +280,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
             failures.append(error)
 
     before = sys.argv
-    sys.argv = [f"mft {name}", *own_overrides(arguments)]
+    sys.argv = [f"mft {name}", *own_overrides(flags_first(arguments))]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -307,12 +342,14 @@ def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
 
 
 def train_config(values: dict[str, Any]) -> schema.TrainConfig:
+    refuse_values(values)
     config: schema.TrainConfig = build(schema.TrainConfig, values)
     check_train(config)
     return config
 
 
 def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
+    refuse_values(values)
     config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
     check_eval(config)
     return config
@@ -322,6 +359,7 @@ def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRu
     """Of `mft generate`: mft eval's keys without benchmarks; `decode` is short for eval.decode."""
     if decode is not None:
         values = {**values, "eval": {**values.get("eval", {}), "decode": decode}}
+    refuse_values(values)
     config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
     if not config.model.path:
         raise UserError("model.path is empty: name the model, model.path=outputs/<run>/export or a hub id")
@@ -331,6 +369,7 @@ def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRu
 
 
 def critique_config(values: dict[str, Any]) -> schema.CritiqueRunConfig:
+    refuse_values(values)
     config: schema.CritiqueRunConfig = build(schema.CritiqueRunConfig, with_prompt(values))
     check_critique(config)
     return config

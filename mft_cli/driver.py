@@ -10,7 +10,7 @@ from typing import Any
 
 from mft_cli.errors import Stopped, UserError
 from mft_cli.schema import CritiqueRunConfig, EvalRunConfig, LaunchConfig, TrainConfig
-from mft_cli.slurm import inside_job, mind_early_signals, requeue_if_due
+from mft_cli.slurm import StoppedEarly, inside_job, mind_early_signals, requeue_if_due
 
 
 def read_frozen(file: str) -> dict[str, Any]:
@@ -74,6 +74,10 @@ def requeueing(launch: LaunchConfig) -> Iterator[None]:
     try:
         mind_early_signals()
         yield
+    except StoppedEarly as early:
+        stopped = Stopped(f"stopped by {early} before the first step", str(early))
+        requeue_if_due(launch.slurm, stopped)
+        raise stopped from None
     except Stopped as stopped:
         requeue_if_due(launch.slurm, stopped)
         raise

@@ -62,6 +62,8 @@ class DeepSpeedEngine:
         # no model_parameters: the optimizer names what trains
         self.deepspeed, *_ = deepspeed.initialize(model=LossModule(model), optimizer=optimizer, config=document)
         self.zero: Any = self.deepspeed.optimizer
+        if precision == "fp16":  # at the lowest loss scale a bad step is skipped and counted, as in every precision
+            self.zero.loss_scaler.raise_error_at_min_scale = False
         with torch.no_grad():
             for name, (weight, whole) in exact.items():
                 here = self.place(name) if name in self.named else None
@@ -94,10 +96,11 @@ class DeepSpeedEngine:
 
             first = next(iter(self.named.values()))
             safe_set_full_grad(first, torch.full_like(safe_get_full_grad(first), math.nan))
+        searching = self.dtype == torch.float16 and self.zero.loss_scale > 1.0  # before the step: 1 is the lowest
         self.deepspeed.step()
         norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
         applied = bool(self.deepspeed.was_step_applied()) and not self.zero.overflow
-        return Outcome(norm, applied, self.dtype == torch.float16 and self.zero.loss_scale >= 1.0)
+        return Outcome(norm, applied, searching and not applied)
 
     # ---- state ----
 

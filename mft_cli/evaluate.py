@@ -77,15 +77,19 @@ def stoppable() -> Iterator[None]:
 def run_forwarding(command: list[str]) -> int:
     """The exit code of a child process. TERM, USR1 and INT end it; then Stopped is raised: its journal is kept."""
     caught: list[str] = []
-    child = subprocess.Popen(command)
+    children: list[subprocess.Popen[bytes]] = []
 
     def end_child(number: int, frame: FrameType | None) -> None:
         caught.append(signal.Signals(number).name)
-        child.terminate()
+        for child in children:
+            child.terminate()
 
-    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}
+    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}  # before the child: it would be left behind
     try:
-        code = child.wait()
+        children.append(subprocess.Popen(command))
+        if caught:
+            children[0].terminate()
+        code = children[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from mft_cli.ranks import Ranks
 from mft_cli.run_dir import write_atomically, write_json
 
 SHARD_BYTES = 5 * 10**9
+Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
 
 
 def export_streamed(
@@ -97,8 +99,14 @@ def exported(
         yield name, value.to("cpu", dtype if value.is_floating_point() else value.dtype)
 
 
-def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> dict[str, int]:
-    """Files of SHARD_BYTES, named and indexed as transformers does. Returns the bytes of every tensor."""
+def values_digest(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:
+    """Files of SHARD_BYTES, named and indexed as transformers does. Returns what was gathered, tensor by tensor."""
+    digests: dict[str, str] = {}
     sizes: dict[str, int] = {}
     shards: list[list[str]] = [[]]
     held: dict[str, Tensor] = {}
@@ -112,7 +120,7 @@ def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> dict[str
             flush()
             shards.append([])
         held[name] = value.contiguous().clone()
-        sizes[name] = value.nbytes
+        sizes[name], digests[name] = value.nbytes, values_digest(value)
         shards[-1].append(name)
     flush()
     places = {}
@@ -123,22 +131,37 @@ def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> dict[str
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
         write_json(folder / "model.safetensors.index.json", index)
-    return sizes
+    return {n: (size, digests[n]) for n, size in sizes.items()}
+
+
+def verify_tensors(folder: Path, written: Written) -> None:
+    """The tensors on the disk are those that were written, read one at a time. Raises RuntimeError."""
+    found: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as handle:
+            for name in handle.keys():  # noqa: SIM118
+                value = handle.get_tensor(name)
+                size, digest = written.get(name, (-1, None))
+                if size >= 0 and (value.nbytes != size or (digest is not None and values_digest(value) != digest)):
+                    raise RuntimeError(f"{file}: {name} is not what was written")
+                found.add(name)
+    if found != written.keys():
+        differ = sorted(found ^ written.keys())
+        raise RuntimeError(f"{folder}: {len(found)} tensors on the disk, {len(written)} were written ({differ[0]} ...)")
 
 
 def verify(
-    folder: Path, written: dict[str, int], probe: Tensor, expected: Tensor | None, restored: range,
+    folder: Path, written: Written, probe: Tensor, expected: Tensor | None, restored: range,
     dtype: torch.dtype, trust: bool,
 ) -> None:  # fmt: skip
-    """Tensor count and bytes, tied embeddings, and the logits of the folder loaded again."""
+    """Tensor count, bytes and values, tied embeddings, and the logits of the folder loaded again.
+
+    In the dtype of its files a model is loaded as a map of them: its pages are read as the forward pass comes to them and
+    are dropped again when memory is short, so a model larger than the memory is compared, too.
+    """
     from transformers import AutoModelForCausalLM
 
-    found: dict[str, int] = {}
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as handle:
-            found.update({n: handle.get_tensor(n).nbytes for n in handle.keys()})  # noqa: SIM118
-    if found != written:
-        raise RuntimeError(f"{folder}: {len(found)} tensors on the disk, {len(written)} were written")
+    verify_tensors(folder, written)
     with quiet_transformers(), torch.no_grad():
         again = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust

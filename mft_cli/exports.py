@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import torch
 
 from mft_cli import __version__, masks
 from mft_cli import checkpoint as checkpoints
+from mft_cli.allocator import memory_left
 from mft_cli.assembly import Assembly
 from mft_cli.attention import packed_kwargs
 from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.export import export, export_facts, loaded_fp32, model_card, plain_model, verify_adapter
-from mft_cli.export_streamed import describe_folder, export_streamed, generation_settings, verify
+from mft_cli.export_streamed import Written, describe_folder, export_streamed, generation_settings, verify
 from mft_cli.loop import Fit
 from mft_cli.methods.base import Losses
 from mft_cli.metrics import Say
@@ -22,7 +24,7 @@ from mft_cli.models import embedding_rows
 from mft_cli.peft_adapters import find_source
 from mft_cli.rerun import settings_digest
 from mft_cli.run_dir import read_json, write_atomically, write_json
-from mft_cli.zero import is_partitioned
+from mft_cli.zero import is_partitioned, shape_of
 
 
 def write_exports(ready: Assembly, say: Say) -> None:
@@ -144,8 +146,17 @@ def adapter_writer(
         own = folder / "adapter"
         adapters.write(own, tensor, ready.base, lambda token: token not in new)
         settings["tokenizer"].save_pretrained(str(own))
-        write_json(own / "mft.json", facts)
         write_atomically(own / "README.md", model_card(settings["facts"], {}))
+        # two models in fp32, one after the other made from the files or from the trained weights
+        needed = 2 * 4 * sum(math.prod(shape_of(p)) for p in adapters.base.parameters())
+        compared = needed <= memory_left()
+        write_json(own / "mft.json", {**facts, "compared_with_merged": compared})
+        if not compared:
+            ready.fit.say(
+                f"{own}: NOT compared with the merged model: that takes two models in fp32, {needed / 2**30:,.0f} GiB, "
+                f"and {memory_left() / 2**30:,.0f} GiB are free here; the merged model itself was checked"
+            )
+            return
         if expected is not None:  # rank 0 has all weights
             parts = [{n: plain(n, merge) for n in adapters.names} for merge in (False, True)]
             base, whole = (plain_model(adapters.base, p, torch.float32, settings["trust"]) for p in parts)
@@ -169,7 +180,7 @@ def write_masked_base(
     expected = logits if comparable else None
     if fit.engine.ranks.rank == 0:
         base = masks.base_folder(config.model)
-        sizes = {name: tensor.nbytes for name, tensor in masks.tensors(base)}
+        sizes: Written = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
         facts = {"base_model": config.model.path, "method": settings["facts"]["method"], "step": step}
         named = {masks.stored_name(name, set(sizes)): mask for name, mask in found.items()}
         packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})

@@ -207,6 +207,7 @@ class Group:
         self.arrived: list[int] = []  # signals that wait to be passed on
         self.seen: set[int] = set()
         self.first: Rank | None = None  # the rank that failed first
+        self.cut_off = False  # a rank was ended by a signal before it could listen
         self.plan: list[tuple[float, Callable[[], None]]] = []  # what to do when, by time.monotonic()
 
     def run(self) -> Rank | None:
@@ -251,7 +252,10 @@ class Group:
         self.alive.remove(rank)
         # A rank that was told to stop before it could listen has nothing to save: stopped, not failed.
         unheard = -code in self.seen or (self.seen and self.forward_as and code == 128 + self.forward_as)
-        if code in (EXIT_DONE, EXIT_STOPPED) or unheard or self.first:
+        if unheard and not self.cut_off:  # so no rank has begun to train: the others wait for it in vain
+            self.cut_off = True
+            self.after(SETTLE_S, self.kill)
+        if code in (EXIT_DONE, EXIT_STOPPED) or unheard or self.first or (self.cut_off and code < 0):
             return
         self.first = rank
         if not self.seen:  # otherwise the others may be saving: the grace period holds

@@ -7,11 +7,9 @@ never been stopped, and no generator or data-loader state has to be saved.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,28 +19,14 @@ from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Order, lay_rows, make_batch, share
 from mft_cli.engine import Outcome, TorchEngine
 from mft_cli.engine_deepspeed import DeepSpeedEngine
-from mft_cli.errors import STOP_SIGNALS, Stopped, UserError
+from mft_cli.errors import Stopped, UserError
 from mft_cli.methods import Method
 from mft_cli.metrics import Metrics, Progress, memory_gb
 from mft_cli.optim import learning_rate_factor
 from mft_cli.rng import Draw, digest64
 from mft_cli.run_dir import RunDir
 from mft_cli.schema import TrainConfig
-
-
-class StopSignal:
-    """Turns TERM, USR1 and INT into "finish the step, save, stop". A second INT ends the process at once."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.name == "SIGINT" and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+from mft_cli.stop_signal import StopSignal as StopSignal
 
 
 @dataclass

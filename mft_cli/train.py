@@ -19,7 +19,6 @@ from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserErr
 from mft_cli.evaluate import evaluate_exports
 from mft_cli.exports import write_exports
 from mft_cli.launch import start_ranks, world_size
-from mft_cli.loop import StopSignal
 from mft_cli.metrics import Say
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.rerun import check_same_settings, is_done, run_folder
@@ -30,6 +29,7 @@ from mft_cli.run_dir import (
     write_json,
 )
 from mft_cli.schema import TrainConfig
+from mft_cli.stop_signal import StopSignal
 
 
 def train(config: TrainConfig) -> Path:
@@ -76,21 +76,21 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, say: Say) -> 
         raise RankFailed(f"{run.root}: a rank failed: {message} (logs of the ranks: {run.root / 'logs'})")
 
 
-def train_rank(frozen: Path, folder: Path) -> None:
+def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     """One rank: reads the frozen configuration, finds the others, trains."""
     place_from_slurm()
     config: TrainConfig = build(TrainConfig, read_json(frozen))
     run = RunDir(folder)
     ranks = join(pick_device(config))
     try:
-        train_in(run, config, ranks, Say(run.log if ranks.rank == 0 else None))
+        train_in(run, config, ranks, Say(run.log if ranks.rank == 0 else None), stop)
     finally:
         leave()
 
 
-def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say) -> None:
+def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say, stop: StopSignal | None = None) -> None:
     """Everything up to the export, with the run's state kept true whatever happens."""
-    stop = StopSignal()
+    stop = stop or StopSignal()
     first = ranks.rank == 0
     say(f"run folder {run.root}")
     try:
@@ -122,6 +122,8 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say) -> None:
             with open(run.log, "a", encoding="utf-8") as log:
                 log.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
+    if ranks.world == 1:  # a rank ends here, and a driver goes on: nobody would read the note
+        stop.release()
     if stop.name:
         raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
 

@@ -356,3 +356,44 @@ def test_a_batch_script_alone_is_no_task(monkeypatch):
     allocation.place_from_slurm()
     assert "RANK" not in os.environ
     assert allocation.rank_exit_code(75) == 75
+
+
+def test_a_rank_that_a_signal_ends_before_it_listens_takes_the_waiting_ones_along(tmp_path):
+    """One rank has its handlers and waits for the other, which is still starting: nothing was trained, so: stopped."""
+    code = (
+        "import os, signal, sys, time\n"
+        "if os.environ['RANK'] == '0': signal.signal(15, lambda *_: None)\n"
+        f"open({str(tmp_path)!r} + '/up' + os.environ['RANK'], 'w')\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    program = (
+        "import sys; from pathlib import Path; from mft_cli.launch import start_ranks\n"
+        "from mft_cli.schema import LaunchConfig\n"
+        "launch = LaunchConfig(processes=2, grace_s=60)\n"
+        "sys.exit(start_ranks([sys.executable, '-c', sys.argv[1]], launch, Path(sys.argv[2]), print))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, code, str(tmp_path / "logs")], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    until = time.monotonic() + 60
+    while not all((tmp_path / f"up{r}").exists() for r in (0, 1)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=50) == 75
+    assert time.monotonic() - began < 30
+
+
+def test_a_rank_listens_before_it_imports_torch(tmp_path):
+    code = (
+        "import signal, sys; sys.argv = ['mft', 'rank', '--frozen=none.json', '--run=run']\n"
+        "import mft_cli.train as train\n"
+        "def seen(frozen, run, stop):\n"
+        "    signal.raise_signal(15); signal.raise_signal(10); print(stop.name)\n"
+        "train.train_rank = seen\n"
+        "from mft_cli.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "SIGUSR1\n"), done.stderr

@@ -11,7 +11,19 @@ from tiny import ROOT
 PACKAGE = ROOT / "mft_cli"
 # From the ground up. A module may import from its own layer and from those below; packages count as one.
 LAYERS = [
-    ["errors", "help_texts", "schema", "rng", "__init__", "zero", "zero_settings", "ranks", "fragments"],
+    [
+        "errors",
+        "help_texts",
+        "schema",
+        "rng",
+        "__init__",
+        "zero",
+        "zero_settings",
+        "ranks",
+        "fragments",
+        "confidential",
+        "stop_signal",
+    ],
     ["config", "checks", "run_dir", "keys", "allocation"],
     ["slurm", "submit"],
     [

@@ -176,6 +176,17 @@ def test_the_adapter_is_pefts_own_and_merged_it_is_the_export(tiny_model, proble
     facts = read_json(adapter / "mft.json")
     assert facts["adapter_of"]["path"] == str(tiny_model)
     assert facts["peft"]["rank"] == 4
+    assert facts["compared_with_merged"] is True
+
+
+def test_an_adapter_that_memory_does_not_let_compare_says_so(tiny_model, problem_file, tmp_path, monkeypatch, capsys):
+    from mft_cli import allocator, exports
+
+    assert 2**20 < allocator.memory_left() < 2**50
+    monkeypatch.setattr(exports, "memory_left", lambda: 10_000)
+    ready = run_all(asked(tiny_model, problem_file, "sft", tmp_path))
+    assert "NOT compared with the merged model" in capsys.readouterr().out
+    assert read_json(ready.fit.run.export / "adapter" / "mft.json")["compared_with_merged"] is False
 
 
 @pytest.mark.parametrize("method", ADAPTABLE)

@@ -91,8 +91,11 @@ def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: in
     times: list[float] = []
     shown = Progress(ledger, len(numbers), at_a_time)
 
+    told: set[int] = set()
+
     def hand_on(signal_number: int) -> None:
         for child in running:
+            told.add(child.pid)
             child.signal(signal_number)
 
     with Caught(hand_on) as caught:
@@ -104,6 +107,8 @@ def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: in
             while pending and len(running) < at_a_time and not caught.name:
                 free = min(set(range(at_a_time)) - {c.slot for c in running})
                 running.append(start(ledger, pending.pop(0), free, at_a_time, gpus))
+                if caught.name and running[-1].pid not in told:  # it came while the process was being started
+                    running[-1].signal(signal.Signals[caught.name])
             shown(numbers, times)
             if caught.name and not running:
                 break

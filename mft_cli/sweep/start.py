@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mft_cli.confidential import hide_secret, refuse_values
 from mft_cli.config import build, own_overrides, run_with_hydra
 from mft_cli.errors import EXIT_OURS, UserError
 from mft_cli.report.wording import count
-from mft_cli.run_dir import digest_of, hide_secret, write_json
+from mft_cli.run_dir import digest_of, write_json
 from mft_cli.schema import TrainConfig
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, is_finished
@@ -84,6 +85,7 @@ class Current:
         return is_finished(ledger, job)
 
     def check(self, values: dict[str, Any], hydra: Any) -> None:
+        refuse_values(values)
         check_objective(values, hydra)
 
 

@@ -1,0 +1,100 @@
+"""Signals at moments when nobody used to listen: between training and evaluation, in start-up, while a child is started."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mft_cli import driver, evaluate, slurm
+from mft_cli.errors import STOP_SIGNALS, Stopped
+from mft_cli.schema import LaunchConfig
+from mft_cli.stop_signal import StopSignal
+from mft_cli.sweep import local
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {s: signal.getsignal(s) for s in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_after_the_training_a_signal_goes_to_who_listened_before():
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    stop = StopSignal()
+    signal.raise_signal(signal.SIGUSR1)
+    stop.release()
+    signal.raise_signal(signal.SIGTERM)
+    assert (stop.name, heard) == ("SIGUSR1", [signal.SIGTERM])
+
+
+def test_a_library_that_swallows_exceptions_does_not_swallow_a_stop(monkeypatch):
+    """`try: import x; except Exception: pass` is all over the imports of a start-up."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    asked: list[str] = []
+    monkeypatch.setattr(driver, "requeue_if_due", lambda settings, stopped: asked.append(stopped.by))
+
+    @driver.requeueing(LaunchConfig())
+    def start_up() -> None:
+        with contextlib.suppress(Exception):
+            signal.raise_signal(signal.SIGUSR1)
+        raise AssertionError("went on")
+
+    with pytest.raises(Stopped, match="stopped by SIGUSR1 before the first step"):
+        start_up()
+    assert asked == ["SIGUSR1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_second_signal_does_not_keep_a_job_from_being_requeued(monkeypatch, number):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    asked: list[tuple[str, ...]] = []
+
+    def ask(*words: str) -> str:
+        signal.raise_signal(number)
+        asked.append(words)
+        return "JobState=RUNNING BatchFlag=1"
+
+    monkeypatch.setattr(slurm, "ask", ask)
+    slurm.mind_early_signals()
+    assert slurm.requeue_if_due(LaunchConfig().slurm, Stopped("saved", "SIGUSR1"))
+    assert asked[-1] == ("requeue", "1")
+
+
+class Signalled(subprocess.Popen):  # type: ignore[type-arg]
+    """A signal comes while the child is being started."""
+
+    def __init__(self, *arguments: object, **more: object):
+        super().__init__(*arguments, **more)  # type: ignore[call-overload]
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_while_the_evaluation_is_started_ends_it(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Signalled)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        evaluate.run_forwarding([sys.executable, "-c", "import time; time.sleep(100)"])
+
+
+def test_a_signal_while_a_sweeps_job_is_started_reaches_it(monkeypatch, tmp_path):
+    from mft_cli.run_dir import write_json
+    from mft_cli.sweep.ledger import Ledger
+
+    ledger = Ledger(tmp_path)
+    write_json(ledger.facts, {})
+    ledger.add(["seed=1"])
+    ledger.add(["seed=2"])
+
+    def start(ledger: Ledger, number: int, slot: int, slots: int, gpus: int) -> local.Child:
+        process = Signalled([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+        return local.Child(ledger, ledger.update(number, state="running"), slot, process.pid, process)
+
+    monkeypatch.setattr(local, "start", start)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        local.in_parallel(ledger, [0, 1], 1)
+    assert [job.state for job in ledger.all()] == ["stopped", "waiting"]
