@@ -51,7 +51,7 @@ ROWS = [
     Row("continued", ["method=sft"], "sft", "sft", what="sft once more, from its export"),
     Row("random_mask", [*MASKED, "method.scores=random"], "sft", "sft", what="sft, a tenth of four layers' weights removed by chance"),
     Row("magnitude_mask", [*MASKED, "method.scores=magnitude"], "sft", "sft", what="sft, the smallest tenth of these weights removed"),
-    Row("mask_finetune", [*MASKED, "train.learning_rate=1e-2"], "sft", "random_mask", what="sft, the tenth learned: scores alone train"),
+    Row("mask_finetune", [*MASKED, "train.learning_rate=1e-3"], "sft", "random_mask", what="sft, the tenth learned: scores alone train"),
     Row("chunk_refine", ["method=chunk_refine", "method.partial_fill=0.5", "method.supervise=every_step", "train.learning_rate=3e-4"],
         "sft", "sft", "refine", what="sft frozen, a head refines masked chunks; decode=refine"),
 ]  # fmt: skip
