@@ -25,7 +25,7 @@ from mft_cli.loop import Fit, Position, StopSignal, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
 from mft_cli.models import add_tokens, add_words, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
-from mft_cli.peft_adapters import Adapters, adapter_rows, attach, find_source, four_bits
+from mft_cli.peft_adapters import Adapters, Source, adapter_rows, attach, find_source, four_bits
 from mft_cli.ranks import Ranks
 from mft_cli.rerun import check_same_data, settings_digest, weights_sample
 from mft_cli.rng import Draw
@@ -64,15 +64,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     precision = pick_precision(config.train.precision, device)
     method = make(config.method, config.train.logits_chunk)
     check_peft(config, method, device)
-    source = find_source(config.model)
-    path = ranks.one_after_first(lambda: locate(source.base, say))
-    words = source.tokenizer_path(path)
-    base_tokenizer, tokenizer = load_tokenizer(words, source.base), load_tokenizer(words, source.base)
-    wanted = method.prepare(tokenizer)
-    if method.new_tokens:
-        add_words(tokenizer, wanted)  # they stand in the rows; one that is only put into inputs does not
-    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
-    loaded = ranks.one_after_first(lambda: load(config.data, renderer, config.seed))
+    words = read_words(config, method, ranks, say)
+    loaded = ranks.one_after_first(lambda: load(config.data, words.renderer, config.seed))
     for line in loaded.lines:
         say(line)
     if ranks.any(stop.name is not None):
@@ -81,35 +74,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     attention = resolve(backend(config, method, precision), device.type)
     document = zero_settings.document(config, precision, ranks.world)
     with partitioned_loading(document):
-        four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
-        model: Any = load_model(
-            path, source.base, dtype=torch.float32, attention=attention, quantization=four, device=device
-        )
-        check_context(model, loaded)
-        if source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        base_vocabulary = embedding_rows(model)
-        for token in wanted:
-            say(f"token {token} added to the tokenizer, its embedding the mean of all others")
-        spare = spare_rows(model, len(base_tokenizer), len(wanted))
-        add_tokens(model, tokenizer, wanted)
-        new_ids = tokenizer.convert_tokens_to_ids(wanted)
-    fast, adapters = 0, None
-    if config.peft.name != "none":
-        fast = install_fast_modules(model, config)  # before its linear layers are wrapped
-        rows = [*adapter_rows(source.adapter), *new_ids]
-        adapters = attach(model, config.peft, config.seed, rows, source.adapter)
-        model = adapters.model
-    model = method.adapt(model, tokenizer)
-    for examples in (loaded.train, loaded.validation):
-        if examples is not None:
-            method.check(examples)
-    for line in method.facts():
-        say(line)
-    if adapters is None:
-        fast = install_fast_modules(model, config)
-    if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        weights = load_weights(config, words, loaded, attention, precision, device, say)
+    model, adapters, fast = prepare_model(config, method, words, weights, loaded, say)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine: TorchEngine | DeepSpeedEngine
@@ -122,17 +88,17 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         inner: Any = causal_lm(model)
         getattr(inner, inner.base_model_prefix).compile(dynamic=True)
     check_same_data(run, config, loaded)
-    facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
-        "start": weights_sample(config.model.path),
-        "precision": precision,
-        "attention": attention,
-        "fast_modules": fast,
-        "method": method.facts(),
-        "ranks": ranks.world,
-        "deepspeed": document,
-    }
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0:
+        facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
+            "start": weights_sample(config.model.path),
+            "precision": precision,
+            "attention": attention,
+            "fast_modules": fast,
+            "method": method.facts(),
+            "ranks": ranks.world,
+            "deepspeed": document,
+        }
         write_json(run.provenance, facts)
     position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
     machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
@@ -140,17 +106,97 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     metrics = Metrics(run, config.log, position.step, to_plain(config), say) if ranks.rank == 0 else NoMetrics()
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
-        metrics=metrics, say=say, stop=stop, pad_id=int(tokenizer.pad_token_id), position=position,
+        metrics=metrics, say=say, stop=stop, pad_id=int(words.tokenizer.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
-        sample=sampler(run, config, model, method, renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+        sample=sampler(run, config, model, method, words.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
     )  # fmt: skip
     if adapters is not None:
         fit.see = adapters.see
     return Assembly(
-        fit=fit, loaded=loaded, method=method, base_tokenizer=base_tokenizer, tokenizer=tokenizer,
-        base_vocabulary=base_vocabulary, end_ids=renderer.end_ids, spare=spare,
-        start=str(source.adapter) if source.adapter else path, base=path, new_ids=new_ids, adapters=adapters,
+        fit=fit, loaded=loaded, method=method, base_tokenizer=words.base_tokenizer, tokenizer=words.tokenizer,
+        base_vocabulary=weights.base_vocabulary, end_ids=words.renderer.end_ids, spare=weights.spare,
+        start=str(words.source.adapter) if words.source.adapter else words.path, base=words.path, new_ids=weights.new_ids,
+        adapters=adapters,
     )  # fmt: skip
+
+
+@dataclass
+class Words:
+    """Where the model lies, its tokenizer as it came, and the one that knows the method's new tokens."""
+
+    source: Source
+    path: str
+    base_tokenizer: Any
+    tokenizer: Any
+    wanted: list[str]  # tokens that the method adds
+    renderer: Renderer
+
+
+def read_words(config: TrainConfig, method: Method, ranks: Ranks, say: Say) -> Words:
+    """Finds the model and reads its tokenizer."""
+    source = find_source(config.model)
+    path = ranks.one_after_first(lambda: locate(source.base, say))
+    folder = source.tokenizer_path(path)
+    base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
+    wanted = method.prepare(tokenizer)
+    if method.new_tokens:
+        add_words(tokenizer, wanted)  # they stand in the rows; one that is only put into inputs does not
+    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    return Words(source, path, base_tokenizer, tokenizer, wanted, renderer)
+
+
+@dataclass
+class Weights:
+    """The model as it came, with rows for the new tokens."""
+
+    model: Any
+    base_vocabulary: int
+    spare: dict[str, tuple[int, torch.Tensor]]  # see Assembly
+    new_ids: list[int]
+
+
+def load_weights(
+    config: TrainConfig, words: Words, loaded: Loaded, attention: str, precision: str, device: torch.device, say: Say
+) -> Weights:
+    """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
+    tokenizer, wanted = words.tokenizer, words.wanted
+    four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+    model: Any = load_model(
+        words.path, words.source.base, dtype=torch.float32, attention=attention, quantization=four, device=device
+    )
+    check_context(model, loaded)
+    if words.source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    base_vocabulary = embedding_rows(model)
+    for token in wanted:
+        say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+    spare = spare_rows(model, len(words.base_tokenizer), len(wanted))
+    add_tokens(model, tokenizer, wanted)
+    return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(wanted))
+
+
+def prepare_model(
+    config: TrainConfig, method: Method, words: Words, weights: Weights, loaded: Loaded, say: Say
+) -> tuple[Any, Adapters | None, int]:
+    """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
+    model: Any = weights.model
+    fast, adapters = 0, None
+    if config.peft.name != "none":
+        fast = install_fast_modules(model, config)  # before its linear layers are wrapped
+        rows = [*adapter_rows(words.source.adapter), *weights.new_ids]
+        adapters = attach(model, config.peft, config.seed, rows, words.source.adapter)
+        model = adapters.model
+    model = method.adapt(model, words.tokenizer)
+    for examples in (loaded.train, loaded.validation):
+        if examples is not None:
+            method.check(examples)
+    for line in method.facts():
+        say(line)
+    if adapters is None:
+        fast = install_fast_modules(model, config)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, adapters, fast
 
 
 def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:

@@ -25,7 +25,7 @@ def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dic
     """Print the table, write the JSON and return it. Raises UserError without data."""
     names, questions = [], []
     for name, benchmark in config.eval.benchmarks.items():
-        problems, where = load_problems(name, benchmark, config.eval.seed)
+        problems, where = load_problems(name, benchmark, config.eval.seed, config.eval.limit)
         print(f"{name}: {len(problems)} problems; {where}", flush=True)
         names += [name] * len(problems)
         questions += [problem.row.question for problem in problems]

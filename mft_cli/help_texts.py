@@ -39,7 +39,7 @@ EVAL_HELP = """mft eval: evaluate a model on benchmarks
 
   mft eval model.path=outputs/<run>/export eval=gsm8k
   mft eval model=smollm2_135m eval=[gsm_symbolic,gsm_symbolic_heldout] eval.engine=hf
-  mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.limit=100 eval.dtype=float32
+  mft eval model.path=<folder> eval=[gsm8k,math500] eval.limit=100 eval.dtype=float32
   mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.samples=8 eval.benchmarks.gsm8k.temperature=0.7
   mft eval model.path=<folder> eval=paper_masked_thought       a suite: several benchmarks with a paper's prompt and decoding
   mft eval model.path=<folder> --config-dir mine eval=own      your own benchmark, mine/eval/own.yaml (docs/benchmarks.md)

@@ -124,7 +124,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
             f"{benchmark.samples} times; set a temperature, such as 0.7, or samples=1"
         )
     renderer = Renderer(subject.tokenizer, pick_prompt(benchmark, config, subject.folder.facts, subject.tokenizer))
-    problems, where = load_problems(name, benchmark, config.seed)
+    problems, where = load_problems(name, benchmark, config.seed, config.limit)
     prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
     room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
     sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"

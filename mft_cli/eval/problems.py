@@ -24,8 +24,10 @@ class Problem:
     row: Row
 
 
-def load_problems(name: str, benchmark: BenchmarkConfig, seed: int) -> tuple[list[Problem], str]:
-    """The problems after the draw of `limit`, in the data's order, and a line on where they come from.
+def load_problems(
+    name: str, benchmark: BenchmarkConfig, seed: int, most: int | None = None
+) -> tuple[list[Problem], str]:
+    """The problems after the draw of `limit` (else of at most `most`), in the data's order, and where they come from.
 
     Raises UserError for missing data, a row without a gold answer, or a limit above the number of rows.
     """
@@ -39,7 +41,8 @@ def load_problems(name: str, benchmark: BenchmarkConfig, seed: int) -> tuple[lis
     where = rows.summary()
     if benchmark.problems is not None and len(problems) != benchmark.problems:
         where += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
-    return draw(name, problems, benchmark.limit, seed), where
+    most = len(problems) if most is None else min(most, len(problems))
+    return draw(name, problems, benchmark.limit or most, seed), where
 
 
 def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[str]:
@@ -47,9 +50,9 @@ def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[
     return [text(p.row.meta, benchmark.group, p.row.key) for p in problems] if benchmark.group else []
 
 
-def draw(name: str, problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
+def draw(name: str, problems: list[Problem], limit: int, seed: int) -> list[Problem]:
     """`limit` problems, the same for every model; a smaller limit draws a subset of a larger one's."""
-    if limit is None or limit == len(problems):
+    if limit == len(problems):
         return problems
     if limit > len(problems):
         raise UserError(

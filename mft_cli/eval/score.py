@@ -38,7 +38,7 @@ def score_file(
 
     A line needs `id` (the problem's digest, or its place in the data from 0), `sample` and `completion`; it may carry
     its own `gold`. `gold_by_id` null loads the benchmark's data unless every line has a gold. `extra` is added to the
-    metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit and seed. Raises UserError
+    metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit, seed and number of problems. Raises UserError
     for missing or duplicate completions and for ids that the benchmark does not have.
     """
     config = eval_config or EvalConfig()
@@ -46,7 +46,7 @@ def score_file(
     records, _ = read_lines(generations)
     if not records:
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
-    ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config.seed)
+    ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config)
     scores = grade(ordered, benchmark, config)
     metrics = summarise(name, ordered, scores, len(golds), config.failure_threshold)
     metrics.update(group_metrics(ordered, scores, benchmark, out))
@@ -70,7 +70,7 @@ def arrange(
     benchmark: BenchmarkConfig,
     records: list[Record],
     gold_by_id: dict[str, str] | None,
-    seed: int,
+    config: EvalConfig,
 ) -> tuple[list[Record], dict[str, str]]:
     """The records by problem and sample, each checked and with its gold; and the gold answers by problem."""
     by_place = {_place(path, number, record): record for number, record in enumerate(records, 1)}
@@ -80,7 +80,7 @@ def arrange(
     own = {id: str(r["gold"]) for (id, _), r in by_place.items() if r.get("gold") is not None}
     golds = own if gold_by_id is None and all("gold" in r for r in records) else gold_by_id
     if golds is None:
-        golds, by_place = _from_benchmark(name, benchmark, by_place, seed)
+        golds, by_place = _from_benchmark(name, benchmark, by_place, config)
     if unknown := sorted({id for id, _ in by_place} - set(golds)):
         raise UserError(f"{path}: benchmark {name} has no problem {unknown[0]} ({len(unknown)} such ids); check eval=")
     samples = max(benchmark.samples, 1 + max(sample for _, sample in by_place))
@@ -101,11 +101,11 @@ def _place(path: Path, number: int, record: Record) -> tuple[str, int]:
 
 
 def _from_benchmark(
-    name: str, benchmark: BenchmarkConfig, by_place: dict[tuple[str, int], Record], seed: int
+    name: str, benchmark: BenchmarkConfig, by_place: dict[tuple[str, int], Record], config: EvalConfig
 ) -> tuple[dict[str, str], dict[tuple[str, int], Record]]:
     from mft_cli.eval.problems import load_problems
 
-    problems, _ = load_problems(name, benchmark, seed)
+    problems, _ = load_problems(name, benchmark, config.seed, config.limit)
     by_number = {str(p.number): p.id for p in problems}
     golds = {p.id: p.gold for p in problems}
     return golds, {(id if id in golds else by_number.get(id, id), s): r for (id, s), r in by_place.items()}

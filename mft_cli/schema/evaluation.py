@@ -92,6 +92,9 @@ class EvalConfig:
     kv_cache_gb: Positive = key(2.0, "vllm's cache on CPU in GiB.")
     gpu_memory: Fraction = key(0.9, "Share of a GPU's memory for vllm.")
     gold_logprob: bool = key(True, "Also measure the mean log-probability of the gold solutions.")
+    limit: AtLeastOne | None = key(
+        None, "Take at most this many problems (seeded draw) of every benchmark that has no limit of its own."
+    )
     seed: Count = key(0, "Seed of sampling and of the draw of problems.")
     score_workers: AtLeastOne = key(2, "Processes that compare answers.")
     answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")

@@ -1,5 +1,6 @@
 """Every benchmark: it composes, its real file has the published rows with gold answers, and suites are the papers'."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -417,3 +418,16 @@ def test_list_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "downloaded",
     ]
     assert after["aime24"] == "hub"
+
+
+def test_one_limit_for_all_benchmarks(tmp_path):
+    """Of a smaller benchmark all, of a larger one the draw that its own limit makes, which goes first."""
+    rows = [json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) for i in range(6)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(rows))
+    source = SourceConfig(path=str(tmp_path / "sums.jsonl"), response="answer")
+    one = BenchmarkConfig(source=source, gold_marker="####")
+    own = dataclasses.replace(one, limit=4)
+    four = [p.id for p in load_problems("sums", own, 0)[0]]
+    assert [p.id for p in load_problems("sums", one, 0, 4)[0]] == four
+    assert [p.id for p in load_problems("sums", own, 0, 2)[0]] == four
+    assert len(load_problems("sums", one, 0, 100)[0]) == 6
