@@ -118,12 +118,9 @@ def mft(asked: argparse.Namespace, *words: str) -> None:
 def command(row: Row, asked: argparse.Namespace, data: list[str]) -> list[str]:
     """The one command of a row: trains, exports, evaluates."""
     benchmarks = ["gsm8k", "gsm8k_critique"] if row.name == "masked_critique" else ["gsm8k"]
-    scored = [f"eval=[{','.join(benchmarks)}]", f"eval.engine={'hf' if row.decode else asked.engine}"]
-    for name in benchmarks:
-        scored += [
-            f"eval.benchmarks.{name}.limit={asked.problems}",
-            f"eval.benchmarks.{name}.max_new_tokens={asked.tokens}",
-        ]
+    scored = [f"eval=[{','.join(benchmarks)}]", f"eval.limit={asked.problems}"]
+    scored += [f"eval.engine={'hf' if row.decode else asked.engine}"]
+    scored += [f"eval.benchmarks.{name}.max_new_tokens={asked.tokens}" for name in benchmarks]
     scored += [f"eval.decode={row.decode}"] if row.decode else []
     run = f"run_dir={asked.out / row.name}"
     if not row.method:

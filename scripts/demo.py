@@ -51,8 +51,11 @@ def training(method: str, examples: int, run: Path, *more: str) -> list[str]:
 
 def benchmarks(problems: int) -> list[str]:
     names = ("gsm_symbolic", "gsm_symbolic_heldout")
-    limits = [f"eval.benchmarks.{n}.{k}" for n in names for k in (f"limit={problems}", "max_new_tokens=256")]
-    return [f"eval=[{','.join(names)}]", *limits]
+    return [
+        f"eval=[{','.join(names)}]",
+        f"eval.limit={problems}",
+        *(f"eval.benchmarks.{n}.max_new_tokens=256" for n in names),
+    ]
 
 
 def probe() -> tuple[str, float, float]:

@@ -54,7 +54,7 @@ def mft(*words: str) -> float:
 
 
 def evaluation(asked: argparse.Namespace) -> list[str]:
-    limit = [f"eval.benchmarks.gsm8k.limit={asked.problems}"] if asked.problems else []
+    limit = [f"eval.limit={asked.problems}"] if asked.problems else []
     return ["eval=gsm8k", "eval.engine=vllm", "eval.benchmarks.gsm8k.max_new_tokens=320", *limit]
 
 
