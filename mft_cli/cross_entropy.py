@@ -115,14 +115,9 @@ def own_cross_entropy(
 ) -> Result:  # fmt: skip
     """The same through the model's own logits, which backward computes again chunk by chunk.
 
-    Under ZeRO-3 call it inside `with_head`. Without labels it computes one position of weight 0: the head's parameters
-    have a gradient all the same, as on the ranks that have labels.
+    Under ZeRO-3 call it inside `with_head`. Without labels there is one chunk of no positions: the head's parameters have
+    a gradient all the same, of zeros, as on the ranks that have labels.
     """
-    if not len(labels):
-        one, nothing = F.pad(hidden, (0, 0, 0, 1)), hidden.new_zeros(1)
-        settings = {"vocab_size": vocab_size, "chunk_tokens": chunk_tokens}
-        total, each, found = own_cross_entropy(model, one, labels.new_zeros(1), nothing, **settings)
-        return total, each[:0], found[:0]
     losses, predicted = [], []
     for part, wanted in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
         loss, best = checkpoint(_own_chunk, model, part, wanted, vocab_size, use_reentrant=False)
