@@ -8,7 +8,9 @@ own way from hidden states to logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,12 +36,13 @@ def head_losses(
     `weights` [N] are constants. `vocab_size` below the head's rows leaves the trailing rows out of the softmax.
     Sums and losses are fp32. The two other results carry no gradient.
     """
+    settings = {"vocab_size": vocab_size, "chunk_tokens": chunk_tokens}
     if is_plain(model):
         head: Any = causal_lm(model).get_output_embeddings()
-        settings = {"vocab_size": vocab_size, "chunk_tokens": chunk_tokens}
         found: Result = with_head(model, summed_cross_entropy, hidden, head, labels, weights, **settings)
-        return found
-    return own_cross_entropy(model, hidden, labels, weights, vocab_size=vocab_size, chunk_tokens=chunk_tokens)
+    else:
+        found = with_head(model, own_cross_entropy, model, hidden, labels, weights, **settings)
+    return found
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -110,16 +113,19 @@ def own_cross_entropy(
     model: nn.Module, hidden: Tensor, labels: Tensor, weights: Tensor | None = None,
     *, vocab_size: int | None = None, chunk_tokens: int = 1024,
 ) -> Result:  # fmt: skip
-    """The same through the model's own logits, which backward computes again chunk by chunk."""
+    """The same through the model's own logits, which backward computes again chunk by chunk.
+
+    Under ZeRO-3 call it inside `with_head`. Without labels there is one chunk of no positions: the head's parameters have
+    a gradient all the same, of zeros, as on the ranks that have labels.
+    """
     losses, predicted = [], []
     for part, wanted in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
         loss, best = checkpoint(_own_chunk, model, part, wanted, vocab_size, use_reentrant=False)
         losses.append(loss)
         predicted.append(best)
-    each = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
-    found = torch.cat(predicted) if predicted else labels.new_zeros(0)
+    each = torch.cat(losses)
     total = (each if weights is None else each * weights.detach()).sum()
-    return total + hidden.sum() * 0.0, each.detach(), found
+    return total, each.detach(), torch.cat(predicted)
 
 
 def _own_chunk(model: nn.Module, hidden: Tensor, labels: Tensor, vocab_size: int | None) -> tuple[Tensor, Tensor]:
@@ -139,7 +145,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         needs_any = needs_hidden or needs_weight or needs_bias
         used, used_bias = weight[:rows], None if bias is None else bias[:rows]
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = None
+        # Without labels the gradient is of no rows, not None: DeepSpeed sums it with those of ranks that have labels.
+        d_weight = hidden.new_zeros(0, hidden.shape[1]) if needs_weight and not len(labels) else None
         d_bias = torch.zeros(rows, dtype=torch.float32, device=weight.device) if needs_bias else None
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         predicted = torch.empty(len(labels), dtype=torch.int64, device=hidden.device)
@@ -244,7 +251,8 @@ def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
 def own_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """The logits [N, V] that a causal LM makes of hidden states [N, D], with all that its forward pass adds.
 
-    Its body is replaced by one that returns `hidden`, so no architecture has to be known.
+    Its body is replaced by one that returns `hidden`, so no architecture has to be known. No hook runs: ZeRO-3's count
+    the calls, of which ranks make unequal numbers. So under ZeRO-3 call it inside `with_head`.
     """
     inner = causal_lm(model)
     name = inner.base_model_prefix
@@ -252,10 +260,23 @@ def own_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     inner._modules[name] = _Body(hidden[None])
     try:
         token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
-        logits: Tensor = inner(input_ids=token, use_cache=False).logits[0]
+        with _without_hooks(inner):
+            logits: Tensor = inner(input_ids=token, use_cache=False).logits[0]
         return logits
     finally:
         inner._modules[name] = body
+
+
+@contextlib.contextmanager
+def _without_hooks(module: nn.Module) -> Iterator[None]:
+    kept = [(m, m._forward_pre_hooks, m._forward_hooks) for m in module.modules()]
+    for m, _, _ in kept:
+        m._forward_pre_hooks, m._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for m, before, after in kept:
+            m._forward_pre_hooks, m._forward_hooks = before, after
 
 
 class _Body(nn.Module):

@@ -17,7 +17,6 @@ from mft_cli.cross_entropy import (
     head_is_plain,
     head_losses,
     hidden_states,
-    own_cross_entropy,
     own_logits,
     summed_cross_entropy,
 )
@@ -178,13 +177,20 @@ def test_head_losses_are_those_of_the_models_own_logits(kind: str, settings: dic
         torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_slow_path_takes_an_empty_batch() -> None:
-    model = tiny("granite", logits_scaling=8.0)
+@pytest.mark.parametrize(("kind", "plain"), [("llama", True), ("granite", False)])
+@pytest.mark.parametrize("vocab_size", [None, 60])
+def test_without_labels_the_head_has_a_gradient_of_zeros(kind: str, plain: bool, vocab_size: int | None) -> None:
+    """None would be no gradient: DeepSpeed sums a rank's with those of ranks that have labels."""
+    model = tiny(kind, tie_word_embeddings=False, **({} if plain else {"logits_scaling": 8.0}))
+    assert head_is_plain(model) is plain
     hidden = torch.randn(0, 32, requires_grad=True)
-    total, each, right = own_cross_entropy(model, hidden, torch.zeros(0, dtype=torch.long))
+    total, each, right = head_losses(model, hidden, torch.zeros(0, dtype=torch.long), vocab_size=vocab_size)
     total.backward()
-    assert float(total) == 0.0
+    assert float(total.detach()) == 0.0
     assert len(each) == len(right) == 0
+    assert torch.equal(model.lm_head.weight.grad, torch.zeros(61, 32))
+    assert hidden.grad is not None
+    assert hidden.grad.shape == (0, 32)
 
 
 def test_peft_wrapped_model() -> None:

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_program
+import torch
 from methods.test_contract import CASES, DISCONTINUOUS, REQUIRED
 from tiny import ROOT, data_of, mft, tiny_overrides
 
 from mft_cli import config
+from mft_cli.ranks import Ranks
 
 ENGINES = [
     ("none", 2),
@@ -54,8 +57,8 @@ def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, e
     }  # fmt: skip
 
 
-def run_ranks(cases: dict[str, Any], world: int, folder: Path) -> dict[str, Any]:
-    """The rank program on `world` processes; what rank 0 found."""
+def run_ranks(cases: dict[str, Any], world: int, folder: Path, timeout: float = 500) -> dict[str, Any]:
+    """The rank program on `world` processes; what rank 0 found. `timeout` in seconds."""
     file, out = folder / "cases.json", folder / "found.json"
     file.write_text(json.dumps(cases))
     with socket.socket() as s:
@@ -76,7 +79,7 @@ def run_ranks(cases: dict[str, Any], world: int, folder: Path) -> dict[str, Any]
     ]  # fmt: skip
     try:
         for child in children:
-            child.wait(timeout=500)
+            child.wait(timeout=timeout)
     finally:
         for child in children:
             child.kill()
@@ -171,6 +174,46 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     found = run_ranks(again, 1, small)
     for name in resumed:
         agree(found[name], expected[f"{name}-resume"], f"one process from {engine} on {world}: {name}")
+
+
+def model_of(kind: str, tokenizer_folder: Path, folder: Path, **settings: Any) -> Path:
+    """A random two-layer model of another architecture, with its head apart from its embedding."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    }  # fmt: skip
+    made = AutoConfig.for_model(kind, tie_word_embeddings=False, **shape, **settings)
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_unequal_label_counts_of_ranks(tiny_model, problem_file, tmp_path):
+    """Ranks whose logits are made in unequal numbers of chunks, one of them without any label in a micro-batch.
+
+    A soft cap on the logits takes the model's own way from hidden states to logits, chunk by chunk.
+    """
+    needs_compiler("zero3")
+    capped = model_of("gemma2", tiny_model, tmp_path / "capped", final_logit_softcapping=5.0)
+    plain = model_of("llama", tiny_model, tmp_path / "plain")
+    # 3 + 3 + 2 examples: the last micro-batch has no partner
+    unequal = {"micro_batch_size": 3, "packing": False, "logits_chunk": 7}
+    more = {"capped": {}, "plain": {}, "capped-lora": {"peft": {"name": "lora", "rank": 4}}}
+    cases, expected = {}, {}
+    for name, keys in more.items():
+        model = plain if name == "plain" else capped
+        one = values(model, problem_file, "sft", {}, tmp_path / f"{name}-one", "none", **unequal) | keys
+        expected[name] = rank_program.facts(rank_program.make_fit(one, Ranks()))
+        cases[name] = values(model, problem_file, "sft", {}, tmp_path / name, "zero3", **unequal) | keys
+        # as large models are: no parameter stays whole
+        cases[name]["deepspeed"]["config"]["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    found = run_ranks(cases, 2, tmp_path, timeout=150)
+    for name in cases:
+        agree(found[name], expected[name], name)
 
 
 def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model, problem_file, tmp_path):
