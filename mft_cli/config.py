@@ -237,7 +237,7 @@ def flags_first(arguments: list[str]) -> list[str]:
         name, separator, value = word.partition("=")
         if not word.startswith("-"):
             if not separator and not word.startswith("~"):
-                raise UserError(f"{word}: expected key=value, such as seed=3")
+                raise UserError(f"{word!r} is no setting: expected key=value, such as eval=gsm8k or seed=3")
             rest.append(word)
             continue
         if name not in FLAGS:
@@ -318,8 +318,6 @@ def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRun
 def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
-    if word := re.search(r"Error parsing override '([^'=]*)'\s*missing EQUAL", text):
-        return f"{word[1]!r} is no setting: expected key=value, such as eval=gsm8k"
     found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^']+)'", text
     )

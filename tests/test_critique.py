@@ -62,7 +62,7 @@ def right(n: int, body: dict[str, Any]) -> Any:
 
 def values(model: Path, questions: Path, url: str, **more: Any) -> dict[str, Any]:
     template = {"kind": "chat", "template": "{question}\nCandidate:\n{solution}"}
-    api = {"base_url": url, "model": "t", "backoff_s": 0.01, "timeout_s": 2.0, "retries": 2, "concurrency": 2}
+    api = {"base_url": url, "model": "t", "backoff_s": 0.01, "timeout_s": 5.0, "retries": 2, "concurrency": 2}
     return {
         "model": {"path": str(model)},
         "eval": {"engine": "hf", "dtype": "float32", "batch_size": 4},
@@ -198,7 +198,7 @@ def test_malformed_answers_are_tried_again_with_another_seed_and_kept_aside(
 
 
 def test_trouble_on_the_line_changes_nothing(tiny_model: Path, questions: Path, tmp_path: Path):
-    trouble = [(500, {}, {}), (200, b"<html>", {}), {"choices": []}, "drop", ("stall", 2.5), (429, {}, {})]
+    trouble = [(500, {}, {}), (200, b"<html>", {}), {"choices": []}, "drop", ("stall", 5.5), (429, {}, {})]
 
     def script(n: int, body: dict[str, Any]) -> Any:
         return trouble[n // 2] if n % 2 == 0 and n < 2 * len(trouble) else right(n, body)

@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, why_not
 from tiny import ROOT, tiny_overrides
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-WAIT_S = 100.0
+WAIT_S = 240.0
 EVALUATION = (
     "eval=gsm_symbolic", "eval.engine=hf", "eval.dtype=float32", "eval.benchmarks.gsm_symbolic.limit=4",
     "eval.benchmarks.gsm_symbolic.max_new_tokens=8",
