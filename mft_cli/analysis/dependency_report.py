@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mft_cli.analysis.page import Part, Picture, write_page
+from mft_cli.analysis.page import Part, Picture, publish
 from mft_cli.analysis.regions import REGIONS
 from mft_cli.analysis.subjects import Prepared
 from mft_cli.eval.stats import bootstrap_mean, paired_difference
 from mft_cli.report.plots import Bar, bars
-from mft_cli.report.terminal import aligned
 from mft_cli.report.wording import one_line
-from mft_cli.run_dir import write_json
 
 MEASURES = {
     "drop": "fall of the true token's log-probability (nats)",
@@ -33,20 +31,9 @@ READING = [
 def write(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
     """Prints tables and writes dependency.json, .html and two PNG files into `out`. `records` [models][examples]."""
     result = as_json(ready, records, settings)
-    write_json(out / "dependency.json", result)
-    parts = tables(result)
-    for part in parts:
-        print(f"\n{part.title}")
-        print("\n".join(aligned([tuple(part.head), *(tuple(row) for row in part.rows)])))
-    pictures = plots(result)
-    for name, image in pictures.items():
-        (out / f"dependency-{name}.png").write_bytes(image.light)
-    short = [f"{ready.source}; {result['examples']} of them with a far context, {result['targets']} targets"]
-    write_page(out / "dependency.html", "Dependency on question, near and far context", short, parts, pictures, READING)
-    print(
-        f"\n{short[0]}\nwritten to {out}: dependency.json, dependency.html, {', '.join(f'dependency-{n}.png' for n in pictures)}"
-    )
-    return result
+    source = f"{ready.source}; {result['examples']} of them with a far context, {result['targets']} targets"
+    title = "Dependency on question, near and far context"
+    return publish(out, "dependency", title, source, result, tables(result), plots(result), READING)
 
 
 def as_json(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any]) -> dict[str, Any]:
@@ -153,5 +140,5 @@ def plots(result: dict[str, Any]) -> dict[str, Picture]:
             for m in result["models"]
         ]
         light, dark = (bars(title, units[name], list(REGIONS), series, dark) for dark in (False, True))
-        found[name] = Picture(title, light, dark)
+        found[f"dependency-{name}"] = Picture(title, light, dark)
     return found

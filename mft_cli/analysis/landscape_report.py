@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from mft_cli.analysis.page import Part, Picture, write_page
+from mft_cli.analysis.page import Part, Picture, publish
 from mft_cli.analysis.subjects import Prepared
 from mft_cli.report.plots import loss_lines, loss_surface
-from mft_cli.report.terminal import aligned
 from mft_cli.report.wording import one_line
-from mft_cli.run_dir import write_json
 
 READING = [
     "The loss is the mean cross entropy of the response tokens of fixed examples, in fp32, on clean inputs.",
@@ -30,18 +28,8 @@ def write(
 ) -> dict[str, Any]:
     """Prints tables and writes landscape.json, .html and PNG files into `out`."""
     result = as_json(ready, scenes, losses, settings, labels)
-    write_json(out / "landscape.json", result)
-    parts = tables(result)
-    for part in parts:
-        print(f"\n{part.title}")
-        print("\n".join(aligned([tuple(part.head), *(tuple(row) for row in part.rows)])))
-    pictures = plots(result)
-    for name, image in pictures.items():
-        (out / f"{name}.png").write_bytes(image.light)
-    short = [f"{ready.source}; {labels} label tokens; fp32"]
-    write_page(out / "landscape.html", "Loss landscape", short, parts, pictures, READING)
-    print(f"\n{short[0]}\nwritten to {out}: landscape.json, landscape.html, {', '.join(f'{n}.png' for n in pictures)}")
-    return result
+    source = f"{ready.source}; {labels} label tokens; fp32"
+    return publish(out, "landscape", "Loss landscape", source, result, tables(result), plots(result), READING)
 
 
 def as_json(ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str, Any], labels: int) -> dict[str, Any]:

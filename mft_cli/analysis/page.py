@@ -6,9 +6,11 @@ import base64
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mft_cli.report.page import environment
-from mft_cli.run_dir import write_atomically
+from mft_cli.report.terminal import aligned
+from mft_cli.run_dir import write_atomically, write_json
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,23 @@ class Picture:
     title: str
     light: bytes
     dark: bytes
+
+
+def publish(
+    out: Path, name: str, title: str, source: str, result: dict[str, Any], parts: list[Part],
+    pictures: dict[str, Picture], reading: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Prints the tables and writes <name>.json, <name>.html and the pictures into `out`. Returns `result`."""
+    write_json(out / f"{name}.json", result)
+    for part in parts:
+        print(f"\n{part.title}")
+        print("\n".join(aligned([tuple(part.head), *(tuple(row) for row in part.rows)])))
+    for picture, image in pictures.items():
+        (out / f"{picture}.png").write_bytes(image.light)
+    write_page(out / f"{name}.html", title, [source], parts, pictures, reading)
+    images = ", ".join(f"{picture}.png" for picture in pictures)
+    print(f"\n{source}\nwritten to {out}: {name}.json, {name}.html, {images}")
+    return result
 
 
 def write_page(
