@@ -213,7 +213,7 @@ def table(rows: list[Row], folders: list[Path]) -> str:
     runs = {run.label: run for run in summary.runs}
     scores = {(one.benchmark, one.label): score_row(one, runs[one.run]) for one in summary.evaluations}
     lines = [
-        "| row | accuracy [95 %] | truncated | gold log-prob a token [95 %] | steps, time in them |",
+        "| row | accuracy [95 %] | unparsed, truncated | gold log-prob a token [95 %] | steps, time in them |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
@@ -222,9 +222,9 @@ def table(rows: list[Row], folders: list[Path]) -> str:
                 one, run = scores[benchmark, row.name], runs[row.name]
                 name = row.name if benchmark == "gsm8k" else f"{row.name}, {benchmark}"
                 took = f"{run.step}, {(run.seconds_in_steps or 0) / 60:.1f} min" if run.step else ""
-                lines.append(
-                    f"| {name} | {one.accuracy} {one.interval} | {one.truncated} of {one.n} | {one.gold} {one.gold_interval} | {took} |"
-                )
+                gold = f"that of {row.start}: plain" if row.decode else f"{one.gold} {one.gold_interval}"
+                answers = f"{one.accuracy} {one.interval} | {one.unparsed}, {one.truncated} of {one.n}"
+                lines.append(f"| {name} | {answers} | {gold} | {took} |")
     wanted = {(row.against, row.name) for row in rows if row.against}
     pairs = [p for p in summary.pairs if p.benchmark == "gsm8k" and (p.first, p.second) in wanted and not p.refused]
     for pair, p in zip(pairs, holm([1.0 if pair.p is None else pair.p for pair in pairs]), strict=True):
@@ -237,9 +237,11 @@ def table(rows: list[Row], folders: list[Path]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for cells in map(pair_row, pairs):
+        decoded = any(row.decode and row.name == cells.second for row in rows)
+        gold = "" if decoded else f"{cells.gold_difference} {cells.gold_interval}"
         lines.append(
             f"| {cells.second} − {cells.first} | {cells.difference} {cells.interval} | +{cells.gained} / −{cells.lost} | {cells.p} "
-            f"| {cells.p_holm} | {cells.gold_difference} {cells.gold_interval} |"
+            f"| {cells.p_holm} | {gold} |"
         )
     return "\n".join(lines) + "\n"
 
