@@ -73,8 +73,8 @@ def loose_variants(text: str) -> list[str]:
 def instruction_metrics(scores: Sequence[Record]) -> dict[str, Any]:
     """Prompt- and instruction-level accuracy, strict and loose, and each kind of instruction by itself.
 
-    Prompt-level intervals come from the summary's `interval` (strict) or a bootstrap over problems; instruction-level
-    ones from a bootstrap over problems, since the instructions of one completion are not independent.
+    Intervals: Wilson for one verdict a problem, as the accuracy's; else a bootstrap over problems, since the
+    instructions of one completion are not independent.
     """
     found: dict[str, Any] = {}
     for how in ("strict", "loose"):
@@ -92,12 +92,12 @@ def _by_problem(scores: Sequence[Record], how: str) -> list[list[list[bool]]]:
 
 
 def _mean(groups: list[list[bool]]) -> dict[str, Any]:
-    """The mean over all values, with a bootstrap over the groups (their sums over their counts)."""
+    """The mean over all values; Wilson's interval, or a bootstrap over the groups (their sums over their counts)."""
     right, of = [sum(g) for g in groups], [len(g) for g in groups]
     value = math.fsum(right) / sum(of)
     weight = len(groups) / sum(of)  # linearised ratio: each group's excess over the mean
-    if value in (0.0, 1.0):  # a bootstrap of equal values has an interval of no width
-        return {"value": value, "interval": list(stats.wilson(round(value) * len(groups), len(groups))), "n": sum(of)}
+    if max(of) == 1 or value in (0.0, 1.0):  # a bootstrap of equal values has an interval of no width
+        return {"value": value, "interval": list(stats.wilson(round(value * len(groups)), len(groups))), "n": sum(of)}
     low, high = stats.bootstrap_mean([value + weight * (r - value * n) for r, n in zip(right, of, strict=True)])
     return {"value": value, "interval": [max(0.0, low), min(1.0, high)], "n": sum(of)}
 
