@@ -47,10 +47,7 @@ def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
     if not inside_job():
         return False
     name = os.environ["SLURM_JOB_ID"]
-    for each in (
-        signal.SIGTERM,
-        signal.SIGUSR1,
-    ):  # a second one may come, and requeueing ends this very process with TERM
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # a second one may come, and requeueing ends this very process
         signal.signal(each, signal.SIG_IGN)
     try:
         verdict = decide(slurm, stopped.by, job_facts(name))
