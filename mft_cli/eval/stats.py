@@ -76,6 +76,18 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0, draws:
     return Paired(float(difference.mean()), *mean_interval(difference), bootstrap_mean(difference, seed, draws))
 
 
+def flips_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
+    """Interval of (gained - lost) / n, a paired difference of proportions, for few flips.
+
+    Wald's, with half a problem added to each of the four cells (Agresti and Min 2005, Statistics in Medicine 24:729). A
+    bootstrap of few flips is too narrow, and of none it has no width.
+    """
+    m = n + 2
+    difference = (gained - lost) / m
+    half = Z95 * sqrt((gained + lost + 1) / m - difference**2) / sqrt(m)
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value: under equality the discordant problems split like fair coins (McNemar 1947)."""
     n, smaller = only_first + only_second, min(only_first, only_second)

@@ -17,6 +17,7 @@ from mft_cli.report.wording import count, is_number, one_line, probability
 
 LEVEL = 0.05
 UNDECIDED = "not decided"
+FEW_FLIPS = 10  # below, a bootstrap over problems is too narrow
 
 
 @dataclass
@@ -211,12 +212,16 @@ def compare_two(pair: Pair, a: list[float], b: list[float], binary: bool) -> Non
     """Two evaluations: intervals over the draw of problems."""
     result = stats.paired_difference(a, b)
     pair.difference, pair.interval = result.difference, result.bootstrap
+    low, high = result.low, result.high
+    flips = len(pair.gained) + len(pair.lost)
+    if binary and flips < FEW_FLIPS:
+        pair.interval = low, high = stats.flips_interval(len(pair.gained), len(pair.lost), pair.n)
     if pair.n > 1:
         pair.freedom = pair.n - 1
-        pair.standard_error = (result.high - result.low) / (2 * stats.Z95)
+        pair.standard_error = (high - low) / (2 * stats.Z95)
     if binary:
         pair.p, pair.test = stats.mcnemar(len(pair.gained), len(pair.lost)), "McNemar, exact"
-        pair.detectable = detectable_flips(pair.n, len(pair.gained) + len(pair.lost))
+        pair.detectable = detectable_flips(pair.n, flips)
     else:
         pair.p, pair.test = stats.sign_flip_p([y - x for x, y in zip(a, b, strict=True)]), "sign flips"
         pair.detectable = stats.smallest_detectable(a, b)

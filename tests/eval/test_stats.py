@@ -72,3 +72,19 @@ def test_detectable_effects() -> None:
     found = stats.smallest_detectable([0, 0, 0, 0], [0, 1, 0, 0])
     assert found is not None
     assert isclose(found, (za + zb) * 0.5 / 2, rel_tol=1e-6)
+
+
+def test_interval_of_few_flips() -> None:
+    """By hand: 1 gained, 0 lost of 80: 1/82 +- 1.96 sqrt(2/82 - (1/82)^2) / sqrt(82)."""
+    assert stats.flips_interval(1, 0, 80) == pytest.approx((-0.021504, 0.045894), abs=1e-6)
+    low, high = stats.flips_interval(0, 0, 50)
+    assert low == -high
+    assert high == pytest.approx(0.03769, abs=1e-5)
+
+
+def test_interval_of_few_flips_covers() -> None:
+    """2,000 worlds of 60 problems, 4 % gained and 1 % lost: a bootstrap has no width in the 5 % without a flip."""
+    generator = np.random.default_rng(0)
+    counts = generator.multinomial(60, [0.04, 0.01, 0.95], size=2000)
+    ends = [stats.flips_interval(int(g), int(b), 60) for g, b, _ in counts]
+    assert 0.94 <= np.mean([low <= 0.03 <= high for low, high in ends]) <= 0.995
