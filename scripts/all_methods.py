@@ -1,6 +1,6 @@
 """The table of all methods and baselines on one real model and data set: SmolLM2-135M-Instruct and GSM8K, one seed.
 
-    MFT_DATA_DIR=<folder with gsm8k/> python scripts/all_methods.py          within an hour on two cores
+    MFT_DATA_DIR=<folder with gsm8k/> python scripts/all_methods.py          half an hour on two cores
     python scripts/all_methods.py --examples 7409 --problems 1319 --batch 64 --seed 2      a GPU: all of it, another seed
 
 Every row is a `mft` command that is printed. Killed and started again it goes on: what is done is not done again. At the end
@@ -59,8 +59,8 @@ ROWS = [
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=192, help="GSM8K train rows for every row of the table")
-    parser.add_argument("--problems", type=int, default=100, help="GSM8K test problems, the same for all")
+    parser.add_argument("--examples", type=int, default=128, help="GSM8K train rows for every row of the table")
+    parser.add_argument("--problems", type=int, default=80, help="GSM8K test problems, the same for all")
     parser.add_argument("--tokens", type=int, default=256, help="most tokens of an answer")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
