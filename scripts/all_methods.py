@@ -10,14 +10,12 @@ Every row is a `mft` command that is printed. Killed and started again it goes o
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +80,8 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows):
         say(f"row {number + 1} of {len(rows)}: {row.name}, {row.what}")
-        with teaching(row, asked) as data:
-            mft(asked, *command(row, asked, data))
+        data = data_for(row, asked)
+        mft(asked, *command(row, asked, data))
     folders = [asked.out / row.name for row in rows]
     mft(asked, "report", *map(str, folders), f"out={asked.out / 'report'}")
     text = table(rows, folders)
@@ -133,7 +131,7 @@ def command(row: Row, asked: argparse.Namespace, data: list[str]) -> list[str]:
     named = {w.split("=")[0] for w in row.method}
     train = [word for word in train if word.split("=")[0] not in named]
     train += [f"method.layers={asked.layers}"] if "method=mask_finetune" in row.method else []
-    return ["train", *model, *row.method, *(data or rows_of(asked)), *train, *asked.more, *scored, run]
+    return ["train", *model, *row.method, *data, *train, *asked.more, *scored, run]
 
 
 def rows_of(asked: argparse.Namespace) -> list[str]:
@@ -143,34 +141,30 @@ def rows_of(asked: argparse.Namespace) -> list[str]:
 # ---- the teacher of masked_critique ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def teaching(row: Row, asked: argparse.Namespace) -> Iterator[list[str]]:
-    """Makes the critiques that the row trains on. Gives the settings that name them."""
+def data_for(row: Row, asked: argparse.Namespace) -> list[str]:
+    """The settings that name the row's training data; for masked_critique its critiques are made first."""
     if row.name != "masked_critique":
-        yield []
-        return
+        return rows_of(asked)
+    folder = asked.out / "critiques"
+    state = folder / "state.json"
+    if not state.exists() or json.loads(state.read_text())["state"] != "done":  # another port would be another teacher
+        make_critiques(folder, asked)
+    return [
+        "data=critique", f"data.sources.critique.path={folder / 'train.jsonl'}",
+        "data.sources.critique.derived_from=[gsm8k_train]", "data.on_long=drop",
+    ]  # fmt: skip
+
+
+def make_critiques(folder: Path, asked: argparse.Namespace) -> None:
     from eval.endpoint import serving
 
-    folder = asked.out / "critiques"
     os.environ["NO_PROXY"] = "127.0.0.1"
-    state = folder / "state.json"
-    if state.exists() and json.loads(state.read_text())["state"] == "done":  # another port would be another teacher
-        yield data_of(folder)
-        return
     with serving(teacher()) as (_, url):
         mft(
             asked, "critique", *asked.model, "data=gsm8k", f"solutions.questions={asked.examples}", "solutions.samples=1",
             f"solutions.max_new_tokens={asked.tokens}", f"eval.engine={asked.engine}", "teacher.eval.engine=api",
             f"teacher.eval.api.base_url={url}", "teacher.eval.api.model=reference", f"eval.seed={asked.seed}", f"run_dir={folder}",
         )  # fmt: skip
-    yield data_of(folder)
-
-
-def data_of(critiques: Path) -> list[str]:
-    return [
-        "data=critique", f"data.sources.critique.path={critiques / 'train.jsonl'}",
-        "data.sources.critique.derived_from=[gsm8k_train]", "data.on_long=drop",
-    ]  # fmt: skip
 
 
 def teacher() -> Any:
