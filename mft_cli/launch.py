@@ -20,6 +20,7 @@ from typing import IO
 from mft_cli import allocation
 from mft_cli.allocation import place_from_slurm as place_from_slurm
 from mft_cli.allocation import rank_exit_code as rank_exit_code
+from mft_cli.checks import check_launch
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
 from mft_cli.schema.launching import LaunchConfig
 
@@ -32,11 +33,7 @@ TAIL_LINES = 60
 
 def ranks_per_node(launch: LaunchConfig) -> int:
     """Processes on one node. Raises UserError if the settings contradict each other or the machine."""
-    if launch.gpus and launch.processes:
-        raise UserError(
-            f"launch.gpus={launch.gpus} and launch.processes={launch.processes}: give one of them, "
-            "gpus for one process a GPU, processes on machines without GPUs"
-        )
+    check_launch(launch)
     if launch.gpus and launch.name == "local":  # the machine that submits to SLURM need not have the nodes' GPUs
         import torch
 
@@ -115,8 +112,6 @@ def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
             if getattr(launch, name) is None:
                 raise UserError(f"launch.nodes={nodes} needs launch.{name}: set it on every node, or launch=slurm")
     node = launch.node_rank or 0
-    if node >= nodes:
-        raise UserError(f"launch.node_rank={node}: expected a number below launch.nodes={nodes}")
     shared = {
         "WORLD_SIZE": per_node * nodes, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or "127.0.0.1",
         "MASTER_PORT": launch.port or allocation.free_port(), "OMP_NUM_THREADS": threads_per_rank(launch),
