@@ -21,7 +21,7 @@ from mft_cli.data.prompts import Renderer
 from mft_cli.engine import DTYPES, TorchEngine, pick_precision
 from mft_cli.engine_deepspeed import DeepSpeedEngine
 from mft_cli.errors import Stopped, UserError
-from mft_cli.loop import Fit, Position, StopSignal, total_steps
+from mft_cli.loop import Fit, Position, total_steps
 from mft_cli.methods import Method, make
 from mft_cli.metrics import Metrics, NoMetrics, Say, peak_flops
 from mft_cli.models import add_tokens, add_words, embedding_rows, flops_per_token, load_model, load_tokenizer, locate
@@ -36,6 +36,7 @@ from mft_cli.run_dir import (
     write_json,
 )
 from mft_cli.schema import TrainConfig
+from mft_cli.stop_signal import StopSignal
 from mft_cli.zero import gathered, numel_of, partitioned_loading
 
 

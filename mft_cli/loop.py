@@ -26,7 +26,7 @@ from mft_cli.optim import learning_rate_factor
 from mft_cli.rng import Draw, digest64
 from mft_cli.run_dir import RunDir
 from mft_cli.schema import TrainConfig
-from mft_cli.stop_signal import StopSignal as StopSignal
+from mft_cli.stop_signal import StopSignal
 
 
 @dataclass

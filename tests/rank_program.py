@@ -9,10 +9,11 @@ from typing import Any
 
 from mft_cli import checkpoint, config, schema
 from mft_cli.assembly import assemble, pick_device
-from mft_cli.loop import Fit, StopSignal
+from mft_cli.loop import Fit
 from mft_cli.metrics import Say
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.run_dir import RunDir
+from mft_cli.stop_signal import StopSignal
 
 STEPS = 3
 

@@ -19,10 +19,10 @@ from mft_cli import config
 from mft_cli.assembly import Assembly, assemble
 from mft_cli.checkpoint import Stored
 from mft_cli.errors import UserError
-from mft_cli.loop import StopSignal
 from mft_cli.methods import make
 from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir, read_json
+from mft_cli.stop_signal import StopSignal
 from mft_cli.train import train, write_exports
 
 needs_bitsandbytes = pytest.mark.skipif(

@@ -23,13 +23,13 @@ from mft_cli.data.pack import lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
 from mft_cli.eval.progress import Progress
-from mft_cli.loop import StopSignal
 from mft_cli.methods.base import model_inputs
 from mft_cli.methods.masked_thought import choose_mask_token
 from mft_cli.models import add_tokens, embedding_rows
 from mft_cli.rng import Draw
 from mft_cli.run_dir import digest_of, locked
 from mft_cli.schema import TrainConfig
+from mft_cli.stop_signal import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
 

@@ -23,11 +23,11 @@ from mft_cli.data.pack import Batch, lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
 from mft_cli.eval.progress import Progress
-from mft_cli.loop import StopSignal
 from mft_cli.methods import Method, make
 from mft_cli.methods.base import label_count
 from mft_cli.run_dir import digest_of, locked
 from mft_cli.schema import SftConfig, TrainConfig
+from mft_cli.stop_signal import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
 

@@ -23,12 +23,13 @@ import yaml
 
 from mft_cli.assembly import assemble
 from mft_cli.config import CONF, train_config
-from mft_cli.loop import Fit, StopSignal
+from mft_cli.loop import Fit
 from mft_cli.methods.masked_layers import choose
 from mft_cli.methods.sft import Sft
 from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
 from mft_cli.selection import keep_largest, removed_count
+from mft_cli.stop_signal import StopSignal
 
 ACCUMULATION = 16
 STEPS = 2

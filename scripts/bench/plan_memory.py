@@ -93,11 +93,11 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
 
     from mft_cli import assembly
     from mft_cli.config import train_config
-    from mft_cli.loop import StopSignal
     from mft_cli.metrics import Say
     from mft_cli.plan.run import make_plan
     from mft_cli.plan.settings import Settings
     from mft_cli.run_dir import RunDir
+    from mft_cli.stop_signal import StopSignal
 
     meter = Meter()
     values["launch"] = {"device": "cuda" if meter.cuda else "cpu"}

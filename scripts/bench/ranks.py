@@ -78,10 +78,10 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
     """In every rank: assemble, time steps, save; rank 0 writes what it measured to run_dir/found-<time>.json."""
     from mft_cli import checkpoint, config
     from mft_cli.assembly import assemble, pick_device
-    from mft_cli.loop import StopSignal
     from mft_cli.metrics import Say
     from mft_cli.ranks import join, leave
     from mft_cli.run_dir import RunDir, write_json
+    from mft_cli.stop_signal import StopSignal
 
     asked = config.train_config(values)
     ranks = join(pick_device(asked))

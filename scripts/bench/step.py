@@ -19,9 +19,10 @@ import torch
 
 from mft_cli.config import train_config
 from mft_cli.data.pack import lay_rows, make_batch, share
-from mft_cli.loop import Fit, StopSignal
+from mft_cli.loop import Fit
 from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
+from mft_cli.stop_signal import StopSignal
 from mft_cli.train import assemble
 
 STEPS = 3

@@ -12,9 +12,10 @@ from tiny import data_of, problems
 
 from mft_cli import config, schema
 from mft_cli.data.pack import IGNORE
-from mft_cli.loop import Fit, StopSignal
+from mft_cli.loop import Fit
 from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
+from mft_cli.stop_signal import StopSignal
 from mft_cli.train import assemble, train
 
 # presets of mask_finetune differ in the layers alone, which a model of two layers does not have
