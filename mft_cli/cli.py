@@ -7,7 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from mft_cli.command_line import is_sweep, number, own_keys, print_only, show_config, without_cfg
+from mft_cli.command_line import (
+    is_sweep,
+    number,
+    own_keys,
+    print_only,
+    refuse_printed_sweep,
+    show_config,
+    without_cfg,
+)
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.help_texts import (
     ANALYZE_HELP,
@@ -30,7 +38,9 @@ def main() -> None:
     """Run the verb that the command line names, and turn errors into exit codes."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
-        sys.exit(run(lambda: complete(arguments)))
+        from mft_cli.completion import complete
+
+        sys.exit(run(lambda: complete(arguments, VERBS)))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         code = run(lambda: print(HELP, flush=True))
         sys.exit(code if arguments else EXIT_USER)
@@ -127,6 +137,7 @@ def composed(name: str, arguments: list[str], build: Callable[[dict], Any], task
     """`task` on the configuration that Hydra composes, and `build` checks; or, with --cfg job, the whole of it printed."""
     from mft_cli.config import run_with_hydra
 
+    refuse_printed_sweep(arguments)
     if print_only(arguments):
         run_with_hydra(name, without_cfg(arguments), lambda values: show_config(build(values)))
     else:
@@ -137,7 +148,7 @@ def train_verb(arguments: list[str]) -> None:
     from mft_cli.config import train_config
     from mft_cli.driver import read_frozen, run_training, train_or_submit
 
-    if is_sweep(arguments) and not print_only(arguments):
+    if is_sweep(arguments):
         from mft_cli.sweep.start import sweep
 
         sweep(arguments, run_training)
@@ -369,30 +380,3 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": sweep_verb, "data": data_verb, "plan": plan_verb, "mask": mask_verb, "generate": generate_verb,
     "critique": critique_verb, "analyze": analyze_verb,
 }  # fmt: skip
-
-
-# ---- completion -----------------------------------------------------------------------------------------------------
-
-
-def complete(arguments: list[str]) -> None:
-    """Hydra's tab completion, behind a verb: the verb is taken out of the line that Hydra sees."""
-    from mft_cli.config import CONF
-
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    if (
-        arguments[1:]
-        and arguments[1].startswith("query=")
-        and (len(words) < 3 or words[1] not in ("train", "eval", "data", "plan", "generate", "critique", "analyze"))
-    ):
-        prefix = words[1] if len(words) > 1 else ""
-        print("\n".join(v for v in VERBS if v.startswith(prefix)))
-        return
-    own = {"eval": "eval", "generate": "eval", "critique": "critique"}
-    verb = own.get(words[1] if len(words) > 1 else "", "train")
-    if len(words) > 2:
-        skip = 3 if words[1] in ("data", "analyze") else 2
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[skip:]])
-    import hydra
-
-    sys.argv = ["mft", *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(lambda config: None)()

@@ -35,9 +35,19 @@ def print_only(arguments: list[str]) -> bool:
 
 def is_sweep(arguments: list[str]) -> bool:
     """Whether the command asks for several runs (and not for Hydra to print something)."""
-    prints = ("--cfg", "-c", "--info", "-i", "--hydra-help")
     wanted = any(a in ("-m", "--multirun") or a.lstrip("+") == "hydra.mode=MULTIRUN" for a in arguments)
-    return wanted and not any(a.split("=", 1)[0] in prints for a in arguments)
+    return wanted and not printing_flags(arguments) and "--hydra-help" not in arguments
+
+
+def printing_flags(arguments: list[str]) -> list[str]:
+    return [a for a in arguments if a.split("=", 1)[0] in ("--cfg", "-c", "--info", "-i")]
+
+
+def refuse_printed_sweep(arguments: list[str]) -> None:
+    """Hydra prints one configuration, never a sweep's. Raises UserError."""
+    flags = printing_flags(arguments)
+    if flags and is_sweep([a for a in arguments if a not in flags]):
+        raise UserError(f"{flags[0]} prints one configuration: leave out -m and give every key one value")
 
 
 def without_cfg(arguments: list[str]) -> list[str]:

@@ -245,11 +245,13 @@ def flags_first(arguments: list[str]) -> list[str]:
             near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
             raise UserError(f"{word}: no such flag; settings are key=value words: {near}")
         flags.append(word)
-        wanted = FLAGS[name]
-        if not separator and (wanted or (wanted is None and words and re.fullmatch(r"[a-z-]+", words[0]))):
-            if not words:
-                raise UserError(f"{word}: expected a value after it, such as {word}=NAME")
-            flags.append(words.pop(0))
+        if separator or FLAGS[name] == 0:
+            continue
+        if FLAGS[name] is None and not (words and re.fullmatch(r"[a-z-]+", words[0])):
+            words.insert(0, "all")  # Hydra's default; argparse would take the first override for the value
+        if not words:
+            raise UserError(f"{word}: expected a value after it, such as {word}=NAME")
+        flags.append(words.pop(0))
     return flags + rest
 
 

@@ -128,6 +128,16 @@ def test_info_and_multirun_flags_are_hydras_own(tmp_path: Path):
     assert done.returncode == 2
     assert "seed=-1" in done.stderr
     assert "seed=-2" in done.stderr
+    done = mft("train", "--info", "seed=3", cwd=tmp_path)  # no word behind it: all of it, and the setting stays one
+    assert done.returncode == 0, done.stderr
+    assert "seed: 3" in done.stdout
+
+
+@pytest.mark.parametrize("flags", [("--cfg", "job"), ("--cfg", "hydra"), ("--info",)])
+def test_a_sweep_is_not_printed(flags: tuple[str, ...], tmp_path: Path):
+    done = mft("train", "-m", "hydra/launcher=mft_local", "seed=1,2", *flags, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "leave out -m" in done.stderr
 
 
 def test_tab_completion(tmp_path: Path):
@@ -139,6 +149,13 @@ def test_tab_completion(tmp_path: Path):
     assert completions("mft tr") == ["train"]
     assert "method=masked_thought" in completions("mft train method=ma")
     assert "eval=gsm8k" in completions("mft eval eval=gs")
+    assert completions("mft sweep ") == ["status", "retry", "report"]
+    assert completions("mft data sh") == ["show"]
+    assert completions("mft train train.learning_r") == ["train.learning_rate="]
+    assert completions("mft train train.schedule=l") == ["train.schedule=linear"]
+    assert completions("mft train method=masked_thought_gsm8k method.span") == ["method.span_mean="]
+    assert completions("mft eval eval=gsm8k eval.benchmarks.gsm8k.max_n") == ["eval.benchmarks.gsm8k.max_new_tokens="]
+    assert completions("mft critique teach") == ["teacher."]
 
 
 @pytest.mark.parametrize("verb", ["train", "eval", "score", "report", "data"])

@@ -43,7 +43,7 @@ LAYERS = [
     ["assembly"],
     ["exports"],
     ["report", "train", "evaluate", "sweep", "plan", "critique", "generate", "compare", "data_check", "analysis"],
-    ["driver", "command_line"],
+    ["driver", "command_line", "completion"],
     ["cli", "__main__"],
 ]
 ONE_PLACE = {"vllm": 1, "wandb": 1, "matplotlib": 1, "tensorboard": 1, "hydra": 3, "submitit": 1}
