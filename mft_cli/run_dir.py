@@ -170,14 +170,15 @@ def cpu_name() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the installed source and whether it was changed; null outside a git checkout."""
+    """Commit of the source and what was changed; null where it is installed, also inside of another repository."""
+    file = Path(__file__).resolve()
 
     def ask(*words: str) -> str:
-        folder = Path(__file__).resolve().parent
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", file.name)
         return {"commit": ask("rev-parse", "HEAD"), "changed_files": ask("status", "--porcelain").splitlines()}
     except (OSError, subprocess.SubprocessError):
         return None

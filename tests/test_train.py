@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -406,3 +407,24 @@ def test_a_damaged_newest_checkpoint_does_not_push_good_ones_out(tiny_model, pro
     assert "damaged" in done.stdout
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000006"]
     assert (run / "export" / "model.safetensors").read_bytes() == weights
+
+
+def test_an_installed_mft_does_not_take_the_repository_around_it_for_its_own(tmp_path: Path):
+    def git(*words: str, folder: Path) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    def recorded(folder: Path) -> str:
+        code = "from mft_cli.run_dir import git_state; print((git_state() or {}).get('commit'))"
+        env = {**os.environ, "PYTHONPATH": str(folder)}
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True
+        ).stdout
+
+    installed = tmp_path / ".venv"
+    shutil.copytree(ROOT / "mft_cli", installed / "mft_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    git("init", folder=tmp_path)
+    mine = ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "of a project that uses mft")
+    git(*mine, folder=tmp_path)
+    assert recorded(installed) == "None\n"
+    if (ROOT / ".git").exists():
+        assert recorded(ROOT).strip() == git("rev-parse", "HEAD", folder=ROOT)
