@@ -59,11 +59,11 @@ def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dic
 def training_rows(data: DataConfig, seed: int, bad: list[str]) -> Iterator[TrainingRow]:
     """The rows of every source, one at a time where the source takes all of them; `bad` says which could not be read."""
     for name, source in data.sources.items():
-        for row in source_rows(name, source, data, seed, bad):
+        for row in source_rows(name, source, seed, bad):
             yield as_training_row(row)
 
 
-def source_rows(name: str, source: SourceConfig, data: DataConfig, seed: int, bad: list[str]) -> Iterator[Row]:
+def source_rows(name: str, source: SourceConfig, seed: int, bad: list[str]) -> Iterator[Row]:
     """As training reads them; a seeded draw (rows, fraction) needs all of them at once.
 
     A row that training cannot use is no reason to stop a check: it is counted, and its question is looked at.

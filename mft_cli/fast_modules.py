@@ -36,14 +36,6 @@ def install(model: nn.Module) -> int:
     return swapped
 
 
-def uninstall(model: nn.Module) -> int:
-    """Gives swapped modules their own forward back. Returns how many."""
-    fast = [m for m in model.modules() if getattr(vars(m).get("forward"), "__func__", None) in FORWARDS]
-    for module in fast:
-        del module.forward
-    return len(fast)
-
-
 def signature(module: nn.Module) -> tuple[Any, ...]:
     """What a verdict on one module may be carried over by to another of its class."""
     own = tuple((n, shape_of(p), p.dtype) for n, p in module.named_parameters())
@@ -171,6 +163,3 @@ class _GatedProduct(torch.autograd.Function):
             active = ctx.act(own)
         (d_gate,) = torch.autograd.grad(active, own, gradients[0] * up)
         return d_gate, gradients[0] * active.detach(), None
-
-
-FORWARDS = (norm_forward, late_norm_forward, shifted_norm_forward, gated_forward)

@@ -77,7 +77,7 @@ def in_short(found: Results) -> list[str]:
             f"Nothing was chosen: no run has a validation loss (data.validation.rows=N). Scores there are: {names}; "
             f"select=<name> chooses by one of them.",
         ]
-    lines += [chosen(found, found.best, found.selected_by), told(found)]
+    lines += [chosen(found.best, found.selected_by), told(found)]
     best = found.best
     tests = [f"{metric} {with_interval(best.scores[metric])}" for metric in found.test_metrics if metric in best.scores]
     if tests:
@@ -87,7 +87,7 @@ def in_short(found: Results) -> list[str]:
     return lines
 
 
-def chosen(found: Results, best: Setting, metric: str) -> str:
+def chosen(best: Setting, metric: str) -> str:
     way = "lower" if lower_is_better(metric) else "higher"
     score = best.scores[metric]
     return f"Best by {metric} ({way} is better): {best.label}, {with_interval(score)} over {count(len(score.by_seed), 'seed')}."

@@ -120,7 +120,7 @@ def run_trl(name: str, arguments: argparse.Namespace, folder: Path) -> dict[str,
 # ---- all sides, in turns --------------------------------------------------------------------------------------------
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str) -> dict[str, Any]:
     """One side in a fresh process; its peak memory is that of the process tree's largest member."""
     command = [sys.executable, __file__, *sys.argv[1:], "--side", name]
     # RUSAGE_CHILDREN is a maximum over all children so far: a process in between keeps the sides apart
@@ -148,7 +148,7 @@ def compare(arguments: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, Any]]] = {n: [] for n in names}
     for turn in range(arguments.rounds):
         for name in names:
-            result = measure(name, arguments)
+            result = measure(name)
             found[name].append(result)
             print(
                 f"round {turn + 1}  {name:30s} {result['rate']:7.1f} tokens/s  {result['peak_gib']:.2f} GiB  "
