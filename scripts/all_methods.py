@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -77,6 +78,8 @@ def main() -> None:
     rows = [row for row in ROWS if row.name in asked.rows]
     if missing := {row.start for row in rows} - {"", *asked.rows}:
         sys.exit(f"--rows: {', '.join(missing)} is missing, from which others start")
+    if "masked_critique" in asked.rows and "MFT_DATA_DIR" not in os.environ:
+        sys.exit("set MFT_DATA_DIR to a folder with gsm8k/train.jsonl: masked_critique's teacher quotes its solutions")
     asked.out.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows):
         say(f"row {number + 1} of {len(rows)}: {row.name}, {row.what}")
@@ -103,7 +106,7 @@ def spent(asked: argparse.Namespace) -> float:
 
 def mft(asked: argparse.Namespace, *words: str) -> None:
     """Run a mft command. Ends the script with its exit code if it fails or is stopped."""
-    say("mft " + " ".join(words))
+    say("mft " + shlex.join(words))
     start = time.monotonic()
     code = subprocess.run([sys.executable, "-m", "mft_cli", *words], check=False).returncode
     with open(asked.out / "seconds.txt", "a", encoding="utf-8") as file:

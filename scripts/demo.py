@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def say(line: str) -> None:
 
 def mft(*arguments: str) -> None:
     """Run a mft command, shown as one would type it. Ends the demo with its exit code if it fails."""
-    say("mft " + " ".join(arguments))
-    done = subprocess.run(["mft", *arguments], check=False)
+    say("mft " + shlex.join(arguments))
+    done = subprocess.run([sys.executable, "-m", "mft_cli", *arguments], check=False)
     if done.returncode:
         say(f"stopped: that command failed with exit code {done.returncode}")
         sys.exit(done.returncode)

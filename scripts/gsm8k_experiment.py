@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import subprocess
 import sys
 import time
@@ -45,9 +46,9 @@ def arguments() -> argparse.Namespace:
 
 def mft(*words: str) -> float:
     """Run a mft command; seconds that it took. Ends the script if it fails."""
-    print("mft " + " ".join(words), flush=True)
+    print("mft " + shlex.join(words), flush=True)
     start = time.monotonic()
-    code = subprocess.run(["mft", *words], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "mft_cli", *words], check=False).returncode
     if code:
         sys.exit(code)
     return time.monotonic() - start
