@@ -29,12 +29,7 @@ from mft_cli.peft_adapters import Adapters, Source, adapter_rows, attach, find_s
 from mft_cli.ranks import Ranks
 from mft_cli.rerun import check_same_data, settings_digest, weights_sample
 from mft_cli.rng import Draw
-from mft_cli.run_dir import (
-    RunDir,
-    hardware,
-    provenance,
-    write_json,
-)
+from mft_cli.run_dir import RunDir, hardware, provenance, write_json
 from mft_cli.schema import TrainConfig
 from mft_cli.stop_signal import StopSignal
 from mft_cli.zero import gathered, numel_of, partitioned_loading
@@ -79,27 +74,14 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
     model, adapters, fast = prepare_model(config, method, words, weights, loaded, say)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
-    engine: TorchEngine | DeepSpeedEngine
-    if document is None:
-        engine = TorchEngine(model, method.param_groups(model), config.train, precision, device, ranks)
-    else:
-        engine = DeepSpeedEngine(model, method.param_groups(model), config.train, precision, document, ranks)
-    if config.launch.compile:
-        # the loop calls the body, not the model around it: logits are made only where there are labels
-        inner: Any = causal_lm(model)
-        getattr(inner, inner.base_model_prefix).compile(dynamic=True)
+    engine = make_engine(config, model, method, precision, document, device, ranks)
     check_same_data(run, config, loaded)
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0:
         facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
-            "start": weights_sample(config.model.path),
-            "precision": precision,
-            "attention": attention,
-            "fast_modules": fast,
-            "method": method.facts(),
-            "ranks": ranks.world,
-            "deepspeed": document,
-        }
+            "start": weights_sample(config.model.path), "precision": precision, "attention": attention,
+            "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": document,
+        }  # fmt: skip
         write_json(run.provenance, facts)
     position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
     machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
@@ -198,6 +180,29 @@ def prepare_model(
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, adapters, fast
+
+
+def make_engine(
+    config: TrainConfig,
+    model: Any,
+    method: Method,
+    precision: str,
+    document: dict[str, Any] | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> TorchEngine | DeepSpeedEngine:
+    """Plain torch, or DeepSpeed where there is a `document` for it; the model compiled if that is asked for."""
+    engine: TorchEngine | DeepSpeedEngine
+    groups = method.param_groups(model)
+    if document is None:
+        engine = TorchEngine(model, groups, config.train, precision, device, ranks)
+    else:
+        engine = DeepSpeedEngine(model, groups, config.train, precision, document, ranks)
+    if config.launch.compile:
+        # the loop calls the body, not the model around it: logits are made only where there are labels
+        inner: Any = causal_lm(model)
+        getattr(inner, inner.base_model_prefix).compile(dynamic=True)
+    return engine
 
 
 def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:

@@ -22,12 +22,7 @@ from mft_cli.launch import start_ranks, world_size
 from mft_cli.metrics import Say
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.rerun import check_same_settings, is_done, run_folder
-from mft_cli.run_dir import (
-    RunDir,
-    read_json,
-    write_atomically,
-    write_json,
-)
+from mft_cli.run_dir import RunDir, read_json, write_atomically, write_json
 from mft_cli.schema import TrainConfig
 from mft_cli.stop_signal import StopSignal
 
