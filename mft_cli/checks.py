@@ -12,7 +12,7 @@ from mft_cli.errors import UserError
 
 def check_train(config: schema.TrainConfig) -> None:
     """Settings that are each valid but cannot go together. Raises UserError."""
-    t, d, m = config.train, config.data, config.method
+    t, d = config.train, config.data
     if not config.model.path:
         raise UserError("model.path is empty: choose a preset with model=<name>, or give a folder or hub id")
     if not d.sources:
@@ -29,29 +29,8 @@ def check_train(config: schema.TrainConfig) -> None:
         )
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
-    if d.validation.source is not None and d.validation.source not in d.sources_validation:
-        raise UserError(f"data.validation.source={d.validation.source}: no such source under data.sources_validation")
-    check_validation(d.validation)
-    if not d.validation.wanted and (config.checkpoint.keep_best or config.eval.checkpoints == "best"):
-        raise UserError(
-            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows or "
-            "data.validation.fraction"
-        )
-    if config.eval.checkpoints == "best" and not config.checkpoint.keep_best:
-        raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
-    if isinstance(m, schema.MaskedThoughtConfig):
-        if m.drop_attention and config.model.attention == "flash_attention_2":
-            raise UserError(
-                "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
-            )
-        if m.granularity == "step" and m.target != "response":
-            raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
-        if m.noise != "token":
-            check_noise(m)
-    if isinstance(m, schema.MaskFinetuneConfig):
-        check_mask_finetune(m)
-    if isinstance(m, schema.ChunkRefineConfig):
-        check_chunk_refine(m)
+    check_validation(config)
+    check_method(config.method, config.model.attention)
     zero_settings.check(config)
     check_launch(config.launch)
     check_peft(config)
@@ -68,8 +47,11 @@ def check_train(config: schema.TrainConfig) -> None:
     check_paths(config)
 
 
-def check_validation(v: schema.ValidationConfig) -> None:
-    """Two ways to say what validates. Raises UserError."""
+def check_validation(config: schema.TrainConfig) -> None:
+    """The validation split, and what needs one. Raises UserError."""
+    v, best = config.data.validation, config.eval.checkpoints == "best"
+    if v.source is not None and v.source not in config.data.sources_validation:
+        raise UserError(f"data.validation.source={v.source}: no such source under data.sources_validation")
     if v.fraction and v.rows:
         raise UserError(
             f"data.validation.fraction={v.fraction} and data.validation.rows={v.rows} both say how many rows validate: "
@@ -80,6 +62,30 @@ def check_validation(v: schema.ValidationConfig) -> None:
             f"data.validation.fraction={v.fraction} takes training rows, data.validation.source={v.source} others: "
             f"set the fraction to 0, or the source to null"
         )
+    if not v.wanted and (config.checkpoint.keep_best or best):
+        raise UserError(
+            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows or "
+            "data.validation.fraction"
+        )
+    if best and not config.checkpoint.keep_best:
+        raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
+
+
+def check_method(m: schema.MethodConfig, attention: str) -> None:
+    """A method's settings that contradict each other. Raises UserError."""
+    if isinstance(m, schema.MaskedThoughtConfig):
+        if m.drop_attention and attention == "flash_attention_2":
+            raise UserError(
+                "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
+            )
+        if m.granularity == "step" and m.target != "response":
+            raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
+        if m.noise != "token":
+            check_noise(m)
+    if isinstance(m, schema.MaskFinetuneConfig):
+        check_mask_finetune(m)
+    if isinstance(m, schema.ChunkRefineConfig):
+        check_chunk_refine(m)
 
 
 def check_launch(launch: schema.LaunchConfig) -> None:
@@ -192,15 +198,18 @@ def looks_local(path: str) -> bool:
 
 def check_paths(config: schema.RunConfig) -> None:
     """Files that are named must exist: told now, not after the model has been loaded."""
-    path = config.model.path
-    if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
-        raise UserError(f"model.path={path}: no such file or folder")
+    check_model_path("model.path", config.model.path)
     template = config.model.chat_template
     if template and not Path(template).exists():
         raise UserError(f"model.chat_template={template}: no such file")
     for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
         if missing := missing_file(source.path):
             raise UserError(f"data.sources.{name}.path={missing}: no such file or folder")
+
+
+def check_model_path(where: str, path: str) -> None:
+    if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
+        raise UserError(f"{where}={path}: no such file or folder")
 
 
 def missing_file(path: str) -> str | None:
@@ -246,7 +255,7 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
     if config.decode == "refine" and config.engine == "vllm":
         raise UserError("eval.decode=refine runs in plain transformers: set eval.engine=hf or auto, or decode=plain")
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
-        raise UserError("eval.engine=vllm, but vllm is not installed: set eval.engine=hf, or pip install vllm")
+        raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
 
 
 def check_api(config: schema.EvalConfig) -> None:
@@ -322,7 +331,5 @@ def check_generator(where: str, model: schema.ModelConfig, engine: str, config: 
             raise UserError(f"{engine}.api.send=tokens needs {where}: the folder or hub id that holds the tokenizer")
     elif not model.path:
         raise UserError(f"{where} is empty: name a model, or set {engine}.engine=api with {engine}.api.base_url")
-    elif (
-        looks_local(model.path) and not model.path.startswith("package:") and not Path(model.path).expanduser().exists()
-    ):
-        raise UserError(f"{where}={model.path}: no such file or folder")
+    else:
+        check_model_path(where, model.path)
