@@ -11,6 +11,11 @@ EXIT_STOPPED = 75  # stopped by a signal after saving; start the same command ag
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # finish the step, save, stop
 
 
+def first_line(error: Exception, most: int = 300) -> str:
+    """What a library says in its first line, at most so many characters; its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 class UserError(Exception):
     """Something that the user can mend. Its text is one clear sentence: what, where, what was expected, what to do."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mft_cli.data.files import cache_folder
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import ModelConfig
 from mft_cli.zero import gathered, numel_of, shape_of
@@ -205,7 +205,7 @@ def load_model(
 
 
 def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    reason = first_line(error)
     return f"model.path={config.path}: the {what} cannot be loaded ({reason}); give a folder, a hub id or a .gguf file"
 
 

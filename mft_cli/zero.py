@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 
 
 def is_partitioned(parameter: Tensor) -> bool:
@@ -92,7 +92,7 @@ def start_communication() -> None:
     try:
         deepspeed.init_distributed(dist_init_required=False)
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         if not any(word in str(error) for word in ("JIT load", "building extension", "compiler")):
             raise
         raise UserError(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.schema import SourceConfig, expand
 
 FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".xml": "xml"}
@@ -73,6 +73,11 @@ def local_copy(source: SourceConfig) -> list[Path] | None:
     return None
 
 
+def local_hint(source: SourceConfig) -> str:
+    """The end of a sentence on what cannot be fetched: where a copy would be found."""
+    return f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
+
+
 def is_url(path: str) -> bool:
     return path.startswith(("https://", "http://"))
 
@@ -92,7 +97,7 @@ def download(url: str, source: SourceConfig) -> Path:
     place = download_place(url)
     if place.is_file():
         return place
-    hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
+    hint = local_hint(source)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise UserError(f"{url}: is not downloaded yet, and HF_HUB_OFFLINE is set; unset it{hint}")
     try:
@@ -204,7 +209,3 @@ READERS = {
     "jsonl": readable(read_jsonl), "json": readable(read_json), "csv": readable(read_csv),
     "parquet": readable(read_parquet), "xml": readable(read_xml),
 }  # fmt: skip
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.data.choices import read_choices
-from mft_cli.data.files import BadRow, Raw, downloaded, first_line, is_url, local_files, read_rows
+from mft_cli.data.files import BadRow, Raw, downloaded, is_url, local_files, local_hint, read_rows
 from mft_cli.data.generated import generate
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.rng import digest64
 from mft_cli.run_dir import digest_of, file_digest
 from mft_cli.schema import SourceConfig, expand
@@ -160,9 +160,8 @@ def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
         ]
         rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except Exception as error:  # the library raises many kinds for offline, missing, gated and misnamed
-        hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
         raise UserError(
-            f"{where}: cannot be loaded ({first_line(error)}); check the name and the network{hint}"
+            f"{where}: cannot be loaded ({first_line(error)}); check the name and the network{local_hint(source)}"
         ) from None
     digest = digest_of([source.path, source.name, source.split, source.revision, getattr(rows, "_fingerprint", "")])
     return where, digest, ((i, f"{where}[{i}]", values) for i, values in enumerate(rows))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.eval.engines import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
 from mft_cli.run_dir import read_json
 
@@ -66,10 +66,6 @@ def embedding_rows(adapter: Path) -> int:
         names = [n for n in file.keys() if re.search(r"(embed_tokens|wte|lm_head)\.weight$", n)]  # noqa: SIM118
         rows += [file.get_slice(n).get_shape()[0] for n in names]
     return max(rows, default=0)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 class HfEngine(Engine):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.eval.engines import (
     Completion,
     Engine,
@@ -75,8 +75,7 @@ class VllmEngine(Engine):
                 **lora_settings(loading.adapter),
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:
-            text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise UserError(f"vllm cannot load {loading.folder} ({text}); try eval.engine=hf") from error
+            raise UserError(f"vllm cannot load {loading.folder} ({first_line(error)}); try eval.engine=hf") from error
         self.tokenizer = tokenizer
         self.adapter: Any = None
         if loading.adapter is not None:
@@ -120,8 +119,7 @@ class VllmEngine(Engine):
         except RuntimeError as error:
             if "nsupported" not in str(error):
                 raise
-            text = str(error).strip().splitlines()[0][:300]
-            raise UserError(f"vllm cannot run this model here ({text}); use eval.engine=hf") from error
+            raise UserError(f"vllm cannot run this model here ({first_line(error)}); use eval.engine=hf") from error
         return outputs
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 from mft_cli.eval.contamination import export_facts
 from mft_cli.run_dir import digest_of, file_digest, read_json, write_json
 from mft_cli.schema import ApiConfig, ModelConfig
@@ -149,9 +149,8 @@ def download(name: str, config: ModelConfig) -> Path:
             "(no network, or HF_HUB_OFFLINE is set); check the path"
         ) from None
     except Exception as error:  # many kinds: offline, gated, no such repository, malformed name
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"model.path={config.path} is no folder and cannot be had from the hub ({reason}); check the path"
+            f"model.path={config.path} is no folder and cannot be had from the hub ({first_line(error, 200)}); check the path"
         ) from None
 
 
