@@ -13,11 +13,11 @@ from typing import Any, TextIO
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Completion, Request, Sampling
-from mft_cli.eval.load_engine import Loading, choose_engine, load_engine
+from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, place
 from mft_cli.eval.model_folder import open_model
 from mft_cli.eval.plan import Subject, pick_prompt
 from mft_cli.models import load_tokenizer
-from mft_cli.rng import digest64
+from mft_cli.rng import sampling_seed
 from mft_cli.schema import BenchmarkConfig, EvalRunConfig
 
 
@@ -80,12 +80,7 @@ class Results:
 
 def generate(config: EvalRunConfig, asked: Asked) -> list[dict[str, Any]]:
     """One record a completion, in the order of the questions. Prints them, or writes asked.out. Raises UserError."""
-    import torch
-
-    if config.launch.threads is not None:
-        torch.set_num_threads(config.launch.threads)
-    device = "cuda" if torch.cuda.is_available() and config.launch.device != "cpu" else "cpu"
-    dtype = "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
+    device, dtype = place(config)
     folder = open_model(config.model)
     tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
     name, version = choose_engine(config.eval)
@@ -96,11 +91,8 @@ def generate(config: EvalRunConfig, asked: Asked) -> list[dict[str, Any]]:
     ends = tuple(sorted({*renderer.end_ids, *folder.end_ids}))
     sampling = Sampling(asked.temperature, asked.top_p, tuple(renderer.stop), ends)
     requests = [r for q in asked.questions for r in requests_of(q, renderer, asked, config, subject)]
-    loading = Loading(
-        name=name, folder=str(folder.path), adapter=str(folder.adapter) if folder.adapter else None,
-        tokenizer=str(folder.tokenizer), dtype=dtype, device=device,
-        context=max(len(r.prompt) + r.max_new_tokens for r in requests), trust=config.model.trust_remote_code,
-    )  # fmt: skip
+    context = max(len(r.prompt) + r.max_new_tokens for r in requests)
+    loading = Loading.of(folder, name, device, dtype, context, config.model.trust_remote_code)
     engine = load_engine(loading, tokenizer, config.eval)
     results, start = Results(), time.perf_counter()
     try:
@@ -136,7 +128,7 @@ def requests_of(
     if room == 0:
         raise UserError(f"question {question[:60]!r}: its {len(prompt)} tokens leave no room in the model's context")
     for sample in range(asked.samples):
-        yield Request(prompt, room, digest64(config.eval.seed, question, sample) & 0x7FFFFFFF)
+        yield Request(prompt, room, sampling_seed(config.eval.seed, question, sample))
 
 
 def write(rows: list[dict[str, Any]], asked: Asked) -> None:

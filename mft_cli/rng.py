@@ -36,6 +36,11 @@ def digest64(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
+def sampling_seed(*parts: object) -> int:
+    """A seed for one completion, 31 bits: what every engine and endpoint takes."""
+    return digest64(*parts) & 0x7FFFFFFF
+
+
 class Draw:
     """`draw(stream, epoch, id, position)` for one seed: int64 in [0, 2^53), of the shape of id and position."""
 

@@ -22,7 +22,7 @@ from mft_cli.eval.progress import Progress
 from mft_cli.eval.run import Session, refuse_chat
 from mft_cli.eval.second_pass import renderers, with_solution
 from mft_cli.methods.masked_critique import TAGS
-from mft_cli.rng import digest64
+from mft_cli.rng import sampling_seed
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, BudgetConfig, CritiqueRunConfig, EvalRunConfig
 
@@ -112,7 +112,7 @@ class Teacher:
 
     def request(self, index: int, attempt: int) -> Request:
         (ids, text), sampled = self.prompts[index], self.sampling.temperature > 0
-        seed = digest64(self.config.eval.seed, self.solutions[index].id, "critique", attempt) & 0x7FFFFFFF
+        seed = sampling_seed(self.config.eval.seed, self.solutions[index].id, "critique", attempt)
         chat = self.config.teacher.prompt.kind == "chat"
         return Request(ids, self.rooms[index], seed if sampled else 0, text, chat)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Engine
-from mft_cli.schema import EvalConfig, LaunchConfig
+from mft_cli.eval.model_folder import ModelFolder
+from mft_cli.schema import EvalConfig, EvalRunConfig, LaunchConfig
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,27 @@ class Loading:
     context: int
     trust: bool
 
+    @classmethod
+    def of(cls, folder: ModelFolder, name: str, device: str, dtype: str, context: int, trust: bool) -> Loading:
+        """A model's folder, its adapter and tokenizer, for the engine `name`."""
+        adapter = str(folder.adapter) if folder.adapter else None
+        return cls(name, str(folder.path), adapter, str(folder.tokenizer), dtype, device, context, trust)
+
     def plain(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def place(config: EvalRunConfig) -> tuple[str, str]:
+    """(device, dtype) that a model runs on here; sets torch's threads. Raises UserError for a GPU that is not there."""
+    import torch
+
+    if config.launch.threads is not None:
+        torch.set_num_threads(config.launch.threads)
+    has_gpu = torch.cuda.is_available()
+    if config.launch.device == "cuda" and not has_gpu:
+        raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=cpu")
+    device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
+    return device, "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
 
 
 def choose_engine(config: EvalConfig) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from mft_cli.eval.engines import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
 from mft_cli.eval.model_folder import ModelFolder
 from mft_cli.eval.problems import Problem, base_questions, load_problems
-from mft_cli.rng import digest64
+from mft_cli.rng import sampling_seed
 from mft_cli.run_dir import digest_of
 from mft_cli.schema import BenchmarkConfig, EvalConfig, PromptConfig
 
@@ -129,7 +129,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
     room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
     sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"
     requests = [
-        Request(ids, r, digest64(config.seed, problem.id, s) & 0x7FFFFFFF if sampled else 0, text, chat)
+        Request(ids, r, sampling_seed(config.seed, problem.id, s) if sampled else 0, text, chat)
         for (ids, text), r, problem in zip(prompts, room, problems, strict=True)
         for s in range(benchmark.samples)
     ]

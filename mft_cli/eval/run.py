@@ -18,7 +18,7 @@ from mft_cli.eval.engine_replicas import Replicas
 from mft_cli.eval.engines import Completion, Engine, confidence
 from mft_cli.eval.graders import check_needs, gold_parts
 from mft_cli.eval.journal import read_lines
-from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, replica_devices
+from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, place, replica_devices
 from mft_cli.eval.model_folder import open_endpoint, open_model
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.preflight import check_context
@@ -116,16 +116,8 @@ class Session:
         self.folder = self.subject.folder
 
     def _open_folder(self, name: str, version: str) -> None:
-        import torch
-
         config = self.config
-        if config.launch.threads is not None:
-            torch.set_num_threads(config.launch.threads)
-        has_gpu = torch.cuda.is_available()
-        if config.launch.device == "cuda" and not has_gpu:
-            raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=cpu")
-        self.device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
-        self.dtype = "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
+        self.device, self.dtype = place(config)
         self.devices = replica_devices(config.eval, config.launch, self.device)
         facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel
@@ -257,17 +249,8 @@ class Session:
         return context
 
     def _loading(self, context: int) -> Loading:
-        folder = self.folder
-        return Loading(
-            name=self.engine_facts["name"],
-            folder=str(folder.path),
-            adapter=str(folder.adapter) if folder.adapter else None,
-            tokenizer=str(folder.tokenizer),
-            dtype=self.dtype,
-            device=self.device,
-            context=context,
-            trust=self.config.model.trust_remote_code,
-        )
+        trust = self.config.model.trust_remote_code
+        return Loading.of(self.folder, self.engine_facts["name"], self.device, self.dtype, context, trust)
 
     def close_engine(self) -> None:
         if self.engine is not None:

@@ -22,7 +22,7 @@ from mft_cli.eval.journal import Journal, dump, read_lines
 from mft_cli.eval.plan import Plan, Subject, context_warnings, make_sampling, render, request_keys
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.score import summarise
-from mft_cli.rng import digest64
+from mft_cli.rng import sampling_seed
 from mft_cli.run_dir import digest_of, file_digest, write_atomically
 from mft_cli.schema import EvalConfig, PromptConfig
 
@@ -46,7 +46,7 @@ def second_plan(first: Plan, config: EvalConfig, subject: Subject) -> Plan:
     requests = []
     for index, ((ids, text), r) in enumerate(zip(prompts, room, strict=True)):
         problem, sample = first.place(index)
-        seed = digest64(config.seed, problem.id, sample, "second pass") & 0x7FFFFFFF if sampled else 0
+        seed = sampling_seed(config.seed, problem.id, sample, "second pass") if sampled else 0
         requests.append(Request(ids, r, seed, text, prompt.kind == "chat"))
     sampling = make_sampling(benchmark, config, renderer, subject)
     digest = file_digest(first.journal.path)
