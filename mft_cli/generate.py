@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines import Completion, Request, Sampling
-from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, place
+from mft_cli.eval.load_engine import Loading, choose_engine, device_and_dtype, load_engine
 from mft_cli.eval.model_folder import open_model
 from mft_cli.eval.plan import Subject, pick_prompt
 from mft_cli.models import load_tokenizer
@@ -80,7 +80,7 @@ class Results:
 
 def generate(config: EvalRunConfig, asked: Asked) -> list[dict[str, Any]]:
     """One record a completion, in the order of the questions. Prints them, or writes asked.out. Raises UserError."""
-    device, dtype = place(config)
+    device, dtype = device_and_dtype(config)
     folder = open_model(config.model)
     tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
     name, version = choose_engine(config.eval)

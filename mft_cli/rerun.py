@@ -11,7 +11,7 @@ from mft_cli.config import read_yaml, to_plain
 from mft_cli.data.load import Loaded
 from mft_cli.data.sources import local_digest
 from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, digest_of, read_json
+from mft_cli.run_dir import RunDir, digest_of, flatten, read_json
 from mft_cli.schema import TrainConfig
 
 # Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
@@ -112,16 +112,6 @@ def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]
     old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
     decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
     return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:

@@ -43,6 +43,16 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to dotted keys; lists stay whole, empty dictionaries stay visible."""
+    if isinstance(value, dict) and value:
+        flat: dict[str, Any] = {}
+        for name, inner in value.items():
+            flat.update(flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
+        return flat
+    return {prefix: value} if prefix else {}
+
+
 def digest_of(value: Any) -> str:
     """Hex digest of a JSON-like value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from mft_cli.run_dir import read_json
 FACTS = "mft.json"  # written beside the weights by the export
 
 
-def export_facts(folder: Path) -> dict[str, Any]:
+def read_export_facts(folder: Path) -> dict[str, Any]:
     """What the export says of itself: `derived_from`, `prompt` and more; empty for a model that mft did not export."""
     path = folder / FACTS
     if not path.is_file():

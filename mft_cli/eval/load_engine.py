@@ -37,7 +37,7 @@ class Loading:
         return asdict(self)
 
 
-def place(config: EvalRunConfig) -> tuple[str, str]:
+def device_and_dtype(config: EvalRunConfig) -> tuple[str, str]:
     """(device, dtype) that a model runs on here; sets torch's threads. Raises UserError for a GPU that is not there."""
     import torch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.errors import UserError, first_line
-from mft_cli.eval.contamination import export_facts
+from mft_cli.eval.contamination import read_export_facts
 from mft_cli.run_dir import digest_of, file_digest, read_json, write_json
 from mft_cli.schema import ApiConfig, ModelConfig
 
@@ -53,7 +53,7 @@ def open_model(config: ModelConfig) -> ModelFolder:
         tokenizer_digest=tokenizer_digest(folder),
         end_ids=_end_ids(folder, config),
         context=context_of(settings),
-        facts=export_facts(folder),
+        facts=read_export_facts(folder),
         adapter=None,
         tokenizer=folder,
     )
@@ -94,7 +94,7 @@ def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
         tokenizer_digest=tokenizer_digest(folder) if api.send == "tokens" else "",
         end_ids=_end_ids(folder, config),
         context=context_of(settings),
-        facts=export_facts(folder),
+        facts=read_export_facts(folder),
         adapter=None,
         tokenizer=folder,
     )
@@ -107,7 +107,7 @@ def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
         raise UserError(
             f"model.path={config.path}: an adapter of type {settings.get('peft_type')}; only LORA is served unmerged"
         )
-    said = export_facts(folder).get("adapter_of") or {}  # mft's own words win: peft's may name a cache's folder
+    said = read_export_facts(folder).get("adapter_of") or {}  # mft's own words win: peft's may name a cache's folder
     named = said.get("path") or settings.get("base_model_name_or_path")
     if not named:
         raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
@@ -124,7 +124,7 @@ def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
         base,
         weights_digest=digest_of([base.weights_digest, rank, weights]),
         tokenizer_digest=tokenizer_digest(folder) if own_tokenizer else base.tokenizer_digest,
-        facts=export_facts(folder),
+        facts=read_export_facts(folder),
         adapter=folder,
         tokenizer=folder if own_tokenizer else base.tokenizer,
     )

@@ -18,7 +18,7 @@ from mft_cli.eval.engine_replicas import Replicas
 from mft_cli.eval.engines import Completion, Engine, confidence
 from mft_cli.eval.graders import check_needs, gold_parts
 from mft_cli.eval.journal import read_lines
-from mft_cli.eval.load_engine import Loading, choose_engine, load_engine, place, replica_devices
+from mft_cli.eval.load_engine import Loading, choose_engine, device_and_dtype, load_engine, replica_devices
 from mft_cli.eval.model_folder import open_endpoint, open_model
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.preflight import check_context
@@ -117,7 +117,7 @@ class Session:
 
     def _open_folder(self, name: str, version: str) -> None:
         config = self.config
-        self.device, self.dtype = place(config)
+        self.device, self.dtype = device_and_dtype(config)
         self.devices = replica_devices(config.eval, config.launch, self.device)
         facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel

@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -73,7 +75,7 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
     return page.get_template("page.html.jinja").render(
         s=summary,
         blocks=blocks(summary),
-        plots=[(plot, _data(plot.light), _data(plot.dark)) for plot in plots],
+        plots=[(plot, _data_uri(plot.light), _data_uri(plot.dark)) for plot in plots],
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         colours=[(colour(i), colour(i, dark=True)) for i in range(len(summary.runs))],
@@ -83,6 +85,17 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
         made=(made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z"),
         few=FEW_PAIRS,
     )
+
+
+def tables_page(
+    title: str, sentences: list[str], tables: Sequence[Any], pictures: Iterable[Any], reading: Sequence[str]
+) -> str:
+    """A page of tables (title, caption, head, rows), then pictures (title, light and dark PNG); without a script."""
+    shown = [{"title": p.title, "light": _data_uri(p.light), "dark": _data_uri(p.dark)} for p in pictures]
+    return environment().get_template("sweep.html.jinja").render(
+        title=title, sentences=sentences, tables=tables, plots=shown, reading=reading, colours=[],
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )  # fmt: skip
 
 
 def environment() -> Environment:
@@ -102,5 +115,6 @@ def _seen(value: object) -> object:
     return wording.visible(value) if type(value) is str else value
 
 
-def _data(image: bytes) -> str:
+def _data_uri(image: bytes) -> str:
+    """A PNG as the address of an image inside the page."""
     return "data:image/png;base64," + base64.b64encode(image).decode()

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from mft_cli.errors import UserError
 from mft_cli.report import fields
 from mft_cli.report.wording import is_number
+from mft_cli.run_dir import flatten
 
 MARKS = ("config.yaml", "run.json", "state.json")  # a folder with one of these is a run folder
 DEPTH = 3  # how deep a parent folder is searched: outputs/, outputs/<sweep>/, outputs/<sweep>/<number>/
@@ -132,16 +133,6 @@ def read_config(path: Path, notes: list[str]) -> Record:
     except (OmegaConfBaseException, YAMLError, OSError, ValueError):
         notes.append(f"{path.name} cannot be read")
         return {}
-
-
-def flatten(value: Any, prefix: str = "") -> Record:
-    """Nested dictionaries to dotted keys; lists stay whole, empty dictionaries stay visible."""
-    if isinstance(value, dict) and value:
-        flat: Record = {}
-        for name, inner in value.items():
-            flat.update(flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
-        return flat
-    return {prefix: value} if prefix else {}
 
 
 # ---- run folders ----------------------------------------------------------------------------------------------------

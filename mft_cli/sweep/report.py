@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +54,7 @@ def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
         (out / f"{picture.name}.png").write_bytes(picture.light)
     write_atomically(out / "sweep.json", json.dumps(as_json(found), indent=2) + "\n")
     write_atomically(out / "sweep.md", as_markdown(title, sentences, tables, pictures))
-    write_atomically(out / "sweep.html", as_page(title, sentences, tables, pictures))
+    write_atomically(out / "sweep.html", page.tables_page(title, sentences, tables, pictures, READING))
     blocks = [f"{one_line(t.title)}\n" + "\n".join(aligned([t.head, *t.rows])) for t in tables]
     return "\n\n".join([*blocks, "\n".join(sentences), f"report: {out / 'sweep.html'}\n        {out / 'sweep.md'}"])
 
@@ -186,19 +184,6 @@ def as_markdown(title: str, sentences: list[str], tables: list[Table], pictures:
         lines += [f"## {table.title}", "", markdown.cell(table.caption), "", *markdown.table(table.head, table.rows)]
     lines += [line for p in pictures for line in (f"![{markdown.cell(p.title)}]({p.name}.png)", "")]
     return "\n".join([*lines, "## How to read", "", *(f"- {text}" for text in READING)]) + "\n"
-
-
-def as_page(title: str, sentences: list[str], tables: list[Table], pictures: list[Picture]) -> str:
-    """sweep.html: self-contained, no script."""
-    shown = [{"title": p.title, "light": data(p.light), "dark": data(p.dark)} for p in pictures]
-    return page.environment().get_template("sweep.html.jinja").render(
-        title=title, sentences=sentences, tables=tables, plots=shown, reading=READING, colours=[],
-        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-    )  # fmt: skip
-
-
-def data(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def as_json(found: Results) -> dict[str, Any]:
