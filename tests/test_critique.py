@@ -410,3 +410,8 @@ def test_the_published_recipe(tmp_path: Path):
     assert (t.gradient_checkpointing, d.max_length, config.method.beta) == (True, 16384, 0.05)
     assert d.sources["critique"].keep_if == {"answer_match": True}
     assert (d.validation.fraction, d.validation.rows) == (0.1, 0)
+    assert config.method.neftune_alpha == 0.1
+    baseline = composed(
+        "train", train_config, "experiment=paper_masked_critique", "method=sft", f"data.sources.critique.path={file}"
+    )
+    assert (baseline.method.name, baseline.train) == ("sft", t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,12 @@ from mft_cli.run_dir import RunDir
 from mft_cli.stop_signal import StopSignal
 from mft_cli.train import assemble, train
 
-# presets of mask_finetune differ in the layers alone, which a model of two layers does not have
-METHODS = sorted(p.stem for p in (config.CONF / "method").glob("*.yaml") if not p.stem.startswith("mask_finetune_"))
+# Presets that are no other case here: those of mask_finetune differ in the layers alone, which a model of two layers does
+# not have; noises and NEFTune are among the variants below.
+NO_OTHER_CASE = re.compile(
+    r"mask_finetune_.*|masked_thought_(dropout|neftune|model_sample|mixup)|masked_critique_document"
+)
+METHODS = sorted(p.stem for p in (config.CONF / "method").glob("*.yaml") if not NO_OTHER_CASE.fullmatch(p.stem))
 REQUIRED = {"mask_finetune": {"layers": "0-1"}}  # keys without a default
 # Which weights are removed is a discontinuous function of the scores: rounding errors of two runs grow. So these methods
 # are compared step by step, each from the same state.

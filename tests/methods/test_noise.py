@@ -15,6 +15,7 @@ from tiny import mft, tiny_overrides
 from torch.nn import functional as F
 
 from mft_cli.attention import packed_kwargs, register
+from mft_cli.config import run_with_hydra, train_config
 from mft_cli.cross_entropy import hidden_states, own_logits
 from mft_cli.data.pack import Batch, make_batch
 from mft_cli.errors import UserError
@@ -24,7 +25,7 @@ from mft_cli.methods.base import Method
 from mft_cli.methods.masked_thought import MaskedThought
 from mft_cli.methods.noise import neftune, race
 from mft_cli.rng import Draw, bits, spread
-from mft_cli.schema import MaskedThoughtConfig, SftConfig
+from mft_cli.schema import MaskedThoughtConfig, SftConfig, TrainConfig
 
 NOISES = [
     {"noise": "dropout"},
@@ -245,6 +246,26 @@ def test_a_sampled_token_has_the_softmax_as_its_distribution():
 def test_keys_of_the_mask_token_are_refused(change, tiny_model, problem_file, tmp_path):
     with pytest.raises(UserError, match=f"method.{next(iter(change))}=.*set method.noise=token"):
         settings(tiny_model, problem_file, "masked_thought", {"noise": "mixup", **change}, tmp_path)
+
+
+PUBLISHED = {  # what the published code says of each noise, and our choices where it says nothing
+    "dropout": {"dropout_rate": 1.0},
+    "neftune": {"neftune_alpha": 5.0, "neftune_tokens": "chosen"},
+    "model_sample": {"temperature": 1.0},
+    "mixup": {"mixup_share": 0.3, "mixup_with": "expected", "temperature": 1.0},
+}
+
+
+@pytest.mark.parametrize("noise", PUBLISHED)
+def test_presets_differ_from_the_mask_token_in_the_noise_alone(noise):
+    """The same ratio, ramp and recipe, so that rows of one table differ in what stands in the mask token's place."""
+    recipe = "experiment=paper_masked_thought_gsm8k"
+    found: list[TrainConfig] = []
+    for change in ("method.random_fraction=0.0", f"method=masked_thought_{noise}"):
+        run_with_hydra("train", [recipe, change], lambda values: found.append(train_config(values)))
+    token, other = found
+    assert other.method == replace(token.method, noise=noise, **PUBLISHED[noise])
+    assert replace(other, method=token.method) == token
 
 
 def test_data_show_marks_the_chosen_inputs(tiny_model, problem_file, tmp_path):
