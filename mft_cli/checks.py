@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mft_cli import schema, zero_settings
 from mft_cli.errors import UserError
@@ -30,7 +32,7 @@ def check_train(config: schema.TrainConfig) -> None:
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
     check_validation(config)
-    check_method(config.method, config.model.attention)
+    check_method(config.method, config.model)
     zero_settings.check(config)
     check_launch(config.launch)
     check_peft(config)
@@ -71,10 +73,10 @@ def check_validation(config: schema.TrainConfig) -> None:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
 
 
-def check_method(m: schema.MethodConfig, attention: str) -> None:
-    """A method's settings that contradict each other. Raises UserError."""
+def check_method(m: schema.MethodConfig, model: schema.ModelConfig) -> None:
+    """A method's settings that contradict each other or the model. Raises UserError."""
     if isinstance(m, schema.MaskedThoughtConfig):
-        if m.drop_attention and attention == "flash_attention_2":
+        if m.drop_attention and model.attention == "flash_attention_2":
             raise UserError(
                 "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
             )
@@ -83,7 +85,7 @@ def check_method(m: schema.MethodConfig, attention: str) -> None:
         if m.noise != "token":
             check_noise(m)
     if isinstance(m, schema.MaskFinetuneConfig):
-        check_mask_finetune(m)
+        check_mask_finetune(m, model.path)
     if isinstance(m, schema.ChunkRefineConfig):
         check_chunk_refine(m)
 
@@ -141,7 +143,7 @@ def check_noise(m: schema.MaskedThoughtConfig) -> None:
             )
 
 
-def check_mask_finetune(m: schema.MaskFinetuneConfig) -> None:
+def check_mask_finetune(m: schema.MaskFinetuneConfig, folder: str) -> None:
     if m.selection == "local" and m.layers is None:
         raise UserError(
             "method.layers is missing: name the layers to mask, such as 4-7, or all (method.selection=local)"
@@ -152,6 +154,35 @@ def check_mask_finetune(m: schema.MaskFinetuneConfig) -> None:
         )
     if not m.modules:
         raise UserError("method.modules is empty: expected attention, mlp or name patterns")
+    layer_numbers(m.layers, layers_of(folder))
+
+
+def layer_numbers(layers: Any, count: int | None) -> set[int]:
+    """Numbers meant by "4-7", "0-3,20-23", 4, [4, 5] or "all"; null is all. Raises UserError for what is no such text.
+
+    `count` is how many layers the model has. null: not known yet, so that only the text is checked, and "all" is none.
+    """
+    if layers is None or layers == "all":
+        return set(range(count or 0))
+    found: set[int] = set()
+    for part in str(layers).strip("[]").replace("'", "").split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
+            raise UserError(f"method.layers={layers}: expected layer numbers such as 4-7, [4,5], 0-3,20-23, or all")
+        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    if count is not None and max(found) >= count:
+        raise UserError(f"method.layers={layers}: the model has the layers 0 to {count - 1}; choose among them")
+    return found
+
+
+def layers_of(path: str) -> int | None:
+    """How many layers a model folder's config.json says it has, if it is a folder and does."""
+    try:
+        config = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+        inner = config.get("text_config") or config
+        return next(int(inner[k]) for k in ("num_hidden_layers", "n_layer") if k in inner)
+    except (OSError, ValueError, TypeError, AttributeError, StopIteration):
+        return None  # what is wrong with the folder is told where it is loaded
 
 
 def check_chunk_refine(m: schema.ChunkRefineConfig) -> None:

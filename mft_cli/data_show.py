@@ -36,17 +36,27 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
     method.check(loaded.train)
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
-    if not console.is_terminal:
-        console.print(f"⟦{method.marked_as}⟧ ⟨label dropped⟩")
-    legend = Text("prompt", STYLES["prompt"]) + " " + Text("learnt", STYLES["learnt"]) + " "
-    legend += Text(method.marked_as, STYLES["masked"]) + " " + Text("label dropped", STYLES["unlearnt"])
-    if console.is_terminal:
+    if legend := legend_of(method, console.is_terminal):
         console.print(legend)
     for i in range(min(int(rows), len(loaded.train))):
         console.rule(f"[dim]{loaded.train.keys[i]}")
         text, counts = render(loaded.train, i, config, method, tokenizer, progress, int(epoch), console.is_terminal)
         console.print(text)
         console.print(counts, style="dim", markup=False)
+
+
+def legend_of(method: Method, colour: bool) -> Text:
+    """What colours, or brackets, stand for: those that this method's examples can have. Without colour it may be empty."""
+    words = {"prompt": "prompt", "learnt": "learnt"} if colour else {}
+    words |= {"masked": method.marked_as} if method.marked_as else {}
+    words |= {"unlearnt": "label dropped"} if method.drops_labels else {}
+    return Text(" ").join(marked(kind, word, colour) for kind, word in words.items())
+
+
+def marked(kind: str, text: str, colour: bool) -> Text:
+    """Text in the colour, or between the brackets, of its kind."""
+    left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
+    return Text(left + text + right, STYLES[kind])
 
 
 def render(
@@ -67,10 +77,9 @@ def render(
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
     learnt, text = clean.learnt[0].tolist(), Text()
     for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):
-        left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
-        text.append(left + tokenizer.decode(ids) + right, STYLES[kind])
+        text += marked(kind, tokenizer.decode(ids), colour)
     share = done.shares.get("masked_share")
-    word = "masked" if done.noisy is None else "with noise"
+    word = "with noise" if done.noisy is not None else "not learnt" if method.drops_labels else "masked"
     masked = f", {share[0]} of {share[1]} candidates {word}" if share else ""
     spans = ", ".join(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)

@@ -181,7 +181,12 @@ def write_masked_base(
     if fit.engine.ranks.rank == 0:
         base = masks.base_folder(config.model)
         sizes: Written = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
-        facts = {"base_model": config.model.path, "method": settings["facts"]["method"], "step": step}
+        facts = {
+            "base_model": config.model.path,
+            "method": settings["facts"]["method"],
+            "seed": config.seed,
+            "step": step,
+        }
         named = {masks.stored_name(name, set(sizes)): mask for name, mask in found.items()}
         packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})
         settings["facts"]["masks"] = masks.about(packed)

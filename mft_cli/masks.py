@@ -37,7 +37,7 @@ COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")  # what belon
 
 @dataclass
 class Masks:
-    """Masks by weight name, packed, and facts: base_model, base_digest, method."""
+    """Masks by weight name, packed, and facts: base_model, base_digest, method, seed."""
 
     packed: dict[str, Tensor]
     shapes: dict[str, tuple[int, ...]]
@@ -269,13 +269,17 @@ def inspect(masks: Masks) -> list[Sparsity]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Removed entries of two masks on the same weights. `chance`: what independent masks of these sizes would share."""
+    """Removed entries of two masks on the same weights. `chance`: what independent masks of these sizes would share.
+
+    `variance` is that of the shared number, which is hypergeometric for one weight; of sums it is the sum.
+    """
 
     name: str
     first: int
     second: int
     both: int
     chance: float
+    variance: float
 
     @property
     def jaccard(self) -> float:
@@ -286,6 +290,12 @@ class Overlap:
     def chance_jaccard(self) -> float:
         either = self.first + self.second - self.chance
         return self.chance / either if either else 1.0
+
+
+def same_start(first: Masks, second: Masks) -> bool:
+    """Whether both were learnt from the same first scores: these are a function of seed and module."""
+    kinds = [(m.facts.get("method") or {}).get("scores", "learned") for m in (first, second)]
+    return kinds == ["learned"] * 2 and first.facts.get("seed") == second.facts.get("seed") is not None
 
 
 def diff(first: Masks, second: Masks) -> list[Overlap]:
@@ -301,8 +311,10 @@ def diff(first: Masks, second: Masks) -> list[Overlap]:
         entries = int(np.prod(first.shapes[name], dtype=np.int64))
         kept_by_one = ones(first.packed[name] | second.packed[name])
         a, b = first.removed(name), second.removed(name)
-        found.append(Overlap(name, a, b, entries - kept_by_one, a * b / entries))
+        chance = a * b / entries
+        variance = chance * (entries - a) * (entries - b) / (entries * max(1, entries - 1))
+        found.append(Overlap(name, a, b, entries - kept_by_one, chance, variance))
     if not found:
         raise UserError("the two mask no weight in common: masks of other layers, or of other models")
-    total = [sum(getattr(o, f) for o in found) for f in ("first", "second", "both", "chance")]
+    total = [sum(getattr(o, f) for o in found) for f in ("first", "second", "both", "chance", "variance")]
     return [*found, Overlap("all", *total)]

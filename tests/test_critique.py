@@ -264,7 +264,7 @@ def test_another_solution_never_keeps_its_old_critique(tiny_model: Path, questio
     assert lines(tmp_path / "a/train.jsonl")[3]["solution"] == "It is 12."
 
 
-def test_a_local_teacher_by_the_same_engines(tiny_model: Path, questions: Path, tmp_path: Path):
+def test_a_local_teacher_by_the_same_engines(tiny_model: Path, questions: Path, tmp_path: Path, capsys):
     """A random model has no format: everything is malformed, counted, and given up."""
     own = values(tiny_model, questions, "")
     own["teacher"] = {
@@ -279,6 +279,9 @@ def test_a_local_teacher_by_the_same_engines(tiny_model: Path, questions: Path, 
         10,
         20,
     )
+    said = capsys.readouterr().out
+    assert "no verified row" in said
+    assert "mft train" not in said  # there is nothing to train on
 
 
 def test_a_teacher_that_was_trained_by_masked_critique(tiny_model: Path, questions: Path, tmp_path: Path):

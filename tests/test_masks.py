@@ -12,6 +12,7 @@ from tiny import mft
 from mft_cli import masks
 from mft_cli.cli import mask_verb
 from mft_cli.errors import UserError
+from mft_cli.report import masks as report_masks
 
 NAMES = {
     "model.layers.0.self_attn.q_proj.weight": 0.1, "model.layers.0.mlp.up_proj.weight": 0.5,
@@ -113,8 +114,31 @@ def test_diff_counts_the_overlap_and_says_what_chance_gives():
     assert row.jaccard == pytest.approx(float((~a & ~b).sum() / (~a | ~b).sum()))
     assert row.chance_jaccard == pytest.approx(0.1 * 0.2 / (0.1 + 0.2 - 0.02), rel=0.02)
     assert row.jaccard == pytest.approx(row.chance_jaccard, rel=0.05)  # they are independent
-    assert (total.name, total.both) == ("all", row.both)
+    assert abs(row.both - row.chance) < 3 * row.variance**0.5
+    assert row.variance == pytest.approx(n * 0.1 * 0.2 * 0.9 * 0.8, rel=0.02)  # large n: n p q (1 - p) (1 - q)
+    assert (total.name, total.both, total.variance) == ("all", row.both, row.variance)
     assert masks.diff(one, one)[0].jaccard == 1.0
+
+
+def test_two_masks_from_one_start_are_told(tmp_path, capsys):
+    """The first scores are a function of the seed: two learned masks of one seed overlap before any training."""
+
+    def written(name: str, seed: int | None, scores: str = "learned") -> str:
+        generator = torch.Generator().manual_seed(ord(name))
+        mask = {"m.layers.0.mlp.up.weight": torch.rand(40, 50, generator=generator) >= 0.1}
+        facts = {"base_digest": "d", "method": {"scores": scores}} | ({} if seed is None else {"seed": seed})
+        masks.write(tmp_path / name, masks.make(mask, facts))
+        return str(tmp_path / name)
+
+    first = written("a", 1)
+    for second, same in (
+        (written("b", 1), True), (written("c", 2), False), (written("d", 1, "random"), False), (written("e", None), False),
+    ):  # fmt: skip
+        report_masks.diff(first, second)
+        said = capsys.readouterr().out
+        assert f"A: {first}\nB: {second}" in said
+        assert ("began as the same mask" in said) == same
+        assert " ± " in said
 
 
 def test_what_is_no_masks_file_is_told(tiny_model, tmp_path):

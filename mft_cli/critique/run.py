@@ -58,8 +58,20 @@ def make_rows(config: CritiqueRunConfig, run: RunDir) -> str:
     left = what_is_left(counts)
     if left:
         print(left, flush=True)
-    print(f"rows in {run.root / 'train.jsonl'}; to train on them:\n  {training_command(config, run.root)}", flush=True)
+    print(what_next(config, run.root, counts), flush=True)
     return left
+
+
+def what_next(config: CritiqueRunConfig, root: Path, counts: dict[str, Any]) -> str:
+    """The command that trains on the rows, where there is one that training would take."""
+    if counts["answer_match"]:
+        return f"rows in {root / 'train.jsonl'}; to train on them:\n  {training_command(config, root)}"
+    if counts["waiting"]:
+        return f"no verified row yet in {root / 'train.jsonl'}"
+    return (
+        f"no verified row in {root / 'train.jsonl'}, so nothing to train on: read {root / 'malformed.jsonl'}, then choose "
+        f"another teacher or raise teacher.max_new_tokens, in a new run_dir"
+    )
 
 
 def what_is_left(counts: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ class ChunkRefine(Method):
     """See the definition in docs/chunk_refine.md."""
 
     config: ChunkRefineConfig
+    marked_as = "masked in the input, predicted by the head"
     weights = {"chunk": 1.0, "confidence": 1.0}  # noqa: RUF012  confidence: gradients of its own layer only
 
     def __init__(self, config: Any, logits_chunk: int = 1024):
@@ -127,7 +128,8 @@ class ChunkRefine(Method):
     def describe(self, corrupted: Corrupted) -> str:
         masked, whole = corrupted.shares["masked_chunk_share"]
         numbers = corrupted.batch.extra["number"][0, :masked].tolist()
-        return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0)"
+        learnt = "learnt" if self.trains_backbone else "only these are learnt"
+        return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0), {learnt}"
 
     # ---- loss ----
 

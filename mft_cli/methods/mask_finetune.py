@@ -14,7 +14,17 @@ from torch import Tensor, nn
 
 from mft_cli.data.pack import Batch
 from mft_cli.methods.base import Corrupted, Method, label_count
-from mft_cli.methods.masked_layers import MASK, SCORES, choose, first_scores, install, keep_product, value_for
+from mft_cli.methods.masked_layers import (
+    MASK,
+    SCORES,
+    check_patterns,
+    choose,
+    first_scores,
+    install,
+    keep_product,
+    linear_layers,
+    value_for,
+)  # fmt: skip
 from mft_cli.rng import Draw, digest64
 from mft_cli.schema import MaskFinetuneConfig
 from mft_cli.selection import keep_above, keep_largest, removed_count
@@ -43,6 +53,8 @@ class MaskFinetune(Method):
         if not hasattr(model, "config"):  # data is only shown: inputs and labels do not change
             return model
         self.layers = dict(choose(model, self.config.layers, self.config.modules))
+        if isinstance(self.rule, Mapping):
+            check_patterns(self.rule, linear_layers(model), f"method.{self.rule_name}")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         std = self.config.score_init
@@ -64,7 +76,9 @@ class MaskFinetune(Method):
 
     def facts(self) -> list[str]:
         if not self.layers:
-            return []
+            return [
+                "what is masked are weights: inputs and labels stay (mft mask inspect shows the masks of an export)"
+            ]
         scored = sum(numel_of(m.weight) for m in self.layers.values())
         c = self.config
         untrained = "" if self.trains else ", which do not train: no step is made"

@@ -51,6 +51,7 @@ class MaskedCritique(Method):
 
     config: MaskedCritiqueConfig
     new_tokens = TAGS
+    drops_labels = True
 
     def __init__(self, config: Any, logits_chunk: int = 1024):
         super().__init__(config, logits_chunk)
@@ -112,11 +113,14 @@ class MaskedCritique(Method):
     def choose(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """(dropped, candidates) by token, bool [R, T]."""
         c = self.config
-        candidates = torch.zeros_like(batch.learnt)
+        candidates, first = torch.zeros_like(batch.learnt), torch.zeros_like(batch.learnt)
         for name in c.spans:
             inside, behind = self.inside(batch, name)
-            candidates |= inside & (behind >= c.skip_first)
-        candidates &= batch.learnt & ~self.is_tag(batch.input_ids)
+            candidates |= inside
+            first |= inside & (
+                behind < c.skip_first
+            )  # of this span: stays learnt although it is inside another one, too
+        candidates &= batch.learnt & ~first & ~self.is_tag(batch.input_ids)
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
         epoch = batch.epoch if c.redraw else 0

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mft_cli.checks import layer_numbers
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 from mft_cli.zero import gathered, is_partitioned, shape_of
@@ -25,21 +26,6 @@ SCORES, MASK = "scores", "mask"  # what a masked layer has beside weight and bia
 
 
 # ---- which layers ---------------------------------------------------------------------------------------------------
-
-
-def layer_numbers(layers: Any, count: int) -> set[int]:
-    """Numbers meant by "4-7", "0-3,20-23", 4, [4, 5] or "all"; null is all. Raises UserError for what is no such text."""
-    if layers is None or layers == "all":
-        return set(range(count))
-    found: set[int] = set()
-    for part in str(layers).strip("[]").replace("'", "").split(","):
-        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if ends is None:
-            raise UserError(f"method.layers={layers}: expected layer numbers such as 4-7, [4,5], 0-3,20-23, or all")
-        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    if not found or max(found) >= count:
-        raise UserError(f"method.layers={layers}: the model has the layers 0 to {count - 1}; choose among them")
-    return found
 
 
 def layer_of(name: str) -> int:
@@ -76,18 +62,22 @@ def choose(model: nn.Module, layers: Any, modules: Sequence[str]) -> dict[str, n
     every = linear_layers(model)
     config: Any = model.config
     numbers = layer_numbers(layers, int(config.num_hidden_layers))
-    ends = sorted({n.rsplit(".", 1)[-1] for n in every})
-    for pattern in modules:
-        if not any(matches(n, pattern) for n in every):
-            raise UserError(
-                f"method.modules: {pattern} names no linear layer; expected attention, mlp or {', '.join(ends)}"
-            )
+    check_patterns(modules, every, "method.modules")
     chosen = {n: m for n, m in every.items() if layer_of(n) in numbers and any(matches(n, p) for p in modules)}
     if not chosen:
         raise UserError(
             f"method.layers={layers}, method.modules={list(modules)}: no linear layer is meant; choose others"
         )
     return chosen
+
+
+def check_patterns(patterns: Iterable[str], every: Iterable[str], key: str) -> None:
+    """Raises UserError for a pattern that fits none of a model's linear layers: a typo would mean nothing in silence."""
+    names = list(every)
+    for pattern in patterns:
+        if not any(matches(n, pattern) for n in names):
+            ends = sorted({n.rsplit(".", 1)[-1] for n in names})
+            raise UserError(f"{key}: {pattern} names no linear layer; expected attention, mlp or {', '.join(ends)}")
 
 
 def value_for(name: str, given: float | Mapping[str, float], key: str) -> float:

@@ -30,6 +30,7 @@ class MaskedThought(Method):
     """Each target token is corrupted with probability p = mask_ratio * min(1, progress / warmup_fraction)."""
 
     config: MaskedThoughtConfig
+    marked_as = "masked in the input, still learnt"
 
     def prepare(self, tokenizer: Any) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mft_cli.checks import layer_numbers
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.methods.masked_layers import KINDS, layer_numbers, layer_of, matches
+from mft_cli.methods.masked_layers import KINDS, check_patterns, layer_of, matches
 from mft_cli.models import load_tokenizer, locate
 from mft_cli.plan.shape import Linear, Shape
 from mft_cli.refine.head import HeadSettings, count_parameters
@@ -119,6 +120,7 @@ def with_scores(method: Any, shape: Shape) -> Trained:
     """Scores of the weights that method.layers and method.modules mean."""
     chosen = layer_numbers(getattr(method, "layers", None), shape.layers)
     kinds = getattr(method, "modules", None) or KINDS
+    check_patterns(kinds, [x.name for x in shape.linears], "method.modules")
     scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and any(matches(x.name, k) for k in kinds))
     scores = sum(x.weights for x in scored)
     if getattr(method, "scores", "learned") != "learned":

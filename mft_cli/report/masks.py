@@ -70,10 +70,17 @@ def diff(first: str, second: str) -> None:
     only = len(a.packed) + len(b.packed) - 2 * (len(found) - 1)
     if only:
         print(f"{only} weights are masked by one of the two only and left out")
+    print(f"A: {first}\nB: {second}\n")
     head = ("weight", "removed by A", "by B", "by both", "by chance", "Jaccard", "by chance")
     print("\n".join(aligned([head, *(overlap_row(o) for o in found)])))
+    if packed.same_start(a, b):
+        print(
+            f"\nBoth have seed {a.facts['seed']}, so they began as the same mask and share more than chance even where the "
+            f"data pulled them apart: train one with another seed= to tell a common mask from a common start."
+        )
 
 
 def overlap_row(o: Overlap) -> tuple[str, ...]:
-    counts = (f"{n:,}" for n in (o.first, o.second, o.both, round(o.chance)))
-    return (o.name.removesuffix(".weight"), *counts, f"{o.jaccard:.4f}", f"{o.chance_jaccard:.4f}")
+    counts = (f"{n:,}" for n in (o.first, o.second, o.both))
+    chance = f"{o.chance:,.0f} ± {o.variance**0.5:,.0f}"
+    return (o.name.removesuffix(".weight"), *counts, chance, f"{o.jaccard:.4f}", f"{o.chance_jaccard:.4f}")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from tiny import needs_data
 
+from mft_cli.config import build, run_with_hydra
 from mft_cli.data.sources import load_rows, split_turns
 from mft_cli.errors import UserError
-from mft_cli.schema import SourceConfig
+from mft_cli.schema import SourceConfig, TrainConfig
 
 ROWS = [{"question": f"q{i}", "answer": f"a {i}\nsecond line, with comma", "n": i} for i in range(10)]
 
@@ -189,3 +190,19 @@ def test_real_gsm8k():
     assert len(rows) == 7473
     assert not any("<<" in r.response for r in rows)
     assert all("####" in r.response for r in rows)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "preset",
+    ["data=code_alpaca", "experiment=paper_mask_finetune_llama2_code", "experiment=paper_mask_finetune_llama31_code"],
+)
+def test_real_code_alpaca_loads_by_its_presets(preset: str):
+    """Two of its rows have no output: they are left out and counted, not a reason to stop."""
+    found: list[TrainConfig] = []
+    run_with_hydra("train", [preset], lambda values: found.append(build(TrainConfig, values)))
+    rows = load_rows(
+        found[0].data.sources["code_alpaca"], name="code_alpaca", seed=1, on_bad_row=found[0].data.on_bad_row
+    )
+    assert len(rows.rows) > 2000
+    assert len(rows.bad) > 0

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from mft_cli import masks as masks_file
 from mft_cli.checkpoint import Stored
+from mft_cli.checks import layer_numbers
 from mft_cli.data.questions import read_questions
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.methods.masked_layers import MaskedProduct, choose, first_scores, layer_numbers, value_for
+from mft_cli.methods.masked_layers import MaskedProduct, choose, first_scores, value_for
 from mft_cli.rng import digest64
 from mft_cli.run_dir import read_json
 from mft_cli.schema import MaskFinetuneConfig
@@ -126,7 +127,7 @@ def test_layers_and_modules_are_chosen_as_said():
     }
     assert layer_numbers("0-2,5", 8) == {0, 1, 2, 5}
     assert layer_numbers([4, 5], 8) == {4, 5}
-    for wrong in ("4-9", "a", "-", ""):
+    for wrong in ("4-9", "a", "-", "", "5-4", "-1"):
         with pytest.raises(UserError, match=r"method\.layers"):
             layer_numbers(wrong, 8)
     with pytest.raises(UserError, match=r"qq names no linear layer; expected .*q_proj"):
@@ -325,6 +326,11 @@ def test_ranks_select_from_exact_fp32_scores_and_export_the_base(engine, tiny_mo
         ({"mask_ratio": {"mlp": 0.1}}, "method.mask_ratio has no value for model.layers.0.self_attn.q_proj"),
         ({"selection": "global", "scores": "random"}, "set method.selection=local"),
         ({"modules": ["lm_head"]}, "lm_head names no linear layer"),
+        (
+            {"mask_ratio": {"attention": 0.1, "mlp": 0.2, "up_prj": 0.4}},
+            "method.mask_ratio: up_prj names no linear layer",
+        ),
+        ({"selection": "global", "threshold": {"attn": 0.0}}, "method.threshold: attn names no linear layer"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(variant, said, tiny_model, problem_file, tmp_path):
@@ -332,6 +338,15 @@ def test_mistakes_are_told_in_a_sentence(variant, said, tiny_model, problem_file
         make_fit(settings(tiny_model, problem_file, "mask_finetune", variant, tmp_path))
     assert said in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"), [("4-7", "the model has the layers 0 to 1"), ("3-2", "expected layer numbers such as 4-7")]
+)
+def test_wrong_layers_are_told_before_the_model_is_loaded(layers, said, tiny_model, problem_file, tmp_path):
+    with pytest.raises(UserError) as told:
+        settings(tiny_model, problem_file, "mask_finetune", {"layers": layers}, tmp_path)
+    assert said in str(told.value)
 
 
 def test_adapters_are_refused_with_the_reason():
