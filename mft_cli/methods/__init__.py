@@ -10,6 +10,6 @@ from mft_cli.schema import MethodConfig
 
 def make(config: MethodConfig, logits_chunk: int) -> Method:
     """The method that a configuration names."""
-    module, name = config.implementation.split(":")
+    module, name = config.method_class().split(":")
     method: Method = getattr(import_module(module), name)(config, logits_chunk)
     return method

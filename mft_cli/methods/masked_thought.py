@@ -1,7 +1,8 @@
 """Masked thought (arXiv 2403.02178): corrupt response tokens in the *input*, keep the labels.
 
 A masked position is still learnt; only what later tokens can read of it is gone. Labels, positions and (unless
-drop_attention) attention do not change. `noise` puts something else in the mask token's place (`noise.py`).
+drop_attention) attention do not change. Where `method.noise` puts something else in the mask token's place, the method is
+`NoisyThought` (`noise.py`), which chooses its positions as this one does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 
 from mft_cli.data.pack import Batch
 from mft_cli.errors import UserError
-from mft_cli.methods.base import Corrupted, Method, label_count, model_inputs
-from mft_cli.methods.noise import describe, is_marked, marks, noisy_inputs
+from mft_cli.methods.base import Corrupted, Method, label_count
 from mft_cli.models import embedding_rows
 from mft_cli.rng import Draw, below
 from mft_cli.schema import MaskedThoughtConfig
@@ -36,15 +36,10 @@ class MaskedThought(Method):
         """Choose the mask token; returns it if it has to be added."""
         self.hides_positions = self.config.drop_attention
         self.known_ids = len(tokenizer)
-        if self.config.noise != "token":
-            self.marked_as = "noise in the input, still learnt"
-            return []
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
     def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
-        if self.config.noise != "token":
-            return model
         self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
         self.added = self.mask_id >= self.known_ids
         self.keep_new_tokens = self.config.keep_mask_token
@@ -57,15 +52,11 @@ class MaskedThought(Method):
         return model
 
     def facts(self) -> list[str]:
-        if self.config.noise != "token":
-            return [describe(self.config)]
         where = "added" if self.added else "the tokenizer's own"
         return [f"mask token: {self.mask_token} (id {self.mask_id}, {where})"]
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         chosen, candidates = self.choose(batch, progress, draw)
-        if self.config.noise != "token":
-            return self.mark(batch, chosen, candidates, draw)
         noise = torch.full_like(batch.input_ids, self.mask_id)
         if self.config.random_fraction > 0:
             where = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
@@ -78,19 +69,6 @@ class MaskedThought(Method):
         )
         share = (int(chosen.sum()), int(candidates.sum()))
         return Corrupted(corrupted, {"ce": label_count(batch)}, {"masked_share": share})
-
-    def mark(self, batch: Batch, chosen: Tensor, candidates: Tensor, draw: Draw) -> Corrupted:
-        """Ids stay; the forward pass puts the noise where the batch is marked."""
-        every = self.config.noise == "neftune" and self.config.neftune_tokens == "all"
-        at = batch.real if every else chosen
-        marked = replace(batch, extra=marks(batch, at, "masked_thought.noise", draw))
-        counts = {"ce": label_count(batch)}
-        if every:  # nothing is chosen that could be counted or shown
-            return Corrupted(marked, counts)
-        return Corrupted(marked, counts, {"masked_share": (int(chosen.sum()), int(candidates.sum()))}, noisy=chosen)
-
-    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
-        return noisy_inputs(model, batch, self.config, self.known_ids) if is_marked(batch) else model_inputs(batch)
 
     def choose(self, batch: Batch, progress: float, draw: Draw) -> tuple[Tensor, Tensor]:
         """(chosen, candidates), both bool [R, T]. The first token of an example (BOS) is never a candidate."""

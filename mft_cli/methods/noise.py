@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mft_cli.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
 from mft_cli.data.pack import Batch
-from mft_cli.methods.base import model_inputs
+from mft_cli.methods.base import Corrupted, label_count, model_inputs
+from mft_cli.methods.masked_thought import MaskedThought
 from mft_cli.models import embedding_rows
 from mft_cli.rng import Draw, spread
 from mft_cli.schema import MaskedThoughtConfig
@@ -32,6 +33,36 @@ def marks(batch: Batch, at: Tensor, stream: str, draw: Draw) -> dict[str, Tensor
 
 def is_marked(batch: Batch) -> bool:
     return AT in batch.extra
+
+
+class NoisyThought(MaskedThought):
+    """masked_thought with another noise than the mask token at the chosen positions: ids stay, the forward pass changes."""
+
+    marked_as = "noise in the input, still learnt"
+
+    def prepare(self, tokenizer: Any) -> list[str]:
+        self.known_ids = len(tokenizer)
+        return []
+
+    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+        return model
+
+    def facts(self) -> list[str]:
+        return [describe(self.config)]
+
+    def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
+        """Marks the batch where the forward pass puts the noise."""
+        chosen, candidates = self.choose(batch, progress, draw)
+        every = self.config.noise == "neftune" and self.config.neftune_tokens == "all"
+        at = batch.real if every else chosen
+        marked = replace(batch, extra=marks(batch, at, "masked_thought.noise", draw))
+        counts = {"ce": label_count(batch)}
+        if every:  # nothing is chosen that could be counted or shown
+            return Corrupted(marked, counts)
+        return Corrupted(marked, counts, {"masked_share": (int(chosen.sum()), int(candidates.sum()))}, noisy=chosen)
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        return noisy_inputs(model, batch, self.config, self.known_ids) if is_marked(batch) else model_inputs(batch)
 
 
 def describe(c: MaskedThoughtConfig) -> str:

@@ -17,6 +17,10 @@ class MethodConfig:
     implementation: ClassVar[str] = ""
     name: str = key("", "The method's name.")
 
+    def method_class(self) -> str:
+        """module:class that these settings mean."""
+        return self.implementation
+
 
 @dataclass(config=STRICT)
 class SftConfig(MethodConfig):
@@ -60,6 +64,9 @@ class MaskedThoughtConfig(MethodConfig):
         "The other embedding: the mean under the model's prediction, or that of a sampled or a random token (noise=mixup).",
     )
     temperature: Positive = key(1.0, "Divides the logits that noise=model_sample and noise=mixup predict from.")
+
+    def method_class(self) -> str:
+        return self.implementation if self.noise == "token" else "mft_cli.methods.noise:NoisyThought"
 
 
 @dataclass(config=STRICT)

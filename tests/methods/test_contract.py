@@ -13,7 +13,9 @@ from tiny import data_of, problems
 
 from mft_cli import config, schema
 from mft_cli.data.pack import IGNORE
+from mft_cli.data_show import legend_of
 from mft_cli.loop import Fit
+from mft_cli.methods import make
 from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
 from mft_cli.stop_signal import StopSignal
@@ -266,3 +268,20 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     assert after.shape == before.shape
     assert torch.equal(after[words], before[words])
     assert not torch.equal(after[:words], before[:words])
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "legend"),
+    [
+        ("sft", {}, ""),
+        ("mask_finetune", {}, ""),
+        ("masked_thought", {}, "⟦masked in the input, still learnt⟧"),
+        ("masked_thought", {"noise": "mixup"}, "⟦noise in the input, still learnt⟧"),
+        ("masked_critique", {}, "⟨label dropped⟩"),
+        ("chunk_refine", {}, "⟦masked in the input, predicted by the head⟧"),
+    ],
+)
+def test_data_show_explains_the_brackets_that_can_occur(method, more, legend):
+    made = make(config.build(schema.AnyMethod, {"name": method, **more}), 1024)
+    assert legend_of(made, colour=False).plain == legend
+    assert legend_of(made, colour=True).plain.startswith("prompt learnt")

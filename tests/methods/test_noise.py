@@ -23,7 +23,7 @@ from mft_cli.loop import Fit
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.methods.masked_thought import MaskedThought
-from mft_cli.methods.noise import neftune, race
+from mft_cli.methods.noise import NoisyThought, neftune, race
 from mft_cli.rng import Draw, bits, spread
 from mft_cli.schema import MaskedThoughtConfig, SftConfig, TrainConfig
 
@@ -53,8 +53,8 @@ def fit(tiny_model, problem_file, tmp_path) -> Fit:
     return made
 
 
-def method_of(words: int, **changes: Any) -> MaskedThought:
-    made = MaskedThought(MaskedThoughtConfig(schedule="constant", **changes))
+def method_of(words: int, **changes: Any) -> NoisyThought:
+    made = NoisyThought(MaskedThoughtConfig(schedule="constant", **changes))
     made.known_ids = words
     return made
 
