@@ -330,6 +330,10 @@ def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     if found and found[1] in known:
         options = known[found[1]]
         return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
+    if "override_grammar" in text:
+        said = text.splitlines()[0].split("++")[-1].removesuffix("'")
+        quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'
+        return f"{said}: Hydra reads < > | {{ ( = : , and ' as grammar; give such a text in quotes: '{quoted}'"
     lines = [
         line.strip()
         for line in text.splitlines()

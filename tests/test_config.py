@@ -23,6 +23,11 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
         (["method=masked_thuoght"], ["method=masked_thuoght", "masked_thought"]),
         (["method=masked_thought", "method.mask_ratio=1.5"], ["method.mask_ratio=1.5", "less than or equal to 1"]),
         (["method=sft", "method.mask_ratio=0.5"], ["method.mask_ratio"]),
+        (
+            ["method=masked_thought", "method.mask_token=<|m|>"],
+            ["method.mask_token=<|m|>: Hydra reads", "in quotes: 'method.mask_token=\"<|m|>\"'"],
+        ),
+        (["prompt.template=Q: {question}"], ["Hydra reads", "'key=\"value\"'"]),
         (["train.precision=bf61"], ["train.precision", "bf61", "bf16"]),
         (["train.epochs=many"], ["train.epochs", "many", "number"]),
         (["train.global_batch_size=0"], ["train.global_batch_size=0", "1"]),
