@@ -48,6 +48,7 @@ def test_its_metrics_are_drawn(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", steps=4)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     own = {"masked_chunk_share": 0.3, "masked_loss": 5.0, "unmasked_loss": 2.0, "chunk_weight": 1.3, "mean_steps": 3.5}
+    own |= {"removed_share": 0.1, "mask_changes": 0.01, "format_reward": 0.5, "tag_loss": 2.0}  # of the other methods
     write_lines(run / "metrics.jsonl", [{**row, **own} for row in rows])
     names = {plot.curve.field for plot in plots.draw(read_runs([run]))}
     assert own.keys() <= names
