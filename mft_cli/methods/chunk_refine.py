@@ -128,8 +128,8 @@ class ChunkRefine(Method):
     def describe(self, corrupted: Corrupted) -> str:
         masked, whole = corrupted.shares["masked_chunk_share"]
         numbers = corrupted.batch.extra["number"][0, :masked].tolist()
-        learnt = "learnt" if self.trains_backbone else "only these are learnt"
-        return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0), {learnt}"
+        others = "" if self.trains_backbone else ", only these are learnt"
+        return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0){others}"
 
     # ---- loss ----
 

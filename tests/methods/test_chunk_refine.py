@@ -409,7 +409,8 @@ def test_samples_hold_predicted_and_true_text(ready, tokenizer):
     assert rows[0].keys() == {"chunk", "loss", "weight", "steps", "confidence", "predicted", "true"}
     first = int(find_chunks(batch, 4).first[find_chunks(batch, 4).learnt][rows[0]["chunk"]])
     assert rows[0]["true"] == tokenizer.decode(batch.input_ids[0, first : first + 4])
-    assert method.describe(done) == f"masked chunks {[r['chunk'] for r in rows]} of 5 (of 4 tokens, counted from 0)"
+    chunks = f"masked chunks {[r['chunk'] for r in rows]} of 5 (of 4 tokens, counted from 0)"
+    assert method.describe(done) == f"{chunks}, only these are learnt"
 
 
 def test_hidden_states_of_the_backbone_are_those_of_the_masked_ids(ready):
