@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from mft_cli.answers.forms import Form, read
 from mft_cli.answers.units import disagree, unit_of
-from mft_cli.answers.values import surely_differ, value
+from mft_cli.answers.values import surely_differ, surely_same, value
 from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
@@ -37,7 +37,7 @@ def equal_fast(
         return True
     wanted, found = _forms(gold, answer, unit, multiple)
     margin = exact(tolerance)
-    return compare(wanted, found, lambda left, right: False if _apart(left, right, margin) else None, margin)
+    return compare(wanted, found, lambda left, right: _at_once(left, right, margin), margin)
 
 
 def equal_slowly(
@@ -130,8 +130,15 @@ def compare(gold: Form, answer: Form, leaf: Leaf, margin: Fraction = Fraction(0)
     return False
 
 
+def _at_once(gold: Form, answer: Form, margin: Fraction) -> bool | None:
+    """Equality of two forms by their values, without algebra: most answers, and no worker has to start for them."""
+    if _apart(gold, answer, margin):
+        return False
+    return None if margin else surely_same(gold, answer)
+
+
 def _apart(gold: Form, answer: Form, margin: Fraction) -> bool:
-    """Whether two forms surely differ, without algebra: most wrong answers, and no worker has to start for them."""
+    """Whether two forms surely differ."""
     for one, other in ((gold, answer), (answer, gold)):
         if one.kind == "equation" and other.kind in ("expr", "number") and not other.name:
             return True
