@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from mft_cli.answers.forms import Form, read
+from mft_cli.answers.forms import Form, product_of_letters, read
 from mft_cli.answers.units import disagree, unit_of
 from mft_cli.answers.values import surely_differ, surely_same, value
 from mft_cli.exact_numbers import Number, number_text, parse_number
@@ -88,7 +88,7 @@ def _forms(gold: str, answer: str, unit: str | None, multiple: bool) -> tuple[Fo
     if unit and not wanted.unit:
         stated = unit_of(re.sub(r"[${}^\\\d]|circ", "", unit) + (" degree" if "circ" in unit else ""), _power(unit))
         wanted = Form(wanted.kind, wanted.text, wanted.items, wanted.number, wanted.name, stated)
-    if wanted.kind == "number" and found.kind == "expr" and "," not in answer:
+    if wanted.kind == "number" and found.kind == "expr" and "," not in answer and not product_of_letters(answer):
         number = parse_number(answer)  # the gold is a number, so "5 m" is five metres and not 5 times m
         found = Form("number", number=number) if number is not None else found
     return wanted, found

@@ -18,6 +18,8 @@ from mft_cli.answers.values import exact_value, surely_differ, value
 
 PAIRS = [Path(__file__).parent / name for name in ("equal_pairs.jsonl", "different_pairs.jsonl")]
 
+MISREAD = "4(3)"  # the algebra's parser takes it for a mixed number: 7
+
 
 def leaves(form: Form) -> Iterator[Form]:
     yield form
@@ -27,7 +29,7 @@ def leaves(form: Form) -> Iterator[Form]:
 
 def test_values_are_those_of_the_algebra():
     rows = [json.loads(line) for file in PAIRS for line in file.read_text(encoding="utf-8").splitlines()]
-    texts = {text for row in rows for text in (row["gold"], row["answer"])}
+    texts = {text for row in rows for text in (row["gold"], row["answer"]) if text != MISREAD}
     forms = {form.text: form for text in texts for form in leaves(read(text)) if form.kind == "expr"}
     known = {text: found for text, form in forms.items() if (found := value(form)) is not None}
     assert len(known) > 60
@@ -82,7 +84,7 @@ def test_exact_values_are_those_of_the_algebra():
     import sympy
 
     rows = [json.loads(line) for file in PAIRS for line in file.read_text(encoding="utf-8").splitlines()]
-    texts = {text for row in rows for text in (row["gold"], row["answer"])}
+    texts = {text for row in rows for text in (row["gold"], row["answer"]) if text != MISREAD}
     forms = {form.text: form for text in texts for form in leaves(read(text)) if form.kind == "expr"}
     known = {text: found for text, form in forms.items() if (found := exact_value(form)) is not None}
     assert len(known) > 150
@@ -111,7 +113,7 @@ def test_exact_values_are_those_of_the_algebra():
         ("(x+1)^3", "x^3 + 3x^2 + 3x + 1", True),
         ("(a+5)(b+2)", "ab + 5b + 2a + 10", True),
         (r"\frac{x^2}{x}", "x", True),
-        ("12", "4(3)", True),  # the algebra's parser takes 4(3) for a mixed number
+        ("12", MISREAD, True),
         (r"10^{10}\sqrt{2}", r"10^{10}\sqrt{2} + 1", False),
         (r"\sqrt{2}", r"\frac{141421356237}{100000000000}", False),
         ("x^2 + 1", "x^2 + 2", False),
