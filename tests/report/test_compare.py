@@ -245,3 +245,29 @@ def test_surroundings_that_differ(tmp_path: Path) -> None:
     write_json(runs[1] / "run.json", record | {"packages": {"torch": "2.12.0"}, "precision": "bf16"})
     rows = {row.key: row.values for row in summary_of(*runs).surroundings}
     assert rows == {"packages: torch": ["2.11.0", "2.12.0"]}
+
+
+def test_equal_warnings_are_one_notice_that_names_its_places(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path / name) for name in ("a", "b")]
+    for folder, cut in zip(folders, (12, 19), strict=True):
+        for benchmark in ("gsm8k", "math500"):
+            fake_evaluation(
+                folder, benchmark, metrics={"warnings": [f"{cut} of 40 completions reached the token limit"]}
+            )
+    fake_evaluation(folders[0], "svamp", metrics={"warnings": ["33 prompts were refused"]})
+    found = [one for one in summary_of(*folders).notices if "token limit" in one.text or "refused" in one.text]
+    assert [(one.where, one.text) for one in found] == [
+        (
+            "a, gsm8k (12 of 40); a, math500 (12 of 40); b, gsm8k (19 of 40); b, math500 (19 of 40)",
+            "Completions reached the token limit",
+        ),
+        ("a, svamp", "33 prompts were refused"),
+    ]
+
+
+def test_a_long_list_of_places_is_cut(tmp_path: Path) -> None:
+    for number in range(20):
+        fake_run(tmp_path / f"run{number:02}")
+    (notice,) = summary_of(*sorted(tmp_path.iterdir())).notices
+    assert notice.where.startswith("run00; run01; ")
+    assert notice.where.endswith("; run11; and 8 more")
