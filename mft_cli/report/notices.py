@@ -13,7 +13,7 @@ from mft_cli.run_dir import file_digest
 
 ALARM, WARNING, NOTE = "alarm", "warning", "note"  # how loud
 LISTED = 12  # places that one notice names
-SHARE = re.compile(r"(\d+(?: of \d+)?) (?=[a-z])")  # what a warning counts
+SHARE = re.compile(r"^(\d+(?: of \d+)?) (?=[a-z])")  # what a warning counts
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
         reason = one_line(str(metrics["contaminated"]))
         text = f"CONTAMINATED: {reason} The score says nothing about unseen problems."
         found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
-    warnings = metrics.get("warnings")
-    found += [Notice(WARNING, where, one_line(str(text))) for text in (warnings if isinstance(warnings, list) else [])]
+    warnings = [one_line(str(text)) for text in listed] if isinstance(listed := metrics.get("warnings"), list) else []
+    found += [Notice(WARNING, where, text) for text in warnings if not text.startswith("CONTAMINATED: ")]  # said above
     return found + about_file(evaluation, where)
 
 
