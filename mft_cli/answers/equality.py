@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from mft_cli.answers.forms import Form, read
+from mft_cli.answers.forms import Form, product_of_letters, read
 from mft_cli.answers.units import disagree, unit_of
-from mft_cli.answers.values import surely_differ, value
+from mft_cli.answers.values import surely_differ, surely_same, value
 from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
@@ -37,7 +37,7 @@ def equal_fast(
         return True
     wanted, found = _forms(gold, answer, unit, multiple)
     margin = exact(tolerance)
-    return compare(wanted, found, lambda left, right: False if _apart(left, right, margin) else None, margin)
+    return compare(wanted, found, lambda left, right: _at_once(left, right, margin), margin)
 
 
 def equal_slowly(
@@ -88,7 +88,7 @@ def _forms(gold: str, answer: str, unit: str | None, multiple: bool) -> tuple[Fo
     if unit and not wanted.unit:
         stated = unit_of(re.sub(r"[${}^\\\d]|circ", "", unit) + (" degree" if "circ" in unit else ""), _power(unit))
         wanted = Form(wanted.kind, wanted.text, wanted.items, wanted.number, wanted.name, stated)
-    if wanted.kind == "number" and found.kind == "expr" and "," not in answer:
+    if wanted.kind == "number" and found.kind == "expr" and "," not in answer and not product_of_letters(answer):
         number = parse_number(answer)  # the gold is a number, so "5 m" is five metres and not 5 times m
         found = Form("number", number=number) if number is not None else found
     return wanted, found
@@ -130,8 +130,15 @@ def compare(gold: Form, answer: Form, leaf: Leaf, margin: Fraction = Fraction(0)
     return False
 
 
+def _at_once(gold: Form, answer: Form, margin: Fraction) -> bool | None:
+    """Equality of two forms by their values, without algebra: most answers, and no worker has to start for them."""
+    if _apart(gold, answer, margin):
+        return False
+    return None if margin else surely_same(gold, answer)
+
+
 def _apart(gold: Form, answer: Form, margin: Fraction) -> bool:
-    """Whether two forms surely differ, without algebra: most wrong answers, and no worker has to start for them."""
+    """Whether two forms surely differ."""
     for one, other in ((gold, answer), (answer, gold)):
         if one.kind == "equation" and other.kind in ("expr", "number") and not other.name:
             return True

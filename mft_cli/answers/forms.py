@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from mft_cli.answers.latex import TEXT, compact, plain, split, unwrap
 from mft_cli.answers.units import split_unit, unit_of
@@ -25,7 +26,8 @@ BASE = re.compile(r"(-?)\(?\s*([0-9A-Z]+(?:\.[0-9A-Z]+)?)\s*\)?\s*_\s*(?:\{\s*\(
 MEMBER = re.compile(r"(?:[A-Za-z](?:_\{?\w+\}?)?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\)|\([a-z](?:_\d)?(?:, ?[a-z](?:_\d)?)*\))"
                     r"\s*\\in\b\s*(?!\\mathbb)|[a-z]\s?(?=[(\[][^()\[\]]*,[^()\[\]]*\]$)")  # fmt: skip
 CLAUSE = re.compile(
-    r"[,.;]?\s*\(?\s*(?:\\text\{\s*)?(?:(?:,\s*)?\bwhere\b|\bfor (?:all|any|every|each|some)\b|\\forall\b|\bwith\b).*$"
+    r"[,.;]?\s*\(?\s*(?:\\text\{\s*)?(?:(?:,\s*)?\bwhere\b|\bfor (?:all|any|every|each|some)\b|\\forall\b|\bwith\b"
+    r"|\bfor\b\s*\}?\s*(?=[a-z]\s*(?:\\(?:ge|le|ne|in)\b|[<>=]))).*$"
     r"|[,;]?\s*\(?\s*\b[a-z]\s*\\in\s*\\mathbb\s*\{?[ZNRQ]\}?\s*\)?$",
     re.DOTALL,
 )
@@ -38,9 +40,11 @@ NAME = re.compile(
 VARIABLE = re.compile(r"[A-Za-z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda|mu|phi|gamma)")
 WORDS = re.compile(r"[A-Za-z]{3,}[A-Za-z .,:;'’\d()-]*|\d{1,2}:\d\d(?:\s*[AaPp]\.?\s?[Mm]\.?)?")
 MATH_WORD = re.compile(r"(?:sqrt|frac|pi|sin|cos|tan|log|ln|exp|infty|infinity|abs|floor|ceil|binom)\b", re.IGNORECASE)
+REPEATING = re.compile(r"(-?)(\d{0,30})\.(\d{0,30})\\overline\s*\{\s*(\d{1,30})\s*\}")
 LONE_LETTER = re.compile(r"(?<![A-Za-z\\])([A-Za-z])(?![A-Za-z])")
 DEGREES = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*")
 TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+PRODUCT = re.compile(r"(?<=[\d}\s)])(?:\s+([A-Za-z]{2})|(?<!\s)([A-Za-z]{2,3}))[\s$.]*$")
 INFINITY = r"\infty"
 
 
@@ -70,8 +74,12 @@ def read(text: str, *, listing: bool = False) -> Form:
 
 def _number(text: str) -> Form | None:
     """A plain number with or without a unit. A lone letter is a variable, not a unit: 6m is no 6."""
+    if (match := REPEATING.fullmatch(text)) is not None:
+        return Form("number", number=Number(_repeating(*match.groups())))
     number = parse_number(text) if "=" not in text else None  # x^2 + y^2 = 13 is no 13
-    if number is None or any(m[1] in ONE_LETTER_UNITS | {"k", "K"} for m in LONE_LETTER.finditer(TEXT.sub("", text))):
+    if number is None or product_of_letters(text):
+        return None
+    if any(m[1] in ONE_LETTER_UNITS | {"k", "K"} for m in LONE_LETTER.finditer(TEXT.sub("", text))):
         return None
     words = re.search(
         r"(?:\\(?:text|mbox|mathrm)\s*\{)?([A-Za-z][A-Za-z /.-]*)\}?\s*(?:\^\s*\{?([23])\}?)?[\s$.]*$", text
@@ -81,11 +89,23 @@ def _number(text: str) -> Form | None:
     return Form("number", number=number, unit=unit_of(words[1], int(words[2] or 1)) if words else "")
 
 
+def product_of_letters(text: str) -> bool:
+    """Whether a text ends in variables and not in a unit: 2xy, 3 bh; but 2km, 2 mg, 12 men."""
+    match = PRODUCT.search(TEXT.sub("", text))
+    return match is not None and not unit_of(match[1] or match[2])
+
+
+def _repeating(sign: str, whole: str, once: str, again: str) -> Fraction:
+    r"""The value of a repeating decimal, 0.1\overline{6}: 1/10 and 6/90."""
+    value = Fraction(int(whole + once or "0")) + Fraction(int(again), 10 ** len(again) - 1)
+    return (-value if sign else value) / 10 ** len(once)
+
+
 def _structure(text: str, depth: int, name: str = "") -> Form:
     text = CLAUSE.sub("", text).strip(" ,;").removesuffix(".").strip()
     if depth > MAX_DEPTH or len(text) > 2000:
         return Form("expr", text, name=name)
-    for reader in (_member, _number_here, _matrix, _sets, _listed, _bracketed, _plus_minus, _related, _equated):
+    for reader in (_member, _number_here, _matrix, _sets, _listed, _bracketed, _ratio, _plus_minus, _related, _equated):
         if (found := reader(text, depth)) is not None:
             return replace(found, name=found.name or name)
     return replace(_leaf(text), name=name)
@@ -102,6 +122,9 @@ def _number_here(text: str, depth: int) -> Form | None:
 
 def _matrix(text: str, depth: int) -> Form | None:
     match = MATRIX.fullmatch(text)
+    if match is None and (found := unwrap(text)) is not None and found[0] + found[2] in ("()", "[]"):
+        match = MATRIX.fullmatch(found[1])  # an array in brackets of its own
+        match = match if match and match[1] in ("matrix", "smallmatrix", "array") else None
     if match is None or r"\begin" in match[2]:
         return None
     rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", match[2]) if row.strip()]
@@ -166,6 +189,18 @@ def _bracketed(text: str, depth: int) -> Form | None:
     if len(parts) == 1:
         return _structure(content, depth + 1) if left + right == "()" else None
     return Form("tuple", left + right, tuple(_structure(part, depth + 1) for part in parts))
+
+
+def _ratio(text: str, depth: int) -> Form | None:
+    """Three parts or more, of numbers up to a factor: 2:4:6 is 1:2:3. A ratio of two is a quotient."""
+    parts, signs = split(text, (":",))
+    if len(signs) < 2 or not all(parts) or len(parts) > MAX_ITEMS:
+        return None
+    items = [_structure(part, depth + 1) for part in parts]
+    numbers = [item.number.value for item in items if item.number is not None]
+    if len(numbers) == len(items) and numbers[0]:
+        items = [Form("number", number=Number(value / numbers[0])) for value in numbers]
+    return Form("tuple", "::", tuple(items))
 
 
 def _plus_minus(text: str, depth: int) -> Form | None:

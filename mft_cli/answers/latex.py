@@ -25,7 +25,7 @@ SYNONYMS = {
     "backslash": "setminus", "textrm": "text", "textbf": "text", "textit": "text", "textsf": "text", "mbox": "text",
     "hbox": "text", "mathrm": "text", "mathbf": "text", "mathit": "text", "textnormal": "text", "mathsf": "text",
     "bmod": "mod", "ast": "cdot", "degree": "circ", "lbrace": "{", "rbrace": "}", "lbrack": "[", "rbrack": "]",
-    "longrightarrow": "to", "rightarrow": "to",
+    "longrightarrow": "to", "rightarrow": "to", "bar": "overline", "colon": ":",
 }  # fmt: skip
 IGNORED = {
     "displaystyle", "textstyle", "limits", "nolimits", "quad", "qquad", "thinspace", "left", "right", "big", "Big",
@@ -34,7 +34,7 @@ IGNORED = {
 }  # fmt: skip
 COMMAND = re.compile(r"\\([A-Za-z]+)\s?")
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-LETTERS = re.compile(r"[\s(]*[A-Z](?:\s*,\s*[A-Z])*[\s).]*")  # "(C)", "A, C, F"
+LETTERS = re.compile(r"[\s(]*[A-Z](?:\s*(?:,|,? and )\s*[A-Z])*[\s).]*")  # "(C)", "A, C and F"
 CONJUNCTION = re.compile(r"\s*,?\s*(?:and|or)\s*,?\s*")
 BARE_CONJUNCTION = re.compile(r",?(?<![\\A-Za-z{])\s*\b(?:and|or)\b(?![A-Za-z])\s*,?")
 TOKEN = re.compile(r"\\begin\{\w+\*?\}|\\end\{\w+\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
@@ -70,7 +70,7 @@ def _command(match: re.Match[str]) -> str:
     if name in IGNORED:
         return " " if match.group()[-1].isspace() else ""
     name = SYNONYMS.get(name, name)
-    return name if name in "<>[]" else f"\\{name}" + (" " if match.group()[-1].isspace() and name != "text" else "")
+    return name if name in "<>[]:" else f"\\{name}" + (" " if match.group()[-1].isspace() and name != "text" else "")
 
 
 def _words(match: re.Match[str]) -> str:

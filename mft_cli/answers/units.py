@@ -13,6 +13,7 @@ NAMES = {
     "day": "day days", "week": "week weeks", "month": "month months", "year": "yr yrs year years",
     "g": "g gram grams", "kg": "kg kilogram kilograms", "mg": "mg milligram milligrams", "ounce": "oz ounce ounces",
     "ton": "ton tons", "liter": "l L liter liters litre litres", "ml": "ml mL milliliter milliliters",
+    "pint": "pt pint pints", "quart": "qt quart quarts",
     "gallon": "gal gallon gallons", "degree": "degree degrees deg", "radian": "rad radian radians",
     "unit": "unit units", "mph": "mph", "percent": "percent", "am": "am", "pm": "pm",
 }  # fmt: skip

@@ -93,12 +93,17 @@ def downloaded(source: SourceConfig) -> list[Path]:
     return [download(url, source) for url in expand(source.path)]
 
 
+def offline() -> bool:
+    """Whether the user forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def download(url: str, source: SourceConfig) -> Path:
     place = download_place(url)
     if place.is_file():
         return place
     hint = local_hint(source)
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if offline():
         raise UserError(f"{url}: is not downloaded yet, and HF_HUB_OFFLINE is set; unset it{hint}")
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
@@ -121,6 +126,14 @@ def read_rows(file: Path, kind: str) -> Raw:
     if kind not in READERS:
         raise UserError(f"{file}: cannot tell the format from the name; set format to {', '.join(READERS)}")
     return READERS[kind](file)
+
+
+def read_files(files: list[Path], kind: str) -> Raw:
+    """Rows of several files, one after the other; every index is a row's own."""
+    if len(files) == 1:
+        return read_rows(files[0], kind)
+    rows = ((key, values) for file in files for _, key, values in read_rows(file, kind))
+    return ((index, key, values) for index, (key, values) in enumerate(rows))
 
 
 def open_text(file: Path, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None) -> TextIO:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.data.choices import read_choices
-from mft_cli.data.files import BadRow, Raw, downloaded, is_url, local_files, local_hint, read_rows
+from mft_cli.data.files import BadRow, Raw, downloaded, is_url, local_files, local_hint, read_files
 from mft_cli.data.generated import generate
 from mft_cli.errors import UserError, first_line
 from mft_cli.rng import digest64
@@ -138,14 +138,6 @@ def local_digest(source: SourceConfig) -> tuple[str, str] | None:
     """(where, digest) of a source that lies in local files now, as `load_rows` gives them; None for others."""
     files = None if source.path.startswith("generated:") else local_files(source)
     return None if files is None else (" + ".join(map(str, files)), files_digest(files))
-
-
-def read_files(files: list[Path], kind: str) -> Raw:
-    """Rows of several files, one after the other; every index is a row's own."""
-    if len(files) == 1:
-        return read_rows(files[0], kind)
-    rows = ((key, values) for file in files for _, key, values in read_rows(file, kind))
-    return ((index, key, values) for index, (key, values) in enumerate(rows))
 
 
 def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:

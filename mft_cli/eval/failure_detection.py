@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from mft_cli.eval import stats
 Floats = NDArray[np.float64]
 POINTS = 101  # of the risk-coverage curve that is written
 DRAWS = 2000
+FEW = "Wilson's score, with DeLong's variance drawn towards its bound"
+PRIOR_WEIGHT = 2.0  # of the variance's bound, in answers of the rarer kind
 
 
 def failure_detection(
@@ -46,9 +47,9 @@ def failure_detection(
         "auroc": auroc(signal, wrong),
     }
     if result["auroc"] is not None:
-        interval = delong(signal, wrong) if single else bootstrap_auroc(signal, wrong, problem)
+        interval = auroc_interval(signal, wrong) if single else bootstrap_auroc(signal, wrong, problem)
         result["interval"] = list(interval)
-        result["interval_method"] = "DeLong" if single else f"bootstrap over problems ({DRAWS} draws, seed 0)"
+        result["interval_method"] = FEW if single else f"bootstrap over problems ({DRAWS} draws, seed 0)"
         result |= at_threshold(signal, wrong, [str(one["id"]) for one in flat], threshold)
     risk = risk_coverage(signal, wrong)
     result |= {"risk_coverage": curve_points(risk), "aurc": float(risk.mean()), "risk": float(wrong.mean())}
@@ -75,26 +76,36 @@ def _ranks(values: Floats) -> Floats:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def delong(signal: ArrayLike, wrong: ArrayLike) -> tuple[float, float]:
-    """95 % interval of the AUROC (DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837), on the logit scale.
+def auroc_interval(signal: ArrayLike, wrong: ArrayLike) -> tuple[float, float]:
+    """95 % interval of the AUROC of answers to different problems, for few answers of one kind, too.
 
-    On the plain scale it would leave [0, 1]. Where the AUROC is 0 or 1 the variance is unknown: the exact bounds of the
-    smaller class's size stand in (Wilson).
+    Wilson's score interval of a proportion, with the effective number of answers A (1 - A) / variance. The variance is
+    DeLong's (DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837), drawn towards the largest one that any
+    distributions have, A (1 - A) / k with k the number of answers of the rarer kind (Birnbaum and Klose 1957, Annals of
+    Mathematical Statistics 28:933): from two right answers DeLong's is a guess, and mostly too small. The weights, k - 1
+    and PRIOR_WEIGHT, were chosen by simulation (scripts/bench/auroc_coverage.py). For an A of 0 or 1 it is the bound.
     """
     s, w = np.asarray(signal, dtype=np.float64), np.asarray(wrong, dtype=bool)
     area = auroc(s, w)
-    m, n = int(w.sum()), int((~w).sum())
     if area is None:
         raise ValueError("both right and wrong answers are needed")
-    ranks = _ranks(s)
-    from_wrong = (ranks[w] - _ranks(s[w])) / n  # for each wrong answer, the share of right ones below it
-    from_right = 1 - (ranks[~w] - _ranks(s[~w])) / m
-    if area in (0.0, 1.0) or min(m, n) < 2:
-        return stats.wilson(round(area * min(m, n)), min(m, n))
-    error = sqrt(float(from_wrong.var(ddof=1)) / m + float(from_right.var(ddof=1)) / n)
-    middle, half = np.log(area / (1 - area)), stats.Z95 * error / (area * (1 - area))
-    low, high = (float(1 / (1 + np.exp(-x))) for x in (middle - half, middle + half))
-    return low, high
+    fewest = int(min(w.sum(), (~w).sum()))
+    most, spread = area * (1 - area) / fewest, 1.0
+    if fewest > 1 and most > 0:
+        weight = fewest - 1
+        spread = (weight * min(1.0, delong_variance(s, w) / most) + PRIOR_WEIGHT) / (weight + PRIOR_WEIGHT)
+    effective = fewest / spread
+    return stats.wilson(area * effective, effective)
+
+
+def delong_variance(signal: Floats, wrong: NDArray[np.bool_]) -> float:
+    """DeLong's variance of the AUROC, from at least two answers of each kind."""
+    ranks = _ranks(signal)
+    right = ~wrong
+    m, n = int(wrong.sum()), int(right.sum())
+    from_wrong = (ranks[wrong] - _ranks(signal[wrong])) / n  # for each wrong answer, the share of right ones below it
+    from_right = 1 - (ranks[right] - _ranks(signal[right])) / m
+    return float(from_wrong.var(ddof=1) / m + from_right.var(ddof=1) / n)
 
 
 def bootstrap_auroc(signal: Floats, wrong: NDArray[np.bool_], problem: NDArray[Any]) -> tuple[float, float]:

@@ -1,14 +1,20 @@
-"""What can be told about a model's folder and the benchmarks' files before torch is imported, which takes seconds."""
+"""What can be told about a model's folder and the benchmarks' files before torch is imported, which takes seconds.
+
+`mft train` asks for the benchmarks' files, too: an evaluation at its end would tell it only after the training.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mft_cli.data.files import downloaded, is_url, local_files
+from mft_cli.data.files import downloaded, is_url, local_files, offline, read_files
 from mft_cli.errors import UserError
+from mft_cli.eval.listing import where
 from mft_cli.eval.load_engine import choose_engine
 from mft_cli.eval.model_folder import ADAPTER, context_of, download, read_settings, weight_files
-from mft_cli.schema import EvalRunConfig, ModelConfig
+from mft_cli.schema import BenchmarkConfig, EvalConfig, EvalRunConfig, ModelConfig
+
+MOST_COUNTED = 32 << 20  # bytes of files whose rows are counted: larger ones take as long as torch
 
 
 def preflight(config: EvalRunConfig) -> None:
@@ -16,10 +22,38 @@ def preflight(config: EvalRunConfig) -> None:
     name, _ = choose_engine(config.eval)
     if config.model.path and name != "api":
         check_model(config.model, config.eval.max_model_len)
-    for benchmark in config.eval.benchmarks.values():
-        source = benchmark.source
-        if not source.path.startswith("generated:") and local_files(source) is None and is_url(source.path):
-            downloaded(source)
+    check_data(config.eval)
+
+
+def check_data(config: EvalConfig) -> None:
+    """Raises UserError for what `check_benchmark` finds, of all benchmarks."""
+    for name, benchmark in config.benchmarks.items():
+        check_benchmark(name, benchmark)
+
+
+def check_benchmark(name: str, benchmark: BenchmarkConfig) -> None:
+    """Raises UserError for a missing file, data that an offline machine lacks, or a limit above the number of rows."""
+    source, rows = benchmark.source, None
+    generated = source.path.startswith("generated:")
+    files = None if generated else local_files(source)
+    if files is None and is_url(source.path):
+        files = downloaded(source)
+    if generated:
+        rows = source.rows
+    elif files is not None and benchmark.limit is not None and sum(f.stat().st_size for f in files) <= MOST_COUNTED:
+        rows = sum(1 for _ in read_files(files, source.format))
+    elif files is None and offline() and where(source) == "hub":
+        hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
+        raise UserError(f"{source.path}: is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it{hint}")
+    check_limit(name, benchmark, rows)
+
+
+def check_limit(name: str, benchmark: BenchmarkConfig, rows: int | None) -> None:
+    """Raises UserError for a limit above the rows that a file holds; how many a filter leaves is seen later."""
+    if rows is not None and benchmark.limit is not None and benchmark.limit > rows:
+        raise UserError(
+            f"eval.benchmarks.{name}.limit={benchmark.limit}: there are only {rows} problems; set it lower or to null"
+        )
 
 
 def check_model(model: ModelConfig, wanted: int | None) -> None:

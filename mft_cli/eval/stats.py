@@ -16,8 +16,11 @@ DRAWS = 10_000
 Label = TypeVar("Label", bound=Hashable)
 
 
-def wilson(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Score interval for a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209). Raises ValueError for n < 1."""
+def wilson(correct: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Score interval for a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209). Raises ValueError for n < 1.
+
+    An effective number of observations need not be whole.
+    """
     if not 0 <= correct <= n or n < 1:
         raise ValueError(f"{correct} of {n} is no proportion")
     p, z2 = correct / n, z * z

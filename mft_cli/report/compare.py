@@ -237,6 +237,13 @@ def compare_seeds(pair: Pair, first: Subject, second: Subject, problems: list[st
     pair.p, pair.test, pair.detectable = found.p, f"t on {found.freedom} degrees of freedom", found.detectable
     pair.seed_share, pair.freedom = found.seed_share, found.freedom
     pair.cautions.append(found.design)
+    if not found.standard_error:  # no problem differs, or all alike: variances of zero are no certainty
+        flips = len(problems) if found.difference else 0
+        gained, lost = (flips, 0) if found.difference > 0 else (0, flips)
+        pair.interval = low, high = stats.flips_interval(gained, lost, len(problems))
+        pair.standard_error = (high - low) / (2 * stats.Z95)
+        pair.p, pair.test = stats.mcnemar(gained, lost), "McNemar, exact"
+        pair.detectable = detectable_flips(len(problems), flips)
 
 
 def compare_gold(first: Subject, second: Subject) -> GoldPair:

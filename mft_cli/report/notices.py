@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,11 +12,13 @@ from mft_cli.report.wording import count, is_number, one_line, percent
 from mft_cli.run_dir import file_digest
 
 ALARM, WARNING, NOTE = "alarm", "warning", "note"  # how loud
+LISTED = 12  # places that one notice names
+SHARE = re.compile(r"^(\d+(?: of \d+)?) (?=[a-z])")  # what a warning counts
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One sentence about one run."""
+    """One sentence about one run, or about all the runs and benchmarks that `where` lists."""
 
     level: str
     where: str
@@ -32,8 +35,25 @@ def notices(runs: list[Run], pairs: list[Pair], subjects: list[Subject]) -> list
     found += [notice for one in subjects for notice in about_scores(one)]
     found += about_same_text(pairs)
     found += about_refusals(pairs)
-    found = list(dict.fromkeys(found))
-    return sorted(found, key=lambda notice: (ALARM, WARNING, NOTE).index(notice.level))
+    return sorted(together(found), key=lambda notice: (ALARM, WARNING, NOTE).index(notice.level))
+
+
+def together(found: list[Notice]) -> list[Notice]:
+    """One notice for all that differ in their place, or in the count that they begin with ("12 of 40 completions ...")."""
+    kinds: dict[tuple[str, str], list[Notice]] = {}
+    for notice in dict.fromkeys(found):
+        kinds.setdefault((notice.level, SHARE.sub("", notice.text)), []).append(notice)
+    return [one[0] if len(one) == 1 else joined(one, text) for (_, text), one in kinds.items()]
+
+
+def joined(alike: list[Notice], text: str) -> Notice:
+    """Several notices as one; a share that each begins with stands behind its place."""
+    shares = [SHARE.match(notice.text) for notice in alike]
+    places = [f"{n.where} ({share[1]})" if share else n.where for n, share in zip(alike, shares, strict=True)]
+    if any(shares):
+        text = text[0].upper() + text[1:]
+    more = f"; and {len(places) - LISTED} more" if len(places) > LISTED else ""
+    return Notice(alike[0].level, "; ".join(places[:LISTED]) + more, text)
 
 
 def about_run(run: Run) -> list[Notice]:
@@ -66,8 +86,8 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
         reason = one_line(str(metrics["contaminated"]))
         text = f"CONTAMINATED: {reason} The score says nothing about unseen problems."
         found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
-    warnings = metrics.get("warnings")
-    found += [Notice(WARNING, where, one_line(str(text))) for text in (warnings if isinstance(warnings, list) else [])]
+    warnings = [one_line(str(text)) for text in listed] if isinstance(listed := metrics.get("warnings"), list) else []
+    found += [Notice(WARNING, where, text) for text in warnings if not text.startswith("CONTAMINATED: ")]  # said above
     return found + about_file(evaluation, where)
 
 

@@ -88,17 +88,28 @@ def test_one_sentence_and_exit_code_2(model, tmp_path, capsys, monkeypatch, dama
 
 
 def test_told_before_torch_is_imported(model: Path, tmp_path: Path) -> None:
-    half_written(model)
+    half = shutil.copytree(model, tmp_path / "half")
+    half_written(half)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1", "answer": "#### 2"}\n' * 3)
+    few = [f"eval.benchmarks.gsm8k.source.path={tmp_path}/rows.jsonl", "eval.benchmarks.gsm8k.limit=4"]
+    offline = "Idavidrein/gpqa: is not in the hub's cache, and HF_HUB_OFFLINE is set"
     asked = (
-        ([f"model.path={model}"], "cut off or damaged"),
-        ([f"model.path={tmp_path}/empty"], "without config.json is not a model"),
-        ([f"model.path={model}/config.json"], "is a file; name the folder"),
+        (["eval", "eval=gsm8k", f"model.path={half}"], "cut off or damaged"),
+        (["eval", "eval=gsm8k", f"model.path={tmp_path}/empty"], "without config.json is not a model"),
+        (["eval", "eval=gsm8k", f"model.path={model}/config.json"], "is a file; name the folder"),
+        (["eval", "eval=gsm8k", f"model.path={model}", *few], "limit=4: there are only 3 problems"),
+        (["eval", "eval=gpqa_diamond", f"model.path={model}"], offline),
+        (["train", "eval=gpqa_diamond", f"model.path={model}"], offline),
     )
     for arguments, says in asked:
-        command = [sys.executable, "-X", "importtime", "-m", "mft_cli", "eval", "eval=gsm8k", *arguments]
+        command = [sys.executable, "-X", "importtime", "-m", "mft_cli", *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path), "MFT_DATA_DIR": ""},
         )
         assert done.returncode == EXIT_USER
         assert says in done.stderr

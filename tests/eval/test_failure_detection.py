@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from fake_runs import write_completions
 
+from mft_cli.eval import stats
 from mft_cli.eval.failure_detection import (
     at_threshold,
     auroc,
+    auroc_interval,
     bootstrap_auroc,
     chosen_threshold,
     curve_points,
-    delong,
+    delong_variance,
     failure_detection,
     risk_coverage,
 )
@@ -38,32 +41,43 @@ def test_auroc_by_pairs_and_by_scipy() -> None:
     assert auroc(signal, wrong) == pytest.approx(u / (wrong.sum() * (~wrong).sum()))
 
 
-def test_delong_variance_by_loops() -> None:
+def test_interval_by_loops() -> None:
     bad = [s for s, w in zip(SIGNAL, WRONG, strict=True) if w]
     good = [s for s, w in zip(SIGNAL, WRONG, strict=True) if not w]
     psi = np.array([[(b > g) + 0.5 * (b == g) for g in good] for b in bad])
     area = psi.mean()
-    error = np.sqrt(psi.mean(axis=1).var(ddof=1) / 3 + psi.mean(axis=0).var(ddof=1) / 3)
-    half = 1.959964 * error / (area * (1 - area))
-    logit = np.log(area / (1 - area))
-    expected = [1 / (1 + np.exp(-(logit - half))), 1 / (1 + np.exp(-(logit + half)))]
-    assert delong(SIGNAL, WRONG) == pytest.approx(expected, abs=1e-5)
-    low, high = delong([1, 2, 3, 4], [False, False, True, True])
-    assert 0.2 < low < 1
-    assert high == 1.0
+    variance = psi.mean(axis=1).var(ddof=1) / 3 + psi.mean(axis=0).var(ddof=1) / 3
+    assert delong_variance(np.array(SIGNAL), np.array(WRONG)) == pytest.approx(variance)
+    most = area * (1 - area) / 3
+    drawn = (2 * min(variance, most) + 2 * most) / 4  # the weights are 3 - 1 and 2
+    low, high = auroc_interval(SIGNAL, WRONG)
+    for end in (low, high):  # Wilson's ends: where the true area would just be 1.96 errors away
+        assert (area - end) ** 2 == pytest.approx(1.959964**2 * drawn * end * (1 - end) / (area * (1 - area)), rel=1e-5)
+    assert auroc_interval([1, 2, 3, 4], [False, False, True, True]) == pytest.approx(stats.wilson(2, 2))
+    assert auroc_interval([1, 2, 3, 1.5], [False, True, True, True]) == pytest.approx(stats.wilson(1, 1))
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_delong_covers(shift: float) -> None:
-    """Normal signals: the true area is Phi(shift / sqrt 2)."""
-    from statistics import NormalDist
+def test_with_many_answers_the_interval_is_delongs() -> None:
+    generator, wrong = np.random.default_rng(7), np.arange(4000) < 2000
+    signal = generator.normal(0, 1, 4000) + wrong
+    low, high = auroc_interval(signal, wrong)
+    assert high - low == pytest.approx(2 * 1.959964 * delong_variance(signal, wrong) ** 0.5, rel=0.01)
 
-    truth, generator, hit = NormalDist().cdf(shift / 2**0.5), np.random.default_rng(1), 0
-    for _ in range(400):
-        wrong = np.arange(120) < 40
-        low, high = delong(generator.normal(0, 1, 120) + shift * wrong, wrong)
-        hit += low <= truth <= high
-    assert 0.92 <= hit / 400 <= 0.98
+
+@pytest.mark.parametrize("right", [2, 3, 5, 10, 80])
+@pytest.mark.parametrize("kind", ["equal", "right twice", "ties"])
+def test_interval_covers(right: int, kind: str) -> None:
+    """Few right answers of 120, for which DeLong's interval held the true area in as little as 30 % of the draws."""
+    held, wrong, generator = 0, np.arange(120) >= right, np.random.default_rng(1)
+    for _ in range(300):
+        if kind == "ties":
+            signal, truth = (generator.random(120) < np.where(wrong, 0.72, 0.12)).astype(float), 0.8
+        else:
+            signal = generator.normal(0, np.where(wrong, 1.0, 2.0 if kind == "right twice" else 1.0)) + wrong
+            truth = NormalDist().cdf(1 / (5 if kind == "right twice" else 2) ** 0.5)
+        low, high = auroc_interval(signal, wrong)
+        held += low <= truth <= high
+    assert held / 300 >= 0.92
 
 
 def test_clusters_widen_the_bootstrap() -> None:
@@ -72,7 +86,7 @@ def test_clusters_widen_the_bootstrap() -> None:
     wrong = generator.random(80) < 0.4
     signal = generator.normal(0, 1, 80) + wrong
     low, high = bootstrap_auroc(np.repeat(signal, 8), np.repeat(wrong, 8), np.repeat(np.arange(80), 8))
-    one = delong(signal, wrong)
+    one = auroc_interval(signal, wrong)
     assert high - low == pytest.approx(one[1] - one[0], rel=0.25)
 
 

@@ -9,6 +9,7 @@ import pytest
 from fake_runs import PROBLEMS, fake_evaluation, fake_run, write_json, write_lines
 
 from mft_cli.errors import UserError
+from mft_cli.eval import stats
 from mft_cli.report.compare import UNDECIDED, Pair, correct_for_number
 from mft_cli.report.flips import chosen
 from mft_cli.report.runs import read_runs
@@ -245,3 +246,50 @@ def test_surroundings_that_differ(tmp_path: Path) -> None:
     write_json(runs[1] / "run.json", record | {"packages": {"torch": "2.12.0"}, "precision": "bf16"})
     rows = {row.key: row.values for row in summary_of(*runs).surroundings}
     assert rows == {"packages: torch": ["2.11.0", "2.12.0"]}
+
+
+def test_equal_warnings_are_one_notice_that_names_its_places(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path / name) for name in ("a", "b")]
+    for folder, cut in zip(folders, (12, 19), strict=True):
+        for benchmark in ("gsm8k", "math500"):
+            fake_evaluation(
+                folder, benchmark, metrics={"warnings": [f"{cut} of 40 completions reached the token limit"]}
+            )
+        fake_evaluation(folder, "aime24", metrics={"warnings": ["trained on 3 of 30 questions"]})
+    fake_evaluation(folders[0], "svamp", metrics={"warnings": ["33 prompts were refused"]})
+    found = [one for one in summary_of(*folders).notices if one.level == "warning"]
+    assert [(one.where, one.text) for one in found] == [
+        ("a, aime24; b, aime24", "trained on 3 of 30 questions"),
+        (
+            "a, gsm8k (12 of 40); a, math500 (12 of 40); b, gsm8k (19 of 40); b, math500 (19 of 40)",
+            "Completions reached the token limit",
+        ),
+        ("a, svamp", "33 prompts were refused"),
+    ]
+
+
+def test_a_long_list_of_places_is_cut(tmp_path: Path) -> None:
+    for number in range(20):
+        fake_run(tmp_path / f"run{number:02}")
+    (notice,) = summary_of(*sorted(tmp_path.iterdir())).notices
+    assert notice.where.startswith("run00; run01; ")
+    assert notice.where.endswith("; run11; and 8 more")
+
+
+def test_seeds_without_any_flip_have_an_interval(tmp_path: Path) -> None:
+    """Two seeds of each method that solve the same problems: no variance is no certainty."""
+    folders = []
+    for method in ("sft", "masked_thought"):
+        for seed in (1, 2):
+            folders.append(fake_run(tmp_path / f"{method}-{seed}", method=method, seed=seed))
+            fake_evaluation(
+                folders[-1], correct=range(10), metrics={"warnings": ["CONTAMINATED: x"], "contaminated": "x"}
+            )
+    summary = summary_of(*folders)
+    (pair,) = summary.group_pairs
+    assert pair.difference == 0
+    assert pair.interval == pytest.approx(stats.flips_interval(0, 0, PROBLEMS))
+    assert (pair.p, pair.verdict) == (1.0, UNDECIDED)
+    assert pair.detectable == pytest.approx(min(
+        d for k in range(1, PROBLEMS) if (d := stats.minimum_detectable_effect(PROBLEMS, k / PROBLEMS)) < 1))  # fmt: skip
+    assert [one.level for one in summary.notices if "CONTAMINATED" in one.text] == ["alarm"]
