@@ -100,7 +100,7 @@ def retry(ledger: Ledger, asked: str | None) -> None:
     if not at_a_time.isdigit() or int(at_a_time) < 1:
         raise UserError(f"jobs={at_a_time}: expected a number of jobs at a time, 1 or more")
     with ledger.lock():
-        numbers = [job.number for job in ledger.truths() if job.state in UNFINISHED]
+        numbers = [job.number for job in ledger.known_truths() if job.state in UNFINISHED]
         if not numbers:
             print("nothing to do: every job is done or running")
             return
