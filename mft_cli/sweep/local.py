@@ -86,7 +86,8 @@ def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
 
 def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: int = 1) -> None:
     """`at_a_time` processes at once, `gpus` GPUs each. Raises Stopped when told to stop and all have saved."""
-    pending = list(numbers)
+    # those that outlived their sweep come first: each takes a place, or more than `at_a_time` would run
+    pending = sorted(numbers, key=lambda n: ledger.truth(ledger.get(n)).state != "running")
     running: list[Child] = []
     times: list[float] = []
     shown = Progress(ledger, len(numbers), at_a_time)

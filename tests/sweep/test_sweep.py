@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -173,6 +174,24 @@ def test_a_job_killed_from_outside_is_failed_and_its_sweep_goes_on(tiny_model, p
     assert "2 of 3 jobs done, 1 not" in output
     assert states(ledger) == ["done", "failed", "done"]
     assert "killed by SIGKILL" in ledger.get(1).message
+
+
+def test_a_retry_counts_the_jobs_that_outlived_their_sweep(tiny_model, problem_file, tmp_path):
+    """The sweep is killed, job 1 goes on alone; with one place a retry waits for it before it starts another."""
+    sweep = start(*long_run(tiny_model, problem_file, 80), cwd=tmp_path)
+    ledger = three_jobs(tmp_path)
+    until(lambda: saved_steps(ledger, 0) > 0 and saved_steps(ledger, 1) > 0)
+    sweep.kill()
+    sweep.wait()
+    os.kill(ledger.get(0).where["pid"], signal.SIGKILL)
+    until(lambda: states(ledger)[0] == "dead")
+    assert states(ledger)[1:] == ["running", "waiting"]
+    again = mft("sweep", "retry", str(ledger.root), "jobs=1", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 job of a sweep that was killed still runs here" in again.stdout
+    assert states(ledger) == ["done"] * 3
+    spans = sorted((job.started, job.ended) for job in ledger.all())
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans)), spans
 
 
 # ---- pieces ---------------------------------------------------------------------------------------------------------
