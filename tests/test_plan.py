@@ -265,6 +265,30 @@ def test_buffers_follow_deepspeeds_settings():
     assert stage(planned(), "zero2").part("buffers") == 2 * 2 * 2e8  # two buckets: overlap_comm
 
 
+def test_the_configurations_own_row_is_named(tmp_path: Path):
+    """A DeepSpeed file of the user's counts as the configuration does: its stage, its buffers, its type of gradients."""
+    assert "this configuration: none without gradient checkpointing, 126.8 GB: too much" in as_text(planned())
+    own = {"stage": 2, "reduce_bucket_size": 1e8, "overlap_comm": False}
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": own, "data_types": {"grad_accum_dtype": "bf16"}}))
+    p = planned(deepspeed=schema.DeepspeedConfig(config_file=str(file)))
+    assert stage(p, "zero2").part("buffers") == 2 * 1e8
+    assert states(stage(p, "zero2")) == [13.5, 1.7, 10.1]
+    assert "this configuration: zero2 without gradient checkpointing" in as_text(p)
+    half = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    p = planned(deepspeed=schema.DeepspeedConfig(name="zero2", config=half))
+    assert "this configuration: an offload that is not in the table" in as_text(p)
+
+
+def test_gradient_checkpointing_costs_another_forward_pass_of_the_body():
+    """2 of 6 FLOPs a weight, and 2 of 4 under adapters; the head is not computed again."""
+    assert planned().work.recomputed == 2 * (6_738_415_616 - 2 * 32000 * 4096) + 2 * 32 * 4096 * 200
+    assert "computes 33% more" in as_text(planned())
+    assert "computes 49% more" in as_text(planned(peft=schema.PeftConfig(name="lora")))
+    on = planned(train=schema.TrainingConfig(gradient_checkpointing=True))
+    assert "computes 33% more and is on: 3:57" in as_text(on)
+
+
 # ---- the formulas against autograd ----------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mft_cli.metrics import duration
 from mft_cli.plan.activations import Item, layer_terms
-from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes
+from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
 from mft_cli.plan.run import Plan
 from mft_cli.plan.trained import Trained
 from mft_cli.plan.work import Work
@@ -130,8 +130,19 @@ def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
     )
 
 
+def asked_for(p: Plan) -> str:
+    """The stage and the checkpointing that the configuration has."""
+    name, on = own_stage(p.config), p.config.train.gradient_checkpointing
+    found = next((s for s in p.stages if s.stage == name and s.checkpointing == on), None)
+    how = f"{name} {'with' if on else 'without'} gradient checkpointing"
+    if found is None:
+        return "this configuration: an offload that is not in the table"
+    cpu = f", and {gb(found.cpu_total)} of processors' memory on each node" if found.cpu else ""
+    return f"this configuration: {how}, {gb(found.total)}{cpu}: {'fits' if found.fits else 'too much'}"
+
+
 def verdict(p: Plan) -> list[str]:
-    lines = []
+    lines = [asked_for(p)]
     for checkpointing in (False, True):
         how = "with" if checkpointing else "without"
         found = p.lowest(checkpointing)
@@ -198,7 +209,12 @@ def mfu_remark(p: Plan, w: Work) -> str:
     if w.clean is not None:
         share = w.flops_per_token / (w.flops_per_token + w.clean.flops_per_token)
         text += f", and the clean pass, which the log leaves out: it will say {p.settings.mfu * share:.2f}"
-    return f"{text}; gradient checkpointing computes a third more"
+    computed = w.flops_per_token + (w.clean.flops_per_token if w.clean else 0.0)
+    more = w.recomputed / computed
+    text += f"; gradient checkpointing, which mfu leaves out, computes {more:.0%} more"
+    if p.config.train.gradient_checkpointing and w.seconds is not None:
+        text += f" and is on: {duration(w.seconds * (1 + more))} if the GPUs are as fast with it"
+    return text
 
 
 def disk_lines(p: Plan) -> list[str]:

@@ -103,15 +103,19 @@ class CleanPass:
 
 
 def clean_pass(config: TrainConfig, shape: Shape, data: DataFacts, length: float) -> CleanPass | None:
-    """None where the method makes no such pass. A third of forward and backward is forward; here the head (2VD) is
-    applied to chosen tokens only."""
+    """None where the method makes no such pass. Its head (2VD) is applied to chosen tokens only."""
     method = config.method
     products = head_products(method) if isinstance(method, MaskedThoughtConfig) else 0
     if not isinstance(method, MaskedThoughtConfig) or not products:
         return None
     share = chosen_share(config, method, data.label_share or 1.0)
-    body = shape.flops_per_token(length) / 3 - 2 * shape.head
-    return CleanPass(method.noise, products, share, body + share * products * 2 * shape.head)
+    flops = body_forward(shape, length) + share * products * 2 * shape.head
+    return CleanPass(method.noise, products, share, flops)
+
+
+def body_forward(shape: Shape, length: float) -> float:
+    """FLOPs of a token in a forward pass without the head: a third of forward and backward, less the head's 2VD."""
+    return shape.flops_per_token(length) / 3 - 2 * shape.head
 
 
 def chosen_share(config: TrainConfig, method: MaskedThoughtConfig, labels: float) -> float:
@@ -142,6 +146,7 @@ class Work:
     micro_batches: int  # forward passes of one rank in a step
     flops_per_token: float
     clean: CleanPass | None
+    recomputed: float  # FLOPs of a token that gradient checkpointing adds
     flops: float
     seconds: float | None
 
@@ -163,11 +168,11 @@ def make_work(
     micro = math.ceil(math.ceil(step_rows / t.micro_batch_size) / settings.gpus)
     length = data.document or data.mean_tokens
     per_token = trained_flops(shape, trained, length)
-    clean = clean_pass(config, shape, data, length)
+    clean, recomputed = clean_pass(config, shape, data, length), body_forward(shape, length)
     flops = tokens * (per_token + (clean.flops_per_token if clean else 0.0))
     peak = settings.peak_tflops
     seconds = None if peak is None else flops / (settings.gpus * peak * 1e12 * settings.mfu)
-    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, clean, flops, seconds)
+    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, clean, recomputed, flops, seconds)
 
 
 def tokens_of(steps: int, per_epoch: int, config: TrainConfig, data: DataFacts) -> float:
