@@ -278,7 +278,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
             task(typing.cast("dict[str, Any]", values))
         except OmegaConfBaseException as error:
             failures.append(UserError(hydra_sentence(error, known)))
-        except (UserError, Stopped) as error:
+        except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
             failures.append(error)
 
     before = sys.argv
