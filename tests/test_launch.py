@@ -28,7 +28,7 @@ try:
     code = start_ranks(
         command, LaunchConfig(**json.loads(settings)), Path(logs), lambda line: print("SAY", line, flush=True), cause=cause
     )
-    print("CAUSE", *cause)
+    for line in cause: print("CAUSE", line)
 except Exception as error:
     print(type(error).__name__, error)
     code = 99

@@ -248,6 +248,8 @@ def test_progress_line():
         (["sweep", "status", "nowhere"], "is no sweep's folder"),
         (["train", "-m", "hydra/launcher=mft_locl", "seed=1,2"], "mft_locl"),
         (["train", "-m", "hydra/launcher=mft_local", "hydra.launcher.jobs=0", "seed=1,2"], "hydra.launcher.jobs=0"),
+        (["train", "-m", "hydra/launcher=mft_local", "launch.dry_run=true", "seed=1,2"], "launch.dry_run=true prints"),
+        (["train", "launch.dry_run=true"], "launch.dry_run=true prints what launch=slurm"),
     ],
 )
 def test_mistakes(words, message, tmp_path):
