@@ -18,7 +18,7 @@ import pytest
 from tiny import ROOT, mft, tiny_overrides
 
 from mft_cli.sweep.ledger import Job, Ledger, here, told_apart, varied
-from mft_cli.sweep.local import progress_line
+from mft_cli.sweep.local import announcement, progress_line
 from mft_cli.sweep.start import sweep_folder
 
 PARALLEL = ("hydra/launcher=mft_local", "hydra.launcher.jobs=2")
@@ -238,6 +238,15 @@ def test_progress_line():
     jobs = [Job(i, [], state=s) for i, s in enumerate(["done", "done", "failed", "running", "waiting", "waiting"])]
     line = progress_line(jobs, [100.0, 140.0], at_a_time=2)
     assert line == "2 of 6 jobs done, 1 failed, 1 running, 2 waiting; about 2 min left"  # (2 + 1/2) / 2 x 120 s
+
+
+def test_a_job_in_sequence_is_announced_with_the_time_left():
+    job = Job(4, ["seed=1", "method.mask_ratio=0.4"])
+    assert announcement(job, ["method.mask_ratio"], 5, 6, [100.0] * 4) == (
+        "job 4 (5 of 6): mask_ratio=0.4; about 3 min left"  # this one and another, 200 s
+    )
+    assert announcement(job, ["seed"], 1, 6, []) == "job 4 (1 of 6): seed=1"
+    assert announcement(job, [], 1, 1, []) == "job 4"
 
 
 @pytest.mark.parametrize(
