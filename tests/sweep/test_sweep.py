@@ -258,6 +258,8 @@ def test_a_job_in_sequence_is_announced_with_the_time_left():
         (["train", "-m", "hydra/launcher=mft_locl", "seed=1,2"], "mft_locl"),
         (["train", "-m", "hydra/launcher=mft_local", "hydra.launcher.jobs=0", "seed=1,2"], "hydra.launcher.jobs=0"),
         (["train", "-m", "hydra/launcher=mft_local", "launch.dry_run=true", "seed=1,2"], "launch.dry_run=true prints"),
+        (["train", "-m", "train.epoch=2", "seed=1,2"], "unknown key train.epoch (value 2)"),
+        (["train", "-m", "train.epoch=2", "seed=1,2"], "so in all 2 jobs; none was started"),
         (["train", "launch.dry_run=true"], "launch.dry_run=true prints what launch=slurm"),
     ],
 )
