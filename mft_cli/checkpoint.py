@@ -253,7 +253,7 @@ def newest_verified(root: Path, say: Callable[[str], None]) -> Path | None:
     Raises UserError if all are damaged: to start from the first step would be to lose the work without a word. What a kill
     leaves of a first save is no checkpoint (steps_in): the name is given to whole ones only.
     """
-    damaged = []
+    damaged: list[str] = []
     for step in steps_in(root):
         folder = step_folder(root, step)
         problem = verify(folder)
