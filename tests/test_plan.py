@@ -284,7 +284,7 @@ def test_gradient_checkpointing_costs_another_forward_pass_of_the_body():
     """2 of 6 FLOPs a weight, and 2 of 4 under adapters; the head is not computed again."""
     assert planned().work.recomputed == 2 * (6_738_415_616 - 2 * 32000 * 4096) + 2 * 32 * 4096 * 200
     assert "computes 33% more" in as_text(planned())
-    assert "computes 49% more" in as_text(planned(peft=schema.PeftConfig(name="lora")))
+    assert "computes 48% more" in as_text(planned(peft=schema.PeftConfig(name="lora")))
     on = planned(train=schema.TrainingConfig(gradient_checkpointing=True))
     assert "computes 33% more and is on: 3:57" in as_text(on)
 
