@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -283,13 +284,8 @@ def resume(
     """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
     if not config.checkpoint.resume:
         return fresh
-    # one rank reads the digests of all files
-    folder = engine.ranks.from_first(
-        checkpoints.newest_verified(run.checkpoints, say) if engine.ranks.rank == 0 else None
-    )
+    folder = newest_checkpoint(run, engine.ranks, say)
     if folder is None:
-        if checkpoints.steps_in(run.checkpoints):
-            say("no checkpoint can be used: starting from the first step")
         return fresh
     stored = checkpoints.Stored(folder)
     position = Position(**stored.trainer["position"])
@@ -309,6 +305,20 @@ def resume(
     engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
     say(f"going on from {folder}")
     return position
+
+
+def newest_checkpoint(run: RunDir, ranks: Ranks, say: Say) -> Path | None:
+    """One rank reads the digests of all files. Raises UserError, on every rank, if no checkpoint is whole."""
+    folder, refusal = None, None
+    if ranks.rank == 0:
+        try:
+            folder = checkpoints.newest_verified(run.checkpoints, say)
+        except UserError as error:
+            refusal = str(error)
+    folder, refusal = ranks.from_first((folder, refusal))
+    if refusal:
+        raise UserError(refusal)
+    return folder
 
 
 def sampler(

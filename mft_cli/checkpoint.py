@@ -248,13 +248,25 @@ class Stored:
 
 
 def newest_verified(root: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are all as written; damaged ones are named and passed over."""
+    """The newest checkpoint whose files are all as written; damaged ones are named and passed over. None without any.
+
+    Raises UserError if all are damaged: to start from the first step would be to lose the work without a word. What a kill
+    leaves of a first save is no checkpoint (steps_in): the name is given to whole ones only.
+    """
+    damaged: list[str] = []
     for step in steps_in(root):
         folder = step_folder(root, step)
         problem = verify(folder)
         if problem is None:
+            for line in damaged:
+                say(f"checkpoint {line} is damaged and passed over")
             return folder
-        say(f"checkpoint {folder} is damaged ({problem}); trying the one before")
+        damaged.append(f"{folder.name} ({problem})")
+    if damaged:
+        raise UserError(
+            f"{root}: no checkpoint can be used: damaged {'; '.join(damaged)}; put back a copy, or start from the first step "
+            f"by moving them away, with another run_dir, or with checkpoint.resume=false"
+        )
     return None
 
 

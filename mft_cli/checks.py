@@ -90,6 +90,12 @@ def check_method(m: schema.MethodConfig, model: schema.ModelConfig) -> None:
         check_chunk_refine(m)
 
 
+DRY_RUN = (
+    "launch.dry_run=true prints what launch=slurm or hydra/launcher=mft_slurm would submit; for a run on this machine look at "
+    "its settings with --cfg job, and at its memory and time with mft plan"
+)
+
+
 def check_launch(launch: schema.LaunchConfig) -> None:
     """Settings of the processes that contradict each other. Raises UserError."""
     if launch.gpus and launch.processes:
@@ -97,6 +103,8 @@ def check_launch(launch: schema.LaunchConfig) -> None:
             f"launch.gpus={launch.gpus} and launch.processes={launch.processes}: give one of them, "
             "gpus for one process a GPU, processes on machines without GPUs"
         )
+    if launch.dry_run and launch.name != "slurm":
+        raise UserError(DRY_RUN)
     if launch.name == "local" and (launch.node_rank or 0) >= (launch.nodes or 1):
         raise UserError(
             f"launch.node_rank={launch.node_rank}: expected a number below launch.nodes={launch.nodes or 1}"

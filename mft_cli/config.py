@@ -69,7 +69,8 @@ def describe(cls: type[Any], item: Any, prefix: str) -> str:
     name, value = prefix + ".".join(path), item["input"]
     if item["type"] == "unexpected_keyword_argument" and owner is schema.EvalConfig and is_benchmark_key(path):
         return (
-            f"unknown key {name}; the YAML file of a benchmark starts with the line # @package eval.benchmarks.<name>"
+            f"unknown key {name}: a benchmark's key is eval.benchmarks.<name>.{path[-1]} (and its YAML file starts with the "
+            f"line # @package eval.benchmarks.<name>)"
         )
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key {name} (value {show(value)}){nearest_key(cls, owner, path)}"
@@ -278,7 +279,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
             task(typing.cast("dict[str, Any]", values))
         except OmegaConfBaseException as error:
             failures.append(UserError(hydra_sentence(error, known)))
-        except (UserError, Stopped) as error:
+        except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
             failures.append(error)
 
     before = sys.argv

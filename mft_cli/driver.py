@@ -23,7 +23,7 @@ def read_frozen(file: str) -> dict[str, Any]:
 
 def train_or_submit(config: TrainConfig) -> None:
     """Train here; launch=slurm outside a job submits one that does."""
-    if config.launch.name != "slurm" or inside_job():
+    if config.launch.name != "slurm" or (inside_job() and not config.launch.dry_run):
         run_training(config)
         return
     from mft_cli.rerun import run_folder

@@ -58,13 +58,17 @@ def threads_per_rank(launch: LaunchConfig) -> int:
     return launch.threads or (int(own) if own.isdigit() and int(own) else max(1, cores // ranks_per_node(launch)))
 
 
-def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str] | None = None) -> int:
+def start_ranks(
+    command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str] | None = None,
+    cause: list[str] | None = None,
+) -> int:  # fmt: skip
     """Run `command` once a rank of this node (with launch.name=slurm: of the allocation) and wait for all of them.
 
     Rank 0 writes to the terminal and to logs/rank0.log, every other rank to logs/rank<N>.log. Must be called in the main
     thread: signals are handled there, and the ranks are ended with the thread that started them.
     Returns 0 if all ranks did, 75 if they stopped after a signal, else the exit code of the rank that failed first
-    (1 if a signal ended it). The names of the signals that came are appended to `heard`. Raises UserError for settings
+    (1 if a signal ended it). The names of the signals that came are appended to `heard`, and to `cause` in words why that
+    rank failed, where it is one of this node's: the others fail with it, of what they miss. Raises UserError for settings
     that cannot be started.
     """
     logs.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,8 @@ def start_ranks(command: list[str], launch: LaunchConfig, logs: Path, say: Say, 
     if first is not None:
         if text := failure_text(first, ranks):
             say(text)
+        if cause is not None:
+            cause.append(cause_of(first))
         return first.code if first.code > 0 else EXIT_OURS
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
@@ -304,6 +310,16 @@ def failure_text(first: Rank, ranks: list[Rank]) -> str:
     how = f"exit code {first.code}" if first.code > 0 else f"signal {signal.Signals(-first.code).name}"
     line = f"rank {first.number} failed first ({how}); its output is in {first.log}"
     return line if told else f"{line}, which ends:\n{text}"
+
+
+def cause_of(first: Rank) -> str:
+    """Why the rank that failed first did, in a line."""
+    if first.code < 0:
+        memory = " (out of memory?)" if -first.code == signal.SIGKILL else ""
+        return f"rank {first.number} was ended by {signal.Signals(-first.code).name}{memory}"
+    text = tail(first.log, first.offset)
+    known = f": {last_line(text)}" if "Traceback" in text else f" with exit code {first.code}"
+    return f"rank {first.number} failed{known}"
 
 
 def tail(path: Path, offset: int) -> str:

@@ -11,6 +11,7 @@ Who stopped a run, as SLURM 22.05 shows it to the batch step:
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from types import FrameType
@@ -19,6 +20,7 @@ from mft_cli.errors import Stopped
 from mft_cli.schema import SlurmConfig
 
 ASK_S = 60.0
+UNREACHABLE = ("unable to contact slurm controller", "could not establish a configuration source", "zero bytes were")
 TO_COME = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
@@ -56,7 +58,7 @@ def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
             ask("requeue", name)
             return True
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip()
+        said = in_short(getattr(error, "stderr", None) or str(error))
         verdict = f"could not be requeued ({said}); submit the same command again"
     print(f"mft: SLURM job {name} {verdict}", flush=True)
     return False
@@ -95,6 +97,20 @@ def queue() -> dict[str, str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return dict(line.split() for line in done.stdout.splitlines() if line.strip())
+
+
+def in_short(said: str) -> str:
+    """What a command of SLURM printed when it failed: the names of commands left out, and all but the first line where
+    SLURM is not to be reached, which then is the cause of the rest."""
+    lines = [re.sub(r"^(\S+: (error|fatal)|slurm_\w+ error): ", "", line.strip()) for line in said.splitlines()]
+    lines = [re.sub(r"^Batch job submission failed: ", "", line) for line in lines if line]
+    cause = [line for line in lines if is_unreachable(line)]
+    return cause[-1] if cause else "; ".join(dict.fromkeys(lines))
+
+
+def is_unreachable(said: str) -> bool:
+    """Whether SLURM's command found no controller, as opposed to being refused by it."""
+    return any(word in said.lower() for word in UNREACHABLE)
 
 
 def ask(*words: str) -> str:

@@ -7,7 +7,9 @@ own checkpointing stays unused: after the exec none of its handlers is left.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import shlex
 import shutil
@@ -21,6 +23,7 @@ from mft_cli.config import to_plain
 from mft_cli.errors import UserError
 from mft_cli.run_dir import write_json
 from mft_cli.schema import LaunchConfig, TrainConfig
+from mft_cli.slurm import in_short, is_unreachable
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,20 @@ def submit(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any], 
     executor = SlurmExecutor(folder, max_num_timeout=0, python=f"exec {shlex.quote(sys.executable)}")
     executor.update_parameters(**parameters)
     try:
-        with executor.batch():
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises
             jobs = [executor.submit(driver) for driver in drivers]
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-        raise UserError(f"sbatch refused the job: {' '.join(lines) or error}; see launch.slurm.*") from None
+        raise UserError(refusal(str(error))) from None
     return [str(job.job_id) for job in jobs]
+
+
+def refusal(said: str) -> str:
+    """A sentence on what sbatch printed."""
+    if is_unreachable(said):
+        return (
+            f"launch=slurm: nothing was submitted, SLURM does not answer ({in_short(said)}); try again when sinfo does"
+        )
+    return f"sbatch refused the job: {in_short(said)}; see launch.slurm.*"
 
 
 def script(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any]) -> str:

@@ -60,15 +60,18 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, say: Say) -> 
     """The ranks of this node (with SLURM: of all nodes), to their end. Raises Stopped, UserError, RankFailed."""
     write_json(frozen, to_plain(config))
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
-    code = start_ranks(command, config.launch, run.root / "logs", say)
+    cause: list[str] = []
+    code = start_ranks(command, config.launch, run.root / "logs", say, cause=cause)
     if code == EXIT_STOPPED:
         state = run.get_state()
         raise Stopped(state.get("message", "stopped by a signal"), state.get("by"))
     if code:
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
-        message = run.get_state().get("message", "")
-        raise RankFailed(f"{run.root}: a rank failed: {message} (logs of the ranks: {run.root / 'logs'})")
+        if cause and not config.launch.node_rank:  # the ranks that failed after it have written what they missed
+            run.set_state("failed", message=cause[0], **where(run))
+        message = run.get_state().get("message", "a rank failed without a word")
+        raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")
 
 
 def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:

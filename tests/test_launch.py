@@ -23,8 +23,12 @@ from pathlib import Path
 from mft_cli.launch import start_ranks
 from mft_cli.schema.launching import LaunchConfig
 settings, logs, *command = sys.argv[1:]
+cause = []
 try:
-    code = start_ranks(command, LaunchConfig(**json.loads(settings)), Path(logs), lambda line: print("SAY", line, flush=True))
+    code = start_ranks(
+        command, LaunchConfig(**json.loads(settings)), Path(logs), lambda line: print("SAY", line, flush=True), cause=cause
+    )
+    for line in cause: print("CAUSE", line)
 except Exception as error:
     print(type(error).__name__, error)
     code = 99
@@ -158,8 +162,22 @@ time.sleep(600)
     rc, out, err = python(tmp_path, code, 3)
     assert rc == 1
     assert time.monotonic() - start < 15
-    assert (out + err).count("ValueError: the cause") == 1
+    assert (out.split("CAUSE")[0] + err).count("ValueError: the cause") == 1
     assert "rank 2 failed first" in out
+    assert "CAUSE rank 2 failed: ValueError: the cause\n" in out
+
+
+def test_the_cause_is_the_first_failure_not_what_the_others_missed(tmp_path):
+    code = """
+import os, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), 9)
+time.sleep(0.5)
+raise RuntimeError("connection reset by peer")
+"""
+    rc, out, _ = python(tmp_path, code)
+    assert rc == 1
+    assert "CAUSE rank 1 was ended by SIGKILL (out of memory?)\n" in out
 
 
 def test_a_rank_that_ignores_term_is_killed_after_a_failure(tmp_path):
@@ -183,7 +201,7 @@ def test_the_same_mistake_on_every_rank_is_shown_once(tmp_path):
     for code, expected in ((told, 2), ("raise ValueError('mft: a bad key')", 1)):
         rc, out, err = python(tmp_path, code, 3)
         assert rc == expected
-        assert (out + err).count("mft: a bad key") == 1
+        assert (out.split("CAUSE")[0] + err).count("mft: a bad key") == 1
         assert ("SAY" in out) == (expected == 1), "a sentence for the user needs no word about ranks"
 
 

@@ -20,6 +20,7 @@ from mft_cli.plan.settings import Settings, read_settings
 from mft_cli.plan.shape import Shape, measure
 from mft_cli.plan.show import as_text
 from mft_cli.plan.trained import Trained, count_trained
+from mft_cli.plan.work import DataFacts, clean_pass
 
 PUBLISHED = {  # parameters as the model pages state them
     "meta-llama/Llama-2-7b-hf": 6_738_415_616,
@@ -204,6 +205,49 @@ def test_work_time_and_disk_by_hand():
     assert disk.total == 3 * 12 * 6_738_415_616 + 2 * 6_738_415_616
 
 
+def test_adapters_need_no_gradient_of_frozen_weights():
+    """4 x 6.607e9 frozen weights, 6 x the adapters' own."""
+    p = planned(peft=schema.PeftConfig(name="lora", rank=16, targets=["q_proj", "v_proj"]))
+    assert p.work.flops_per_token == 4 * (6_738_415_616 - 32000 * 4096) + 6 * 8_388_608 + 6 * 32 * 4096 * 200
+
+
+@pytest.mark.parametrize(
+    ("more", "products"),
+    [({"noise": "model_sample"}, 1), ({"noise": "mixup"}, 2), ({"noise": "mixup", "mixup_with": "sample"}, 1)],
+)
+def test_the_clean_pass_of_noise_is_counted(more: dict[str, str], products: int):
+    """mask_ratio 0.3, a ramp over half of the run: 0.225 of the tokens are chosen on average."""
+    method = schema.MaskedThoughtConfig(mask_ratio=0.3, warmup_fraction=0.5, **more)
+    p = planned(method=method)
+    head = 32000 * 4096
+    body = 2 * (6_738_415_616 - 2 * head) + 2 * 32 * 4096 * 200
+    assert p.work.clean.flops_per_token == pytest.approx(body + 0.225 * products * 2 * head)
+    plain = planned().work
+    assert p.work.seconds / plain.seconds == pytest.approx(1 + p.work.clean.flops_per_token / plain.flops_per_token)
+    assert 1.31 < p.work.seconds / plain.seconds < 1.34
+    assert f"(noise={more['noise']})" in as_text(p)
+    assert "it will say 0.30" in as_text(p)
+
+
+@pytest.mark.parametrize(
+    "more", [{"noise": "token"}, {"noise": "dropout"}, {"noise": "neftune"}, {"noise": "mixup", "mixup_with": "random"}]
+)
+def test_other_noise_needs_no_clean_pass(more: dict[str, str]):
+    p = planned(method=schema.MaskedThoughtConfig(**more))
+    assert p.work.clean is None
+    assert p.work.flops == planned().work.flops
+
+
+def test_the_embedding_table_of_mixup_is_the_peak_where_little_else_is_kept():
+    """Qwen2.5-0.5B, LoRA, short rows, checkpointed: the table of 151,936 x 896 numbers is more than the activations."""
+    more = {"peft": schema.PeftConfig(name="lora"), "train": schema.TrainingConfig(row_length=64, packing=True)}
+    mixed = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=schema.MaskedThoughtConfig(noise="mixup"), **more)
+    names = {i.name: i.bytes for i in stage(mixed, "none", True).work}
+    assert names["embedding table"] == 2 * 151_936 * 896
+    plain = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=schema.MaskedThoughtConfig(), **more)
+    assert stage(plain, "none", True).work_total < stage(mixed, "none", True).work_total
+
+
 def test_sixteen_bytes_where_gradients_are_summed_in_16_bits():
     """13.5 / 8 + 13.5 / 8 + 80.9 / 8 GB, and an fp32 copy of a rank's gradients at the step: 4 x 6.738e9 / 8."""
     own = {"data_types": {"grad_accum_dtype": "bf16"}}
@@ -219,6 +263,30 @@ def test_buffers_follow_deepspeeds_settings():
     assert stage(p, "zero3").part("buffers") == 2 * (1e8 + 2e8 + 5e7)
     assert stage(planned(), "zero3").part("buffers") == 2 * (5e7 + 1e9 + 5e7)  # conf/deepspeed/zero3.yaml
     assert stage(planned(), "zero2").part("buffers") == 2 * 2 * 2e8  # two buckets: overlap_comm
+
+
+def test_the_configurations_own_row_is_named(tmp_path: Path):
+    """A DeepSpeed file of the user's counts as the configuration does: its stage, its buffers, its type of gradients."""
+    assert "this configuration: none without gradient checkpointing, 126.8 GB: too much" in as_text(planned())
+    own = {"stage": 2, "reduce_bucket_size": 1e8, "overlap_comm": False}
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": own, "data_types": {"grad_accum_dtype": "bf16"}}))
+    p = planned(deepspeed=schema.DeepspeedConfig(config_file=str(file)))
+    assert stage(p, "zero2").part("buffers") == 2 * 1e8
+    assert states(stage(p, "zero2")) == [13.5, 1.7, 10.1]
+    assert "this configuration: zero2 without gradient checkpointing" in as_text(p)
+    half = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    p = planned(deepspeed=schema.DeepspeedConfig(name="zero2", config=half))
+    assert "this configuration: an offload that is not in the table" in as_text(p)
+
+
+def test_gradient_checkpointing_costs_another_forward_pass_of_the_body():
+    """2 of 6 FLOPs a weight, and 2 of 4 under adapters; the head is not computed again."""
+    assert planned().work.recomputed == 2 * (6_738_415_616 - 2 * 32000 * 4096) + 2 * 32 * 4096 * 200
+    assert "computes 33% more" in as_text(planned())
+    assert "computes 48% more" in as_text(planned(peft=schema.PeftConfig(name="lora")))
+    on = planned(train=schema.TrainingConfig(gradient_checkpointing=True))
+    assert "computes 33% more and is on: 3:57" in as_text(on)
 
 
 # ---- the formulas against autograd ----------------------------------------------------------------------------------
@@ -275,6 +343,40 @@ def test_a_layer_keeps_what_the_formula_says(dtype: str, fast: bool, documents: 
         compute=2 if dtype == "bfloat16" else 4, fast=fast, cpu=True,
     )  # fmt: skip
     assert layer_bytes(measure(numbers, "test"), micro, Trained(1, 0)) == one
+
+
+@pytest.mark.parametrize(("noise", "products"), [("model_sample", 1), ("mixup", 2)])
+def test_the_clean_pass_computes_what_the_plan_says(noise: str, products: int):
+    """torch's own counter of FLOPs against the plan's. It counts attention whole, the plan the causal half."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import LlamaForCausalLM
+
+    from mft_cli.attention import register
+    from mft_cli.data.pack import Batch
+    from mft_cli.methods.noise import marks, noisy_inputs
+    from mft_cli.rng import Draw
+
+    numbers = {
+        "model_type": "llama", "vocab_size": 97, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    shape = measure(numbers, "test")
+    model = LlamaForCausalLM._from_config(shape.model.config, attn_implementation=register("sdpa"))
+    method = schema.MaskedThoughtConfig(noise=noise, mask_ratio=0.25, schedule="constant")
+    length, zeros = 200, torch.zeros(1, 200, dtype=torch.long)
+    batch = Batch(
+        zeros, zeros, zeros > -1, torch.arange(length)[None], zeros, zeros > -1, zeros, zeros, zeros, [[length]]
+    )  # fmt: skip
+    chosen = torch.arange(length)[None] % 4 == 3  # a quarter
+    batch.extra = marks(batch, chosen, "test", Draw(1))
+    with FlopCounterMode(display=False) as counter:
+        noisy_inputs(model, batch, method, 97)
+    whole = 4 * shape.layers * shape.queries * length**2
+    config = make_config(method=method)
+    said = clean_pass(config, shape, DataFacts(rows=1, mean_tokens=length), length)
+    assert said.products == products
+    assert said.flops_per_token * length == pytest.approx(counter.get_total_flops() - whole / 2, rel=0.01)
 
 
 def test_logits_are_chunked():

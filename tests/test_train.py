@@ -395,16 +395,17 @@ def test_a_continued_run_inherits_what_its_base_was_made_from(tiny_model, proble
 
 
 def test_a_damaged_newest_checkpoint_does_not_push_good_ones_out(tiny_model, problem_file, tmp_path):
-    more = {"train.max_steps": 6, "checkpoint.every_steps": 2, "checkpoint.keep_last": 1}
+    more = {"train.max_steps": 6, "checkpoint.every_steps": 2}
     command = ["train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more)]
-    assert mft(*command, cwd=tmp_path).returncode == 0
+    assert mft(*command, "checkpoint.keep_last=2", cwd=tmp_path).returncode == 0
     run = tmp_path / "run"
     weights = (run / "export" / "model.safetensors").read_bytes()
     (run / "checkpoints" / "step-00000006" / "model.safetensors").write_bytes(b"damaged")
     (run / "state.json").unlink()
-    done = mft(*command, cwd=tmp_path)
+    done = mft(*command, "checkpoint.keep_last=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "damaged" in done.stdout
+    assert "going on from run/checkpoints/step-00000004" in done.stdout
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000006"]
     assert (run / "export" / "model.safetensors").read_bytes() == weights
 
@@ -428,3 +429,36 @@ def test_an_installed_mft_does_not_take_the_repository_around_it_for_its_own(tmp
     assert recorded(installed) == "None\n"
     if (ROOT / ".git").exists():
         assert recorded(ROOT).strip() == git("rev-parse", "HEAD", folder=ROOT)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_anew(tiny_model, problem_file, tmp_path):
+    more = {"train.max_steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
+    command = ["train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **more)]
+    assert mft(*command, cwd=tmp_path).returncode == 0
+    run = tmp_path / "run"
+    (run / "state.json").unlink()
+    before = (run / "metrics.jsonl").read_text()
+    for step in (2, 4):
+        (run / "checkpoints" / f"step-{step:08d}" / "model.safetensors").write_bytes(b"damaged")
+    for ranks in ([], ["launch.processes=2"]):
+        done = mft(*command, *ranks, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout
+        [line] = [line for line in done.stderr.splitlines() if "no checkpoint can be used" in line]
+        assert "run/checkpoints" in line
+        assert "step-00000004 (model.safetensors has 7 bytes instead of" in line
+        assert "step-00000002" in line
+        assert "Traceback" not in done.stderr
+        assert (run / "metrics.jsonl").read_text() == before
+    assert json.loads((run / "state.json").read_text())["state"] == "failed"
+    (run / "checkpoints").rename(run / "damaged")
+    assert mft(*command, cwd=tmp_path).returncode == 0
+
+
+def test_a_kill_in_the_first_save_leaves_nothing_to_refuse(tiny_model, problem_file, tmp_path):
+    half = tmp_path / "run" / "checkpoints" / ".tmp-step-00000002-1"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    command = ["train", *tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.max_steps": 4})]
+    done = mft(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not half.exists()

@@ -77,6 +77,16 @@ def describe(c: MaskedThoughtConfig) -> str:
     }[c.noise] + "; no mask token"
 
 
+def head_products(c: MaskedThoughtConfig) -> int:
+    """Products of the head's size for a chosen position, made after a forward pass over the clean rows; 0: no such pass.
+
+    One for the logits, one more for the mean embedding under them.
+    """
+    if c.noise == "model_sample":
+        return 1
+    return {"expected": 2, "sample": 1}.get(c.mixup_with, 0) if c.noise == "mixup" else 0
+
+
 def noisy_inputs(model: Any, batch: Batch, c: MaskedThoughtConfig, words: int) -> dict[str, Any]:
     """Keyword arguments of the forward pass of a marked batch. `words`: ids that a token may be drawn from."""
     draws, words = batch.extra[DRAWS][batch.extra[AT]], min(words, embedding_rows(model))

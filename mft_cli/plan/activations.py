@@ -37,6 +37,7 @@ class Micro:
     fast: bool
     cpu: bool
     dropout: bool = False
+    clean: int = 0  # products with the head in method.noise's pass over the clean rows; 0: there is none
 
     @property
     def short(self) -> bool:
@@ -148,9 +149,22 @@ def working(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> list[I
     )  # fmt: skip
     end = Item("embedding's gradient", f"{m.compute} x V x D", end_of_backward(s, m, trained))
     most = max((forward, scaling, backward), key=lambda item: item.bytes)
-    if end.bytes > layers.bytes + around.bytes + most.bytes:
-        return [end]
-    return [layers, around, most]
+    return max(([layers, around, most], [end], clean_pass(s, m)), key=lambda items: sum(i.bytes for i in items))
+
+
+def clean_pass(s: Shape, m: Micro) -> list[Item]:
+    """Before the forward pass, where method.noise makes one over the clean rows: nothing is kept for backward. The mean
+    embedding under the prediction reads a copy of the whole table. Its logits are made in small blocks."""
+    if not m.clean:
+        return []
+    one = m.positions * sum(value for _, value in layer_terms(s, m))
+    items = [
+        Item("clean pass", f"one layer, M {m.positions:,}", one),
+        Item("clean pass's blocks of logits", f"4 x 4 B x {BLOCK_ELEMENTS:,}", 16 * BLOCK_ELEMENTS),
+    ]
+    if m.clean > 1:
+        items.append(Item("embedding table", f"{m.compute} B x V x D", m.compute * s.head))
+    return items
 
 
 def forward_only(s: Shape, m: Micro, trained: Trained) -> list[Item]:

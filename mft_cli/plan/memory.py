@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mft_cli import zero_settings
 from mft_cli.config import CONF
 from mft_cli.plan.activations import Item, Micro, working
 from mft_cli.plan.settings import Settings
@@ -49,10 +50,21 @@ class Buffers:
         )  # fmt: skip
 
 
+def own_stage(config: TrainConfig) -> str | None:
+    """The row of the table that the configuration stands in, its DeepSpeed file read; None for an offload that has none.
+    Raises UserError for a file that cannot be read."""
+    number, offloads = zero_settings.stage(config.deepspeed), zero_settings.offloads(config.deepspeed)
+    zero = zero_settings.given(config.deepspeed).get("zero_optimization", {})
+    if not offloads:
+        return f"zero{number}" if number else "none"
+    both = all((zero.get(k) or {}).get("device") == "cpu" for k in ("offload_optimizer", "offload_param"))
+    return "zero3_offload" if number == 3 and both else None
+
+
 def stage_buffers(config: TrainConfig, stage: str) -> Buffers:
     """The configuration's own settings of its stage; of the others the preset's."""
-    values = config.deepspeed.config
-    if config.deepspeed.name != stage:
+    values = zero_settings.given(config.deepspeed)
+    if own_stage(config) != stage:
         values = yaml.safe_load((CONF / "deepspeed" / f"{stage}.yaml").read_text()).get("config", {})
     return Buffers.of(values.get("zero_optimization", {}))
 
@@ -107,7 +119,7 @@ class StageMemory:
 
 def make_problem(config: TrainConfig, settings: Settings, shape: Shape, trained: Trained, micro: Micro) -> Problem:
     default = "fp16" if config.train.precision == "fp16" else "fp32"  # as zero_settings writes it
-    dtype = config.deepspeed.config.get("data_types", {}).get("grad_accum_dtype", default)
+    dtype = zero_settings.given(config.deepspeed).get("data_types", {}).get("grad_accum_dtype", default)
     gradient = 4 if dtype == "fp32" or micro.compute == 4 else 2
     buffers = {stage: stage_buffers(config, stage) for stage in STAGES if stage != "none"}
     return Problem(shape, trained, micro, settings.gpus, settings.gpus_per_node, gradient, buffers)

@@ -6,13 +6,14 @@ import json
 from dataclasses import dataclass
 
 from mft_cli.errors import UserError
+from mft_cli.methods.noise import head_products
 from mft_cli.plan.activations import Micro
 from mft_cli.plan.memory import Problem, StageMemory, fewest_gpus, make_problem, table
 from mft_cli.plan.settings import Settings, read_settings
 from mft_cli.plan.shape import Shape, read_shape
 from mft_cli.plan.trained import Trained, count_trained
 from mft_cli.plan.work import DataFacts, Disk, Work, make_disk, make_work, read_data
-from mft_cli.schema import TrainConfig
+from mft_cli.schema import MaskedThoughtConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,5 @@ def make_micro(config: TrainConfig, data: DataFacts, row: int) -> Micro:
         positions=positions, labels=max(1, round(positions * (data.label_share or 1.0))), chunk=t.logits_chunk,
         document=min(data.document or row, row), compute=4 if t.precision == "fp32" else 2, fast=t.fast_modules,
         cpu=config.launch.device == "cpu", dropout=config.peft.name != "none" and config.peft.dropout > 0,
+        clean=head_products(config.method) if isinstance(config.method, MaskedThoughtConfig) else 0,
     )  # fmt: skip

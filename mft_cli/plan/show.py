@@ -6,9 +6,10 @@ from typing import Any
 
 from mft_cli.metrics import duration
 from mft_cli.plan.activations import Item, layer_terms
-from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes
+from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
 from mft_cli.plan.run import Plan
 from mft_cli.plan.trained import Trained
+from mft_cli.plan.work import Work
 
 LEFT_OUT = (
     "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
@@ -129,8 +130,19 @@ def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
     )
 
 
+def asked_for(p: Plan) -> str:
+    """The stage and the checkpointing that the configuration has."""
+    name, on = own_stage(p.config), p.config.train.gradient_checkpointing
+    found = next((s for s in p.stages if s.stage == name and s.checkpointing == on), None)
+    how = f"{name} {'with' if on else 'without'} gradient checkpointing"
+    if found is None:
+        return "this configuration: an offload that is not in the table"
+    cpu = f", and {gb(found.cpu_total)} of processors' memory on each node" if found.cpu else ""
+    return f"this configuration: {how}, {gb(found.total)}{cpu}: {'fits' if found.fits else 'too much'}"
+
+
 def verdict(p: Plan) -> list[str]:
-    lines = []
+    lines = [asked_for(p)]
     for checkpointing in (False, True):
         how = "with" if checkpointing else "without"
         found = p.lowest(checkpointing)
@@ -161,8 +173,7 @@ def work_lines(p: Plan) -> list[str]:
         f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.where})",
         f"steps    {d.rows:,} / global_batch_size {t.global_batch_size} = {w.steps_per_epoch:,} an epoch, {w.steps:,} in all; "
         f"about {w.micro_batches} forward passes a GPU in each",
-        f"FLOPs    {w.flops_per_token:.4g} a token (6 x weights + 6 x L x D x {d.document or 0:,.0f} tokens) x "
-        f"{w.tokens:,.0f} tokens = {w.flops:.4g}",
+        *flops_lines(p, w),
     ]
     if w.seconds is None:
         lines.append("time     not known: give peak_tflops=, the GPU's peak in the precision of the run")
@@ -171,11 +182,39 @@ def work_lines(p: Plan) -> list[str]:
             f"time     {w.flops:.4g} / ({s.gpus} GPUs x {s.peak_tflops:g}e12 x mfu {s.mfu:g}) = {w.seconds:,.0f} s = "
             f"{duration(w.seconds)}, {s.gpus * w.seconds / 3600:,.1f} GPU hours"
         )
-        lines.append(
-            "         mfu counts the model's operations as training logs them: gradient checkpointing computes a third "
-            "more, adapters a third less"
-        )
+        lines.append(f"         {mfu_remark(p, w)}")
     return lines
+
+
+def flops_lines(p: Plan, w: Work) -> list[str]:
+    """FLOPs of a token by their parts, and of the run."""
+    weights = "6 x adapters + 4 x frozen weights" if p.trained.adapters else "6 x weights"
+    attention = f"6 x L x D x {p.data.document or 0:,.0f} tokens"
+    first, of_all = f"FLOPs    {w.flops_per_token:.4g} a token ({weights} + {attention})", f"x {w.tokens:,.0f} tokens"
+    if w.clean is None:
+        return [f"{first} {of_all} = {w.flops:.4g}"]
+    c = w.clean
+    times = f"{c.products} products" if c.products > 1 else "1 product"
+    return [
+        first,
+        f"         + {c.flops_per_token:.4g} a token of the clean pass (noise={c.noise}): a third of that without the head, "
+        f"and for {c.share:.3f} of the tokens (chosen, mean of the run) {times} of 2VD",
+        f"         {of_all} = {w.flops:.4g}",
+    ]
+
+
+def mfu_remark(p: Plan, w: Work) -> str:
+    """What the mfu that was given counts."""
+    text = "mfu counts the model's operations as training logs them"
+    if w.clean is not None:
+        share = w.flops_per_token / (w.flops_per_token + w.clean.flops_per_token)
+        text += f", and the clean pass, which the log leaves out: it will say {p.settings.mfu * share:.2f}"
+    computed = w.flops_per_token + (w.clean.flops_per_token if w.clean else 0.0)
+    more = w.recomputed / computed
+    text += f"; gradient checkpointing, which mfu leaves out, computes {more:.0%} more"
+    if p.config.train.gradient_checkpointing and w.seconds is not None:
+        text += f" and is on: {duration(w.seconds * (1 + more))} if the GPUs are as fast with it"
+    return text
 
 
 def disk_lines(p: Plan) -> list[str]:

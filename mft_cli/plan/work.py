@@ -11,11 +11,12 @@ from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
 from mft_cli.loop import total_steps
 from mft_cli.methods import make
+from mft_cli.methods.noise import head_products
 from mft_cli.models import load_tokenizer, locate
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape
 from mft_cli.plan.trained import Trained
-from mft_cli.schema import TrainConfig
+from mft_cli.schema import MaskedThoughtConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,49 @@ def rows_without_tokenizer(config: TrainConfig) -> int | None:
 
 
 @dataclass(frozen=True)
+class CleanPass:
+    """What method.noise=model_sample and mixup compute before the training's own forward pass."""
+
+    noise: str
+    products: int  # with the head, for a chosen token
+    share: float  # of all tokens that are chosen, on average over the run
+    flops_per_token: float
+
+
+def clean_pass(config: TrainConfig, shape: Shape, data: DataFacts, length: float) -> CleanPass | None:
+    """None where the method makes no such pass. Its head (2VD) is applied to chosen tokens only."""
+    method = config.method
+    products = head_products(method) if isinstance(method, MaskedThoughtConfig) else 0
+    if not isinstance(method, MaskedThoughtConfig) or not products:
+        return None
+    share = chosen_share(config, method, data.label_share or 1.0)
+    flops = body_forward(shape, length) + share * products * 2 * shape.head
+    return CleanPass(method.noise, products, share, flops)
+
+
+def body_forward(shape: Shape, length: float) -> float:
+    """FLOPs of a token in a forward pass without the head: a third of forward and backward, less the head's 2VD."""
+    return shape.flops_per_token(length) / 3 - 2 * shape.head
+
+
+def chosen_share(config: TrainConfig, method: MaskedThoughtConfig, labels: float) -> float:
+    """Mean over the run of the share of all tokens that are chosen. Sources with ratios of their own: the largest."""
+    ratio = max(method.mask_ratio if s.mask_ratio is None else s.mask_ratio for s in config.data.sources.values())
+    mean = {"linear": 1 - method.warmup_fraction / 2, "uniform": 0.5}.get(method.schedule, 1.0)
+    return ratio * mean * {"response": labels, "prompt": 1 - labels}.get(method.target, 1.0)
+
+
+def trained_flops(shape: Shape, trained: Trained, length: float) -> float:
+    """Of a token, forward and backward. As training logs them: 4 for a weight that is frozen under adapters, which make
+    no product for its gradient, and 6 for an adapter's."""
+    every = shape.flops_per_token(length)
+    if not trained.adapters:
+        return every
+    frozen = shape.parameters - (0 if shape.tied else shape.head)
+    return every - 2.0 * frozen + 6.0 * trained.adapters
+
+
+@dataclass(frozen=True)
 class Work:
     """Work of the whole run. `seconds` is None where the peak is not stated."""
 
@@ -101,6 +145,8 @@ class Work:
     tokens: float
     micro_batches: int  # forward passes of one rank in a step
     flops_per_token: float
+    clean: CleanPass | None
+    recomputed: float  # FLOPs of a token that gradient checkpointing adds
     flops: float
     seconds: float | None
 
@@ -120,11 +166,13 @@ def make_work(
     )
     step_rows = t.global_batch_size * data.mean_tokens / row if t.packing else t.global_batch_size
     micro = math.ceil(math.ceil(step_rows / t.micro_batch_size) / settings.gpus)
-    per_token = shape.flops_per_token(data.document or data.mean_tokens)
-    flops = tokens * per_token
+    length = data.document or data.mean_tokens
+    per_token = trained_flops(shape, trained, length)
+    clean, recomputed = clean_pass(config, shape, data, length), body_forward(shape, length)
+    flops = tokens * (per_token + (clean.flops_per_token if clean else 0.0))
     peak = settings.peak_tflops
     seconds = None if peak is None else flops / (settings.gpus * peak * 1e12 * settings.mfu)
-    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, flops, seconds)
+    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, clean, recomputed, flops, seconds)
 
 
 def tokens_of(steps: int, per_epoch: int, config: TrainConfig, data: DataFacts) -> float:

@@ -71,5 +71,5 @@ class LaunchConfig:
     host: str | None = key(None, "Rendezvous host (node 0); null: the allocation's first node, else this machine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = key(None, "Rendezvous port; null: a free one.")
     grace_s: Positive = key(120.0, "Seconds that the processes have to save after a signal.")
-    dry_run: bool = key(False, "Print what would be started or submitted, and stop.")
+    dry_run: bool = key(False, "Print what would be submitted to SLURM, and stop.")
     slurm: SlurmConfig = key(SlurmConfig, "What a SLURM job asks for.")

@@ -24,7 +24,7 @@ def in_array(ledger: Ledger, numbers: Sequence[int], options: dict[str, Any], dr
 
     A dry run prints what it would submit; the jobs are in the ledger then. Raises UserError.
     """
-    truths = {job.number: job for job in ledger.truths()}
+    truths = {job.number: job for job in ledger.known_truths()}
     todo = [n for n in numbers if truths[n].state not in IN_CLUSTER]
     if len(todo) < len(numbers):
         print(f"{count(len(numbers) - len(todo), 'job')} queued or running already", flush=True)

@@ -15,7 +15,7 @@ from mft_cli.report.wording import NONE, count, duration, one_line
 from mft_cli.run_dir import RunDir, read_json
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, run_job
-from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, seconds, told_apart, varied
+from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, alive, seconds, told_apart, varied
 from mft_cli.sweep.local import in_parallel
 from mft_cli.sweep.start import finish
 
@@ -100,7 +100,8 @@ def retry(ledger: Ledger, asked: str | None) -> None:
     if not at_a_time.isdigit() or int(at_a_time) < 1:
         raise UserError(f"jobs={at_a_time}: expected a number of jobs at a time, 1 or more")
     with ledger.lock():
-        numbers = [job.number for job in ledger.truths() if job.state in UNFINISHED]
+        jobs = ledger.known_truths()
+        numbers = [job.number for job in jobs if job.state in UNFINISHED]
         if not numbers:
             print("nothing to do: every job is done or running")
             return
@@ -109,6 +110,13 @@ def retry(ledger: Ledger, asked: str | None) -> None:
             finish(ledger)
             return
         print(f"again: {count(len(numbers), 'job')} of {ledger.root}; output in {ledger.log(0).parent}", flush=True)
+        outlived = [job.number for job in jobs if job.state == "running" and alive(job.where)]
+        if outlived:
+            still = (
+                "still runs here and takes its place" if len(outlived) == 1 else "still run here and take their places"
+            )
+            print(f"{count(len(outlived), 'job')} of a sweep that was killed {still}", flush=True)
+        numbers += outlived
         gpus = [ledger.values(n).get("launch", {}).get("gpus") or 1 for n in numbers]
         in_parallel(ledger, numbers, int(at_a_time), max(gpus))
         finish(ledger)

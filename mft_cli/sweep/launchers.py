@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from mft_cli.config import train_config
 from mft_cli.errors import UserError
 from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger
 
@@ -57,6 +58,8 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
                 ledger = sweep.begin(str(self.config.hydra.sweep.dir), name, self.options)
                 jobs = [ledger.add([str(o) for o in overrides]) for overrides in job_overrides]
                 todo = [job.number for job in jobs if enter(sweep, ledger, job, self.loader, self.config)]
+                if mistake := shared_mistake(ledger, [job.number for job in jobs]):
+                    raise UserError(f"{mistake} (so in all {len(jobs)} jobs; none was started)")
                 if len(todo) < len(jobs):
                     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done already", flush=True)
                 run(ledger, todo, self.options)
@@ -75,6 +78,22 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
         setattr(module, name, made)
         plugins.register(made)
         store.store(group="hydra/launcher", name=name, node={"_target_": f"{MODULE}.{name}", **OPTIONS[name]})
+
+
+def shared_mistake(ledger: Ledger, numbers: Sequence[int]) -> str | None:
+    """What is wrong with the configuration of every job, if that is the same: told once, before the first is started.
+
+    A search asks for one job at a time; there a mistake belongs to the values that it tried.
+    """
+    said = set()
+    for number in numbers:
+        try:
+            train_config(ledger.values(number))
+        except UserError as error:
+            said.add(str(error))
+        else:
+            return None
+    return said.pop() if len(said) == 1 and len(numbers) > 1 else None
 
 
 def namespace_module() -> types.ModuleType:

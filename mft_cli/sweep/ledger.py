@@ -26,6 +26,7 @@ from mft_cli.errors import UserError
 from mft_cli.run_dir import RunDir, locked, read_json, write_atomically, write_json
 
 IN_CLUSTER = ("queued", "running")  # a second submission would only be in the way
+SILENT = "SLURM does not answer; this is the last state that was written"
 UNFINISHED = ("waiting", "failed", "stopped", "dead")  # what a retry runs again
 
 
@@ -145,17 +146,17 @@ class Ledger:
 
     # ---- the truth --------------------------------------------------------------------------------------------------
 
-    def truth(self, job: Job, queue: dict[str, str] | None = None) -> Job:
+    def truth(self, job: Job, queue: dict[str, str] | None = None, asked: bool = False) -> Job:
         """The record, corrected where its process was killed before it could write: state dead, or what the run says.
 
-        `queue` is SLURM's, where it has been asked already.
+        `queue` is SLURM's, where it has been `asked` already: a silent controller takes seconds to say nothing.
         """
         name = self.cluster_id(job.number)
         gone = False
         if name is not None and job.state in ("queued", "running", "stopped"):
-            queue = slurm.queue() if queue is None else queue
+            queue = queue if asked else slurm.queue()
             if queue is None:
-                return job
+                return replace(job, message=SILENT)
             if queue.get(name) in slurm.TO_COME:
                 return replace(job, state="queued", message=f"in SLURM's queue as {name}")
             gone = name not in queue
@@ -181,7 +182,17 @@ class Ledger:
         """Every job as it really is."""
         jobs = self.all()
         queue = slurm.queue() if any(self.cluster_id(job.number) for job in jobs) else None
-        return [self.truth(job, queue) for job in jobs]
+        return [self.truth(job, queue, asked=True) for job in jobs]
+
+    def known_truths(self) -> list[Job]:
+        """Before jobs are started again. Raises UserError where SLURM's queue has to be known and is not."""
+        jobs = self.truths()
+        if any(job.message == SILENT for job in jobs):
+            raise UserError(
+                f"{self.root}: SLURM does not answer, so it is not known which jobs still wait or run there; try again when "
+                f"squeue does"
+            )
+        return jobs
 
 
 def here() -> dict[str, Any]:

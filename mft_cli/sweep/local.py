@@ -70,10 +70,12 @@ class Child:
 def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
     """One job after the other in this process. Raises Stopped."""
     keys = varied(ledger.all())
+    times: list[float] = []
     with Caught() as caught:
         for place, number in enumerate(numbers, 1):
             job = ledger.truth(ledger.get(number))
-            print(f"job {number} ({place} of {len(numbers)}): {told_apart(job, keys)}", flush=True)
+            print(announcement(job, keys, place, len(numbers), times), flush=True)
+            started = time.monotonic()
             while job.state == "running" and not caught.name:  # a process that outlived a killed sweep has it
                 time.sleep(POLL_S)
                 job = ledger.truth(ledger.get(number))
@@ -81,12 +83,24 @@ def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
                 raise Stopped(f"stopped by {caught.name} between two jobs")
             if job.state != "done":
                 run_job(ledger, number, train)
+            times.append(time.monotonic() - started)
             caught.listen()
+
+
+def announcement(job: Job, keys: Sequence[str], place: int, total: int, times: Sequence[float]) -> str:
+    """job 4 (5 of 6): mask_ratio=0.4 seed=1; about 2 min left. A search asks for one job at a time: no place, no rest."""
+    own = told_apart(job, keys)
+    line = f"job {job.number}" + (f" ({place} of {total})" if total > 1 else "")
+    line += f": {own}" if own != f"job {job.number}" else ""
+    if times and total > 1:
+        line += f"; about {duration(max(1.0, (total - place + 1) * sum(times) / len(times)))} left"
+    return line
 
 
 def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: int = 1) -> None:
     """`at_a_time` processes at once, `gpus` GPUs each. Raises Stopped when told to stop and all have saved."""
-    pending = list(numbers)
+    # those that outlived their sweep come first: each takes a place, or more than `at_a_time` would run
+    pending = sorted(numbers, key=lambda n: ledger.truth(ledger.get(n)).state != "running")
     running: list[Child] = []
     times: list[float] = []
     shown = Progress(ledger, len(numbers), at_a_time)

@@ -23,7 +23,8 @@ READING = (
     "draw of the validation rows), not the draw of the benchmark's problems.",
     "The best is the setting with the best mean. It is compared with every other setting, on the seeds that both have "
     "(paired: what a seed does to both cancels), else unpaired (Welch). The intervals hold together at 95 % (Bonferroni).",
-    "Where the interval of a difference holds zero, the best is not distinguishable from that setting by these seeds.",
+    "Where the interval of a difference holds zero, the best is not distinguishable from that setting by these seeds. Seeds "
+    "that all have the same score give no interval: that they agree does not make sure.",
     f"The score that chose is not the score to report: {LUCK}. Report a benchmark that did not choose.",
 )
 
@@ -95,6 +96,8 @@ def told(found: Results) -> str:
     """Whether the best is the best."""
     if not found.comparisons:
         return "There is no other setting to compare it with."
+    if all(one.interval is None and one.paired > 1 for one in found.comparisons):
+        return "The difference is the same in every seed, which says nothing of chance: more seeds, or a finer score."
     if all(one.interval is None for one in found.comparisons):
         return "One seed a setting: whether the best is more than luck cannot be said. Sweep seed=1,2,3 too."
     if not found.rivals:
@@ -106,11 +109,14 @@ def told(found: Results) -> str:
 
 
 def margin(one: Comparison) -> str:
-    return f"{signed(one.difference, 4)} {signed_interval(one.interval, 4) if one.interval else '(too few seeds)'}"
+    why = "(the same in every seed)" if one.paired > 1 else "(too few seeds)"
+    return f"{signed(one.difference, 4)} {signed_interval(one.interval, 4) if one.interval else why}"
 
 
 def with_interval(score: Score) -> str:
-    return f"{decimal(score.mean, 4)} {decimal_interval(score.interval, 4) if score.interval else '(one seed)'}"
+    seeds = len(score.by_seed)
+    why = "(one seed)" if seeds == 1 else f"(the same in {seeds} seeds)"
+    return f"{decimal(score.mean, 4)} {decimal_interval(score.interval, 4) if score.interval else why}"
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -141,7 +147,7 @@ def score_row(found: Results, one: Setting) -> tuple[str, ...]:
 
 def verdict(one: Comparison) -> str:
     if one.interval is None:
-        return "too few seeds to tell"
+        return "no spread over seeds to tell by" if one.paired > 1 else "too few seeds to tell"
     return "worse than the best" if one.decided else "not distinguishable"
 
 

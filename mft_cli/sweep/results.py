@@ -33,8 +33,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 %, over seeds; None for one seed."""
-        return stats.student_interval(list(self.by_seed.values()), LEVEL)
+        """95 %, over seeds; None for one seed, or for seeds that all have the same score."""
+        return with_width(stats.student_interval(list(self.by_seed.values()), LEVEL))
 
 
 @dataclass
@@ -52,12 +52,19 @@ class Comparison:
 
     other: str
     difference: float
-    interval: tuple[float, float] | None  # None: too few seeds to tell
+    interval: tuple[float, float] | None  # None: too few seeds to tell, or the same difference in each
     paired: int  # common seeds; 0 for an unpaired comparison
 
     @property
     def decided(self) -> bool:
         return self.interval is not None and self.interval[0] > 0
+
+
+def with_width(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Not an interval of no width: that seeds agree to the last digit (few problems, few seeds) does not make sure."""
+    if interval is None or interval[1] - interval[0] < 1e-9 * max(1.0, abs(interval[0])):
+        return None
+    return interval
 
 
 @dataclass
@@ -159,7 +166,8 @@ def against(best: Score, other: Score, label: str, sign: float, level: float) ->
     common = [seed for seed in best.by_seed if seed in other.by_seed]
     if len(common) > 1 or (common and len(best.by_seed) == len(other.by_seed) == 1):
         differences = [sign * (best.by_seed[seed] - other.by_seed[seed]) for seed in common]
-        return Comparison(label, statistics.fmean(differences), stats.student_interval(differences, level), len(common))
+        interval = with_width(stats.student_interval(differences, level))
+        return Comparison(label, statistics.fmean(differences), interval, len(common))
     first, second = [sign * v for v in other.by_seed.values()], [sign * v for v in best.by_seed.values()]
     difference = statistics.fmean(second) - statistics.fmean(first)
-    return Comparison(label, difference, stats.welch_interval(first, second, level), 0)
+    return Comparison(label, difference, with_width(stats.welch_interval(first, second, level)), 0)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mft_cli.checks import DRY_RUN as DRY_RUN_REFUSED
 from mft_cli.confidential import hide_secret, refuse_values
 from mft_cli.config import build, own_overrides, run_with_hydra
 from mft_cli.errors import EXIT_OURS, UserError
@@ -86,6 +87,8 @@ class Current:
 
     def check(self, values: dict[str, Any], hydra: Any) -> None:
         refuse_values(values)
+        if values.get("launch", {}).get("dry_run") is True:  # of a launcher that would start the jobs
+            raise UserError(DRY_RUN_REFUSED)
         check_objective(values, hydra)
 
 

@@ -98,7 +98,7 @@ def test_chosen_by_a_benchmark_higher_is_better_and_the_luck_is_named(tmp_path):
     for number in range(4):
         fake_evaluation(tmp_path / f"run-{number}", correct=range(10 if number < 2 else 30))
     text = build(ledger, tmp_path / "out", "gsm8k")
-    assert "Best by gsm8k (higher is better): mask_ratio=0.4, 0.7500 [0.7500, 0.7500] over 2 seeds." in text
+    assert "Best by gsm8k (higher is better): mask_ratio=0.4, 0.7500 (the same in 2 seeds) over 2 seeds." in text
     assert "partly luck" in text
     assert "what did not choose it" not in text
     with pytest.raises(UserError, match="select=nope: no finished run has it; there are validation_loss, gsm8k"):
@@ -109,6 +109,17 @@ def test_one_seed_is_no_evidence(tmp_path):
     text = build(fake_sweep(tmp_path, {("1",): {1: 1.0}, ("2",): {1: 0.5}}, ("train.epochs_",)), tmp_path / "out")
     assert "One seed a setting: whether the best is more than luck cannot be said" in text
     assert "(one seed)" in text
+
+
+def test_seeds_that_agree_to_the_digit_are_no_certainty(tmp_path):
+    """Two seeds with the same accuracy on few problems: Student's interval would have no width, and decide."""
+    ledger = fake_sweep(tmp_path, {("0.1",): {1: 1.0, 2: 1.1}, ("0.4",): {1: 1.3, 2: 1.4}}, ("method.mask_ratio",))
+    (one,) = results(ledger, None).comparisons
+    assert (one.paired, one.difference, one.interval) == (2, pytest.approx(0.3), None)
+    assert not one.decided
+    text = build(ledger, tmp_path / "out")
+    assert "+0.3000 (the same in every seed)  no spread over seeds to tell by" in text
+    assert "which says nothing of chance" in text
 
 
 def test_seeds_that_are_not_common_are_not_paired(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from tiny import ROOT, mft, tiny_overrides
 
 from mft_cli.sweep.ledger import Job, Ledger, here, told_apart, varied
-from mft_cli.sweep.local import progress_line
+from mft_cli.sweep.local import announcement, progress_line
 from mft_cli.sweep.start import sweep_folder
 
 PARALLEL = ("hydra/launcher=mft_local", "hydra.launcher.jobs=2")
@@ -175,6 +176,24 @@ def test_a_job_killed_from_outside_is_failed_and_its_sweep_goes_on(tiny_model, p
     assert "killed by SIGKILL" in ledger.get(1).message
 
 
+def test_a_retry_counts_the_jobs_that_outlived_their_sweep(tiny_model, problem_file, tmp_path):
+    """The sweep is killed, job 1 goes on alone; with one place a retry waits for it before it starts another."""
+    sweep = start(*long_run(tiny_model, problem_file, 80), cwd=tmp_path)
+    ledger = three_jobs(tmp_path)
+    until(lambda: saved_steps(ledger, 0) > 0 and saved_steps(ledger, 1) > 0)
+    sweep.kill()
+    sweep.wait()
+    os.kill(ledger.get(0).where["pid"], signal.SIGKILL)
+    until(lambda: states(ledger)[0] == "dead")
+    assert states(ledger)[1:] == ["running", "waiting"]
+    again = mft("sweep", "retry", str(ledger.root), "jobs=1", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "1 job of a sweep that was killed still runs here" in again.stdout
+    assert states(ledger) == ["done"] * 3
+    spans = sorted((job.started, job.ended) for job in ledger.all())
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans)), spans
+
+
 # ---- pieces ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +240,15 @@ def test_progress_line():
     assert line == "2 of 6 jobs done, 1 failed, 1 running, 2 waiting; about 2 min left"  # (2 + 1/2) / 2 x 120 s
 
 
+def test_a_job_in_sequence_is_announced_with_the_time_left():
+    job = Job(4, ["seed=1", "method.mask_ratio=0.4"])
+    assert announcement(job, ["method.mask_ratio"], 5, 6, [100.0] * 4) == (
+        "job 4 (5 of 6): mask_ratio=0.4; about 3 min left"  # this one and another, 200 s
+    )
+    assert announcement(job, ["seed"], 1, 6, []) == "job 4 (1 of 6): seed=1"
+    assert announcement(job, [], 1, 1, []) == "job 4"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -229,6 +257,10 @@ def test_progress_line():
         (["sweep", "status", "nowhere"], "is no sweep's folder"),
         (["train", "-m", "hydra/launcher=mft_locl", "seed=1,2"], "mft_locl"),
         (["train", "-m", "hydra/launcher=mft_local", "hydra.launcher.jobs=0", "seed=1,2"], "hydra.launcher.jobs=0"),
+        (["train", "-m", "hydra/launcher=mft_local", "launch.dry_run=true", "seed=1,2"], "launch.dry_run=true prints"),
+        (["train", "-m", "train.epoch=2", "seed=1,2"], "unknown key train.epoch (value 2)"),
+        (["train", "-m", "train.epoch=2", "seed=1,2"], "so in all 2 jobs; none was started"),
+        (["train", "launch.dry_run=true"], "launch.dry_run=true prints what launch=slurm"),
     ],
 )
 def test_mistakes(words, message, tmp_path):
