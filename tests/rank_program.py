@@ -14,6 +14,7 @@ from mft_cli.metrics import Say
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.run_dir import RunDir
 from mft_cli.stop_signal import StopSignal
+from mft_cli.zero import is_partitioned
 
 STEPS = 3
 
@@ -45,9 +46,16 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "loss": r.loss,
                 "norm": r.norm,
                 "applied": r.applied,
+                "whole_parameters": whole_parameters(fit),
             }
         )
     return found
+
+
+def whole_parameters(fit: Fit) -> int:
+    """How many parameters every rank holds whole, outside of a forward pass."""
+    parameters: list[Any] = list(fit.engine.model.parameters())
+    return sum(not is_partitioned(p) or p.ds_persist for p in parameters)
 
 
 def start_from(fit: Fit, states: Path, k: int) -> None:
