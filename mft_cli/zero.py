@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,6 +102,29 @@ def start_communication() -> None:
             f"DeepSpeed compiles a C++ module for ranks on processors, and cannot ({first}): install a compiler and "
             "ninja (apt-get install g++ ninja-build), or use deepspeed=none, which is data-parallel without it"
         ) from error
+
+
+def use_files(folder: Path, rank: int) -> None:
+    """Before DeepSpeed swaps a rank's optimizer state to files below `folder`, which go when the process ends.
+
+    Raises UserError where the module that it compiles for that cannot be built.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible():
+        raise UserError(
+            "offload_optimizer.device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
+            "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
+        )
+    own = folder / "zero_stage_3" / "optimizer" / f"rank{rank}"  # as deepspeed/runtime/swap_tensor/optimizer_utils.py
+
+    def remove() -> None:
+        shutil.rmtree(own, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the last rank of a node finds them empty
+            for empty in (own.parent, own.parent.parent, folder):
+                empty.rmdir()
+
+    atexit.register(remove)
 
 
 def round_weights(model: nn.Module, dtype: Any) -> dict[str, tuple[Tensor, bool]]:

@@ -47,6 +47,7 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "norm": r.norm,
                 "applied": r.applied,
                 "whole_parameters": whole_parameters(fit),
+                "swapped": swapped_groups(fit),
             }
         )
     return found
@@ -56,6 +57,13 @@ def whole_parameters(fit: Fit) -> int:
     """How many parameters every rank holds whole, outside of a forward pass."""
     parameters: list[Any] = list(fit.engine.model.parameters())
     return sum(not is_partitioned(p) or p.ds_persist for p in parameters)
+
+
+def swapped_groups(fit: Fit) -> int:
+    """How many sub-groups DeepSpeed keeps in files on this rank."""
+    zero = getattr(fit.engine, "zero", None)
+    swapper = getattr(zero, "optimizer_swapper", None)
+    return len(swapper.swap_params_info) if swapper else 0
 
 
 def start_from(fit: Fit, states: Path, k: int) -> None:
