@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from mft_cli.methods.base import Losses
 from mft_cli.optim import make_adamw, set_learning_rate
 from mft_cli.ranks import Ranks
 from mft_cli.schema import TrainingConfig
-from mft_cli.zero import gathered, is_partitioned, round_weights, shape_of, start_communication, use_files
+from mft_cli.zero import gathered, is_partitioned, round_weights, shape_of, start_communication
 
 
 class LossModule(nn.Module):
@@ -56,9 +55,6 @@ class DeepSpeedEngine:
 
         logger.setLevel("WARNING" if ranks.rank == 0 else "ERROR")
         start_communication()
-        offload = document["zero_optimization"].get("offload_optimizer") or {}
-        if offload.get("device") == "nvme":
-            use_files(Path(offload["nvme_path"]), ranks.rank)
         self.model, self.config, self.ranks = model, config, ranks
         self.device, self.dtype = ranks.device, DTYPES[precision]
         self.stage = int(document["zero_optimization"]["stage"])

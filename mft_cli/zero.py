@@ -72,6 +72,7 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
     from transformers.integrations import HfDeepSpeedConfig
 
     start_communication()  # else it takes the world for one process
+    use_files(document["zero_optimization"])
     plain = {k: v for k, v in document.items() if k not in ("bf16", "fp16", "data_types")}
     kept = HfDeepSpeedConfig(plain)  # transformers holds a weak reference only
     try:
@@ -104,25 +105,32 @@ def start_communication() -> None:
         ) from error
 
 
-def use_files(folder: Path, rank: int) -> None:
-    """Before DeepSpeed swaps a rank's optimizer state to files below `folder`, which go when the process ends.
+def use_files(zero: dict[str, Any]) -> None:
+    """Before DeepSpeed swaps parameters or optimizer state to files. They go when the process ends.
 
     Raises UserError where the module that it compiles for that cannot be built.
     """
+    offloads = [zero.get(name) or {} for name in ("offload_optimizer", "offload_param")]
+    folders = [Path(o["nvme_path"]) for o in offloads if o.get("device") == "nvme"]
+    if not folders:
+        return
+    import torch.distributed as dist
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     if not AsyncIOBuilder().is_compatible():
         raise UserError(
-            "offload_optimizer.device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
+            "device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
             "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
         )
-    own = folder / "zero_stage_3" / "optimizer" / f"rank{rank}"  # as deepspeed/runtime/swap_tensor/optimizer_utils.py
+    rank = dist.get_rank()
 
     def remove() -> None:
-        shutil.rmtree(own, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the last rank of a node finds them empty
-            for empty in (own.parent, own.parent.parent, folder):
-                empty.rmdir()
+        for folder in folders:
+            for own in folder.glob(f"zero_stage_3/*/rank{rank}"):  # named by deepspeed/runtime/swap_tensor
+                shutil.rmtree(own, ignore_errors=True)
+            with contextlib.suppress(OSError):  # the last rank of a node finds them empty
+                for empty in (*folder.glob("zero_stage_3/*"), folder / "zero_stage_3", folder):
+                    empty.rmdir()
 
     atexit.register(remove)
 

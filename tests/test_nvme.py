@@ -21,6 +21,7 @@ from tiny import mft, tiny_overrides
 from mft_cli.ranks import Ranks
 
 PATH = "deepspeed.config.zero_optimization.offload_optimizer.nvme_path"
+PARAMETERS = "deepspeed.config.zero_optimization.offload_param"
 
 
 def compiled() -> bool:
@@ -40,14 +41,14 @@ needs_async_io = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of two layers and 1.4 million weights: 2.8 MB of each fp32 state on each of two ranks."""
+    """A random model of two layers; its largest matrices have a mebibyte on each of two ranks."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("wider")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=512, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -62,6 +63,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         "sft": ("sft", {}),
         "new-token": ("masked_thought", {"micro_batch_size": 2}),
         "bf16": ("masked_thought", {"precision": "bf16"}),
+        "parameters": ("sft", {"micro_batch_size": 3}),
         "overflow": ("sft", {"learning_rate": 1e30}),
     }
     cases, expected = {}, {}
@@ -75,8 +77,11 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         cases[name] = values(model, problem_file, method, {}, tmp_path / name, "zero3_offload_nvme", **train)
         zero = cases[name]["deepspeed"]["config"]["zero_optimization"]
         zero["offload_optimizer"]["nvme_path"] = str(tmp_path / "nvme")
-        zero["sub_group_size"] = 300_000  # several sub-groups, one of them too small to be swapped
-    for name in ("sft", "bf16"):
+        zero["sub_group_size"] = 1_000_000  # several sub-groups
+        if name == "parameters":
+            file = {"device": "nvme", "nvme_path": str(tmp_path / "nvme"), "buffer_count": 5, "buffer_size": 1_000_000}
+            zero["offload_param"] = file
+    for name in ("sft", "bf16", "parameters"):
         folder = tmp_path / f"{name}-resume"
         folder.mkdir()
         os.symlink(tmp_path / f"{name}-one" / "checkpoints", folder / "checkpoints")
@@ -116,7 +121,10 @@ def test_the_command_exports_what_one_process_does(model, problem_file, tmp_path
     [
         ([], "offload_optimizer.nvme_path is missing"),
         ([f"{PATH}=nvme", "deepspeed.config.zero_optimization.stage=2"], "needs zero_optimization.stage=3"),
-        ([f"{PATH}=nvme", "deepspeed.config.zero_optimization.offload_param.device=nvme"], "offload_param.device=nvme is"),
+        (
+            [f"{PATH}=nvme", "train.precision=bf16", *(f"+{PARAMETERS}.{k}" for k in ("device=nvme", "nvme_path=x"))],
+            "offload_param.device=nvme needs train.precision=fp32",
+        ),
         ([f"{PATH}=nvme", "+deepspeed.config.zero_optimization.offload_optimizer.pipeline_read=true"], "not supported"),
     ],
 )  # fmt: skip
