@@ -102,8 +102,8 @@ def check_nvme(where: str, zero: dict[str, Any], precision: str) -> None:
             )
         if name == "offload_param" and precision != "fp32":
             raise UserError(
-                f"{where}: offload_param.device=nvme needs train.precision=fp32, not {precision}: DeepSpeed would start from "
-                "rounded masters; set offload_param.device=cpu (offload_optimizer.device may be nvme)"
+                f"{where}: offload_param.device=nvme needs train.precision=fp32, not {precision}: the fp32 masters "
+                "of weights in files cannot be set exactly; set offload_param.device=cpu (offload_optimizer.device may be nvme)"
             )
     offload = zero.get("offload_optimizer") or {}
     if offload.get("pipeline_read") or offload.get("pipeline_write"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "applied": r.applied,
                 "whole_parameters": whole_parameters(fit),
                 "swapped": swapped_groups(fit),
+                "swapped_parameters": swapped_parameters(fit),
             }
         )
     return found
@@ -64,6 +66,19 @@ def swapped_groups(fit: Fit) -> int:
     zero = getattr(fit.engine, "zero", None)
     swapper = getattr(zero, "optimizer_swapper", None)
     return len(swapper.swap_params_info) if swapper else 0
+
+
+def swapped_parameters(fit: Fit) -> int:
+    """How many parameters are in files alone, outside of a forward pass."""
+    parts = [getattr(p, "ds_tensor", None) for p in fit.engine.model.parameters()]
+    return sum(p is not None and p.status.name == "NOT_AVAILABLE" for p in parts)
+
+
+def spoil_first_step(fit: Fit) -> None:
+    """The engine is told a loss that is not finite, once; the gradients are."""
+    step = fit.engine.step
+    losses = iter([math.inf])
+    fit.engine.step = lambda rate, loss: step(rate, next(losses, loss))  # type: ignore[method-assign]
 
 
 def start_from(fit: Fit, states: Path, k: int) -> None:
@@ -83,6 +98,8 @@ def main(cases: Path, out: Path) -> None:
     for name, values in wanted.items():
         states = values.pop("states", None)
         fit = make_fit(values, ranks)
+        if name.startswith("spoiled"):
+            spoil_first_step(fit)
         if values["run_dir"].endswith("-resume"):
             results[name] = facts(fit)
             continue

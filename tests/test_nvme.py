@@ -64,12 +64,15 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         "new-token": ("masked_thought", {"micro_batch_size": 2}),
         "bf16": ("masked_thought", {"precision": "bf16"}),
         "parameters": ("sft", {"micro_batch_size": 3}),
+        "spoiled": ("sft", {}),
         "overflow": ("sft", {"learning_rate": 1e30}),
     }
     cases, expected = {}, {}
     for name, (method, train) in asked.items():
         one = values(model, problem_file, method, {}, tmp_path / f"{name}-one", "none", **train)
         fit = rank_program.make_fit(one, Ranks())
+        if name == "spoiled":
+            rank_program.spoil_first_step(fit)
         expected[name] = rank_program.facts(fit)
         fit.position.step = rank_program.STEPS
         fit.save()
@@ -92,6 +95,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
     for name in cases:
         agree(found[name], expected[name], name.removesuffix("-resume"))
     assert found["sft"][0]["swapped"] > 1
+    assert found["parameters"][0]["swapped_parameters"] > 0 == found["sft"][0]["swapped_parameters"]
     assert not list((tmp_path / "nvme").rglob("*.swp"))
     back = tmp_path / "back-resume"
     back.mkdir()
