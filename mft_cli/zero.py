@@ -106,31 +106,29 @@ def start_communication() -> None:
 
 
 def use_files(zero: dict[str, Any]) -> None:
-    """Before DeepSpeed swaps parameters or optimizer state to files. They go when the process ends.
+    """Before DeepSpeed swaps optimizer state to files. They go when the process ends.
 
     Raises UserError where the module that it compiles for that cannot be built.
     """
-    offloads = [zero.get(name) or {} for name in ("offload_optimizer", "offload_param")]
-    folders = [Path(o["nvme_path"]) for o in offloads if o.get("device") == "nvme"]
-    if not folders:
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") != "nvme":
         return
     import torch.distributed as dist
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     if not AsyncIOBuilder().is_compatible():
         raise UserError(
-            "device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
+            "offload_optimizer.device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
             "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
         )
-    rank = dist.get_rank()
+    folder = Path(offload["nvme_path"])
+    own = folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"  # as deepspeed/runtime/swap_tensor names it
 
     def remove() -> None:
-        for folder in folders:
-            for own in folder.glob(f"zero_stage_3/*/rank{rank}"):  # named by deepspeed/runtime/swap_tensor
-                shutil.rmtree(own, ignore_errors=True)
-            with contextlib.suppress(OSError):  # the last rank of a node finds them empty
-                for empty in (*folder.glob("zero_stage_3/*"), folder / "zero_stage_3", folder):
-                    empty.rmdir()
+        shutil.rmtree(own, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the last rank of a node finds them empty
+            for empty in (own.parent, own.parent.parent, folder):
+                empty.rmdir()
 
     atexit.register(remove)
 

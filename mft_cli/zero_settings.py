@@ -80,32 +80,30 @@ def check(config: schema.TrainConfig) -> None:
         raise UserError(
             f"{where}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
         )
-    check_nvme(where, values.get("zero_optimization") or {}, t.precision)
+    check_nvme(where, values.get("zero_optimization") or {})
     if config.launch.compile and stage(config.deepspeed) == 3:
         raise UserError(
             "launch.compile=true does not go with ZeRO stage 3: set launch.compile=false, or deepspeed=zero2"
         )
 
 
-def check_nvme(where: str, zero: dict[str, Any], precision: str) -> None:
+def check_nvme(where: str, zero: dict[str, Any]) -> None:
     """Raises UserError for an offload to files that DeepSpeed or mft cannot do."""
-    for name in ("offload_optimizer", "offload_param"):
-        offload = zero.get(name) or {}
-        if offload.get("device") != "nvme":
-            continue
-        if int(zero["stage"]) != 3:
-            raise UserError(f"{where}: {name}.device=nvme needs zero_optimization.stage=3, not {zero['stage']}")
-        if not offload.get("nvme_path"):
-            raise UserError(
-                f"{where}: {name}.nvme_path is missing: name a folder on a local disk, for example "
-                f"+deepspeed.config.zero_optimization.{name}.nvme_path=/local_nvme"
-            )
-        if name == "offload_param" and precision != "fp32":
-            raise UserError(
-                f"{where}: offload_param.device=nvme needs train.precision=fp32, not {precision}: the fp32 masters "
-                "of weights in files cannot be set exactly; set offload_param.device=cpu (offload_optimizer.device may be nvme)"
-            )
+    if (zero.get("offload_param") or {}).get("device") == "nvme":
+        raise UserError(
+            f"{where}: offload_param.device=nvme is not supported (docs/deepspeed.md says why): set it to cpu; "
+            "offload_optimizer.device may be nvme"
+        )
     offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") != "nvme":
+        return
+    if int(zero["stage"]) != 3:
+        raise UserError(f"{where}: offload_optimizer.device=nvme needs zero_optimization.stage=3, not {zero['stage']}")
+    if not offload.get("nvme_path"):
+        raise UserError(
+            f"{where}: offload_optimizer.nvme_path is missing: name a folder on a local disk, for example "
+            "deepspeed.config.zero_optimization.offload_optimizer.nvme_path=/local_nvme"
+        )
     if offload.get("pipeline_read") or offload.get("pipeline_write"):
         raise UserError(f"{where}: offload_optimizer.pipeline_read and pipeline_write are not supported: remove them")
 
@@ -138,9 +136,9 @@ def document(config: schema.TrainConfig, precision: str, world: int) -> dict[str
     elif precision == "fp16":
         values["fp16"] = {"enabled": True}
     zero = values["zero_optimization"]
-    for offload in (zero.get("offload_optimizer") or {}, zero.get("offload_param") or {}):
-        if offload.get("device") == "nvme":
-            offload["nvme_path"] = own_folder(config, offload["nvme_path"])
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        offload["nvme_path"] = own_folder(config, offload["nvme_path"])
     for name, value in list(zero.items()):  # transformers' way to leave sizes open
         if value == "auto":
             del zero[name]

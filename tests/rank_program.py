@@ -49,7 +49,6 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "applied": r.applied,
                 "whole_parameters": whole_parameters(fit),
                 "swapped": swapped_groups(fit),
-                "swapped_parameters": swapped_parameters(fit),
             }
         )
     return found
@@ -66,12 +65,6 @@ def swapped_groups(fit: Fit) -> int:
     zero = getattr(fit.engine, "zero", None)
     swapper = getattr(zero, "optimizer_swapper", None)
     return len(swapper.swap_params_info) if swapper else 0
-
-
-def swapped_parameters(fit: Fit) -> int:
-    """How many parameters are in files alone, outside of a forward pass."""
-    parts = [getattr(p, "ds_tensor", None) for p in fit.engine.model.parameters()]
-    return sum(p is not None and p.status.name == "NOT_AVAILABLE" for p in parts)
 
 
 def spoil_first_step(fit: Fit) -> None:

@@ -21,7 +21,6 @@ from tiny import mft, tiny_overrides
 from mft_cli.ranks import Ranks
 
 PATH = "deepspeed.config.zero_optimization.offload_optimizer.nvme_path"
-PARAMETERS = "deepspeed.config.zero_optimization.offload_param"
 
 
 def compiled() -> bool:
@@ -63,7 +62,6 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         "sft": ("sft", {}),
         "new-token": ("masked_thought", {"micro_batch_size": 2}),
         "bf16": ("masked_thought", {"precision": "bf16"}),
-        "parameters": ("sft", {"micro_batch_size": 3}),
         "spoiled": ("sft", {}),
         "overflow": ("sft", {"learning_rate": 1e30}),
     }
@@ -81,10 +79,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         zero = cases[name]["deepspeed"]["config"]["zero_optimization"]
         zero["offload_optimizer"]["nvme_path"] = str(tmp_path / "nvme")
         zero["sub_group_size"] = 1_000_000  # several sub-groups
-        if name == "parameters":
-            file = {"device": "nvme", "nvme_path": str(tmp_path / "nvme"), "buffer_count": 5, "buffer_size": 1_000_000}
-            zero["offload_param"] = file
-    for name in ("sft", "bf16", "parameters"):
+    for name in ("sft", "bf16"):
         folder = tmp_path / f"{name}-resume"
         folder.mkdir()
         os.symlink(tmp_path / f"{name}-one" / "checkpoints", folder / "checkpoints")
@@ -95,7 +90,6 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
     for name in cases:
         agree(found[name], expected[name], name.removesuffix("-resume"))
     assert found["sft"][0]["swapped"] > 1
-    assert found["parameters"][0]["swapped_parameters"] > 0 == found["sft"][0]["swapped_parameters"]
     assert not list((tmp_path / "nvme").rglob("*.swp"))
     back = tmp_path / "back-resume"
     back.mkdir()
@@ -125,10 +119,7 @@ def test_the_command_exports_what_one_process_does(model, problem_file, tmp_path
     [
         ([], "offload_optimizer.nvme_path is missing"),
         ([f"{PATH}=nvme", "deepspeed.config.zero_optimization.stage=2"], "needs zero_optimization.stage=3"),
-        (
-            [f"{PATH}=nvme", "train.precision=bf16", *(f"+{PARAMETERS}.{k}" for k in ("device=nvme", "nvme_path=x"))],
-            "offload_param.device=nvme needs train.precision=fp32",
-        ),
+        ([f"{PATH}=nvme", "deepspeed.config.zero_optimization.offload_param.device=nvme"], "offload_param.device=nvme is"),
         ([f"{PATH}=nvme", "+deepspeed.config.zero_optimization.offload_optimizer.pipeline_read=true"], "not supported"),
     ],
 )  # fmt: skip

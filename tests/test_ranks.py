@@ -311,7 +311,7 @@ def test_without_a_compiler_the_reason_is_told(tiny_model, problem_file, tmp_pat
         ("deepspeed.config.optimizer.type=Lamb", "contradicts train.learning_rate"),
         ("deepspeed.config.zero_optimization.stage=0", "expected 1, 2 or 3"),
         ("deepspeed.config.bf16.enabled=true", "contradicts train.precision=fp32"),
-        ("+deepspeed.config.zero_optimization.offload_param.device=nvme", "offload_param.nvme_path is missing"),
+        ("+deepspeed.config.zero_optimization.offload_param.device=nvme", "device=nvme is not supported"),
         ("launch.compile=true", "does not go with ZeRO stage 3"),
         ("deepspeed.config_file=missing.json", "not a readable JSON file"),
     ],
