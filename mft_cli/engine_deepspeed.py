@@ -6,6 +6,8 @@ masters: they are set from the exact weights, not from the 16-bit ones that Deep
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,8 +67,9 @@ class DeepSpeedEngine:
         if precision == "fp16":  # at the lowest loss scale a bad step is skipped and counted, as in every precision
             self.zero.loss_scaler.raise_error_at_min_scale = False
         with torch.no_grad():
-            for name, (weight, whole) in exact.items():
-                here = self.place(name) if name in self.named else None
+            for name in self.at_hand(write=True) if exact else ():
+                weight, whole = exact[name]
+                here = self.place(name)
                 if here is not None:
                     start, master, _ = here
                     first = start if whole else 0
@@ -96,6 +99,10 @@ class DeepSpeedEngine:
 
             first = next(iter(self.named.values()))
             safe_set_full_grad(first, torch.full_like(safe_get_full_grad(first), math.nan))
+            norms = getattr(
+                self.zero, "norm_for_param_grads", {}
+            )  # taken before, with offload: what DeepSpeed looks at
+            norms.update({k: torch.full_like(v, math.nan) for k, v in norms.items()})
         searching = self.dtype == torch.float16 and self.zero.loss_scale > 1.0  # before the step: 1 is the lowest
         self.deepspeed.step()
         norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
@@ -104,15 +111,44 @@ class DeepSpeedEngine:
 
     # ---- state ----
 
+    def swapped(self, group: int) -> bool:
+        """Stage 3: whether DeepSpeed keeps this sub-group's fp32 state in files, but for the time of its step."""
+        return bool(self.stage == 3 and self.zero._swappable_optimizer_subgroup(group))
+
+    @contextlib.contextmanager
+    def in_memory(self, group: int, write: bool = False) -> Iterator[None]:
+        """Inside, a sub-group's fp32 state is in memory. `write`: what is changed there reaches the files."""
+        if not self.swapped(group):
+            yield
+            return
+        self.zero._optimizer_states_and_gradient_swap_in(group)
+        try:
+            yield
+        finally:
+            if write:
+                self.zero._optimizer_states_and_gradient_swap_out(group)
+            else:
+                self.zero._release_swap_buffers(group)
+
+    def at_hand(self, write: bool = False) -> Iterator[str]:
+        """The trained parameters' names, one sub-group after the other; until the next name its state is in memory."""
+        for group, names in itertools.groupby(self.named, self.group_of):
+            with self.in_memory(group, write):
+                yield from names
+
+    def group_of(self, name: str) -> int:
+        """Stage 3: the sub-group that a parameter is stepped with."""
+        return int(self.zero.grad_position[self.zero.get_param_id(self.named[name])][0]) if self.stage == 3 else 0
+
     def place(self, name: str) -> tuple[int, Tensor, Tensor] | None:
         """(first element, this rank's part of the fp32 master, the flat tensor that the optimizer steps), or None."""
         parameter: Any = self.named[name]
         if self.stage == 3:
-            group = self.zero.grad_position[self.zero.get_param_id(parameter)][0]
-            master, _ = self.zero._get_fp32_opt_state_partition(parameter, False)
-            start = master.numel() * self.zero._get_param_partition_rank(parameter)
-            count = max(0, min(master.numel(), parameter.ds_numel - start))  # the last partition is padded
-            return (start, master[:count], self.zero.fp32_partitioned_groups_flat[group]) if count else None
+            group, offset, size = self.zero.grad_position[self.zero.get_param_id(parameter)]
+            flat = self.zero.fp32_partitioned_groups_flat[group]
+            start = size * self.zero._get_param_partition_rank(parameter)
+            count = max(0, min(size, parameter.ds_numel - start))  # the last partition is padded
+            return (start, flat.narrow(0, offset, count), flat) if count else None
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
@@ -126,27 +162,27 @@ class DeepSpeedEngine:
         parameter: Any = self.named[name]
         here = self.place(name)
         assert here is not None
-        count = here[1].numel()
         if self.stage == 3:
-            part, _ = self.zero._get_fp32_opt_state_partition(parameter, False, optim_state_key=kind)
-            return part[:count]
-        state = self.zero.optimizer.state[here[2]][kind]
-        return state.narrow(0, parameter._hp_mapping.hp_fragment_address.start, count)
+            offset = self.zero.grad_position[self.zero.get_param_id(parameter)][1]
+        else:
+            offset = parameter._hp_mapping.hp_fragment_address.start
+        return self.zero.optimizer.state[here[2]][kind].narrow(0, offset, here[1].numel())
 
     def fragments(self) -> Iterator[Fragment]:
         """What this rank holds of every trained parameter and of the optimizer's state; rank 0 adds the buffers."""
-        for name, parameter in self.named.items():
+        for name in self.at_hand():
             here = self.place(name)
             if here is None:
                 continue
             start, master, flat = here
+            own = Tensor.clone if self.swapped(self.group_of(name)) else Tensor.detach  # swapped: a buffer used again
             state = self.zero.optimizer.state.get(flat, {})
             moments = {
-                k: v if v.ndim == 0 or v.numel() == 1 else self.moment(name, k)
+                k: v if v.ndim == 0 or v.numel() == 1 else own(self.moment(name, k))
                 for k, v in state.items()
                 if isinstance(v, Tensor)
             }
-            yield Fragment(name, master.detach(), shape_of(parameter), start, moments)
+            yield Fragment(name, own(master.detach()), shape_of(self.named[name]), start, moments)
         if self.ranks.rank == 0:
             kept = set(self.model.state_dict())
             for name, buffer in self.model.named_buffers():
@@ -163,7 +199,7 @@ class DeepSpeedEngine:
         for name, buffer in self.model.named_buffers():
             if name in kept:
                 buffer.copy_(read(name, 0, buffer.numel()).view(buffer.shape))
-        for name in self.named:
+        for name in self.at_hand(write=True):
             here = self.place(name)
             if here is None:
                 continue
@@ -187,7 +223,8 @@ class DeepSpeedEngine:
             self.zero.update_lp_params()
             return
         for group in range(len(self.zero.fp16_groups)):
-            self.zero._reassign_or_swap_out_partitioned_parameters(group)
+            with self.in_memory(group):
+                self.zero._reassign_or_swap_out_partitioned_parameters(group)
         if self.zero.persistent_parameters:
             self.zero.persistent_parameters[0].all_gather(self.zero.persistent_parameters)
 

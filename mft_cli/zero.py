@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +72,7 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
     from transformers.integrations import HfDeepSpeedConfig
 
     start_communication()  # else it takes the world for one process
+    use_files(document["zero_optimization"])
     plain = {k: v for k, v in document.items() if k not in ("bf16", "fp16", "data_types")}
     kept = HfDeepSpeedConfig(plain)  # transformers holds a weak reference only
     try:
@@ -99,6 +103,34 @@ def start_communication() -> None:
             f"DeepSpeed compiles a C++ module for ranks on processors, and cannot ({first}): install a compiler and "
             "ninja (apt-get install g++ ninja-build), or use deepspeed=none, which is data-parallel without it"
         ) from error
+
+
+def use_files(zero: dict[str, Any]) -> None:
+    """Before DeepSpeed swaps optimizer state to files. They go when the process ends.
+
+    Raises UserError where the module that it compiles for that cannot be built.
+    """
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") != "nvme":
+        return
+    import torch.distributed as dist
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible():
+        raise UserError(
+            "offload_optimizer.device=nvme: DeepSpeed compiles a C++ module that needs libaio: install it "
+            "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
+        )
+    folder = Path(offload["nvme_path"])
+    own = folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"  # as deepspeed/runtime/swap_tensor names it
+
+    def remove() -> None:
+        shutil.rmtree(own, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the last rank of a node finds them empty
+            for empty in (own.parent, own.parent.parent, folder):
+                empty.rmdir()
+
+    atexit.register(remove)
 
 
 def round_weights(model: nn.Module, dtype: Any) -> dict[str, tuple[Tensor, bool]]:

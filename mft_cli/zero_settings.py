@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +80,38 @@ def check(config: schema.TrainConfig) -> None:
         raise UserError(
             f"{where}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
         )
-    for name in ("offload_optimizer", "offload_param"):
-        if ((values.get("zero_optimization") or {}).get(name) or {}).get("device") == "nvme":
-            raise UserError(
-                f"{where}: {name}.device=nvme is not supported: checkpoints and the export read exact fp32 weights that "
-                "DeepSpeed would have swapped to disk; use device=cpu, or more ranks"
-            )
+    check_nvme(where, values.get("zero_optimization") or {})
     if config.launch.compile and stage(config.deepspeed) == 3:
         raise UserError(
             "launch.compile=true does not go with ZeRO stage 3: set launch.compile=false, or deepspeed=zero2"
         )
+
+
+def check_nvme(where: str, zero: dict[str, Any]) -> None:
+    """Raises UserError for an offload to files that DeepSpeed or mft cannot do."""
+    if (zero.get("offload_param") or {}).get("device") == "nvme":
+        raise UserError(
+            f"{where}: offload_param.device=nvme is not supported (docs/deepspeed.md says why): set it to cpu; "
+            "offload_optimizer.device may be nvme"
+        )
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") != "nvme":
+        return
+    if int(zero["stage"]) != 3:
+        raise UserError(f"{where}: offload_optimizer.device=nvme needs zero_optimization.stage=3, not {zero['stage']}")
+    if not offload.get("nvme_path"):
+        raise UserError(
+            f"{where}: offload_optimizer.nvme_path is missing: name a folder on a local disk, for example "
+            "deepspeed.config.zero_optimization.offload_optimizer.nvme_path=/local_nvme"
+        )
+    if offload.get("pipeline_read") or offload.get("pipeline_write"):
+        raise UserError(f"{where}: offload_optimizer.pipeline_read and pipeline_write are not supported: remove them")
+
+
+def own_folder(config: schema.TrainConfig, nvme_path: str) -> str:
+    """A run's own folder below `nvme_path`: DeepSpeed names files by rank and parameter alone, so two runs would mix."""
+    run = hashlib.sha256(os.path.abspath(config.run_dir or "").encode()).hexdigest()[:12]
+    return os.path.join(nvme_path, f"mft-{run}")
 
 
 def document(config: schema.TrainConfig, precision: str, world: int) -> dict[str, Any] | None:
@@ -112,6 +136,9 @@ def document(config: schema.TrainConfig, precision: str, world: int) -> dict[str
     elif precision == "fp16":
         values["fp16"] = {"enabled": True}
     zero = values["zero_optimization"]
+    offload = zero.get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        offload["nvme_path"] = own_folder(config, offload["nvme_path"])
     for name, value in list(zero.items()):  # transformers' way to leave sizes open
         if value == "auto":
             del zero[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mft_cli.metrics import Say
 from mft_cli.ranks import Ranks, join, leave
 from mft_cli.run_dir import RunDir
 from mft_cli.stop_signal import StopSignal
+from mft_cli.zero import is_partitioned
 
 STEPS = 3
 
@@ -45,9 +47,31 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "loss": r.loss,
                 "norm": r.norm,
                 "applied": r.applied,
+                "whole_parameters": whole_parameters(fit),
+                "swapped": swapped_groups(fit),
             }
         )
     return found
+
+
+def whole_parameters(fit: Fit) -> int:
+    """How many parameters every rank holds whole, outside of a forward pass."""
+    parameters: list[Any] = list(fit.engine.model.parameters())
+    return sum(not is_partitioned(p) or p.ds_persist for p in parameters)
+
+
+def swapped_groups(fit: Fit) -> int:
+    """How many sub-groups DeepSpeed keeps in files on this rank."""
+    zero = getattr(fit.engine, "zero", None)
+    swapper = getattr(zero, "optimizer_swapper", None)
+    return len(swapper.swap_params_info) if swapper else 0
+
+
+def spoil_first_step(fit: Fit) -> None:
+    """The engine is told a loss that is not finite, once; the gradients are."""
+    step = fit.engine.step
+    losses = iter([math.inf])
+    fit.engine.step = lambda rate, loss: step(rate, next(losses, loss))  # type: ignore[method-assign]
 
 
 def start_from(fit: Fit, states: Path, k: int) -> None:
@@ -67,6 +91,8 @@ def main(cases: Path, out: Path) -> None:
     for name, values in wanted.items():
         states = values.pop("states", None)
         fit = make_fit(values, ranks)
+        if name.startswith("spoiled"):
+            spoil_first_step(fit)
         if values["run_dir"].endswith("-resume"):
             results[name] = facts(fit)
             continue

@@ -35,6 +35,7 @@ ENGINES = [
     ("zero3_offload", 2),
 ]
 EVERY_VARIANT = [("none", 2), ("zero3", 2)]  # the other engines run one variant of every method
+MIXED = ("zero3", 4)  # norms stay whole on every rank, as in large models; elsewhere stage 3 partitions everything
 SPLITS = [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"micro_batch_size": 2, "packing": False}]
 
 
@@ -42,6 +43,14 @@ def preset(group: str, name: str) -> dict[str, Any]:
     import yaml
 
     return dict(yaml.safe_load((config.CONF / group / f"{name}.yaml").read_text()))
+
+
+def engine_keys(engine: str, whole_below: int = 0) -> dict[str, Any]:
+    """A preset. Stage 3 keeps parameters of fewer elements than `whole_below` on every rank: 100,000 would be all here."""
+    keys = preset("deepspeed", engine)
+    if engine.startswith("zero3"):
+        keys["config"]["zero_optimization"]["stage3_param_persistence_threshold"] = whole_below
+    return keys
 
 
 def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, engine: str, **train: Any) -> dict:
@@ -53,7 +62,7 @@ def values(model: Path, data: Path, method: str, variant: dict, run_dir: Path, e
             "global_batch_size": 8, "max_steps": 6, "learning_rate": 0.01, "precision": "fp32", "row_length": 256,
             "warmup_fraction": 0.0, "max_grad_norm": 0.5, **train,
         },
-        "deepspeed": preset("deepspeed", engine), "launch": {"threads": 1, "device": "cpu"},
+        "deepspeed": engine_keys(engine), "launch": {"threads": 1, "device": "cpu"},
     }  # fmt: skip
 
 
@@ -107,6 +116,9 @@ def cases_of(model: Path, data: Path, root: Path, engine: str, states: Path, var
     cases["bf16"] = values(model, data, "masked_thought", {}, root / "bf16", engine, precision="bf16")
     # The first step makes the weights so large that no later loss is finite: those steps are skipped.
     cases["overflow"] = values(model, data, "sft", {}, root / "overflow", engine, learning_rate=1e30)
+    cases["spoiled"] = values(
+        model, data, "sft", {}, root / "spoiled", engine
+    )  # as rank_program does to its first step
     lora = {"peft": {"name": "lora", "rank": 4, "dropout": 0.1}}  # with a new token's row, and frozen parameters
     cases["lora"] = values(model, data, "masked_thought", {}, root / "lora", engine, **SPLITS[1]) | lora
     again = values(model, data, "sft", {}, root / "lora-checkpointing", engine, **checkpointed)
@@ -138,7 +150,7 @@ def agree(found: list[dict], expected: list[dict], name: str) -> None:
             assert a["terms"] == pytest.approx(b["terms"], rel=close), name
             assert a["loss"] == pytest.approx(b["loss"], rel=close), name
             # in 16 bits DeepSpeed sums its ranks' gradients in another order, and rounds before it sums
-            assert a["norm"] == pytest.approx(b["norm"], rel=1e-2 if name.endswith("bf16") else 2 * close), name
+            assert a["norm"] == pytest.approx(b["norm"], rel=1e-2 if name.endswith("bf16") else close), name
 
 
 def needs_compiler(engine: str) -> None:
@@ -152,6 +164,9 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     needs_compiler(engine)
     root, expected = plain
     cases = cases_of(tiny_model, problem_file, tmp_path, engine, root, variants=(engine, world) in EVERY_VARIANT)
+    if (engine, world) == MIXED:
+        for case in cases.values():
+            case["deepspeed"] = engine_keys(engine, whole_below=100)
     # all weights trained; adapters; a part of the module tree
     resumed = [next(n for n in cases if n.startswith(m)) for m in ("masked_thought", "lora", "chunk_refine")]
     for name in resumed:
@@ -162,6 +177,8 @@ def test_ranks_change_the_speed_never_the_number(engine, world, plain, tiny_mode
     found = run_ranks(cases, world, tmp_path)
     for name in cases:
         agree(found[name], expected[name], f"{engine} on {world}: {name}")
+        if engine.startswith("zero3"):
+            assert (found[name][0]["whole_parameters"] > 0) == ((engine, world) == MIXED), name
     # and back: one plain process goes on from what these ranks wrote
     again = {}
     for name in resumed:
@@ -209,8 +226,6 @@ def test_unequal_label_counts_of_ranks(tiny_model, problem_file, tmp_path):
         one = values(model, problem_file, "sft", {}, tmp_path / f"{name}-one", "none", **unequal) | keys
         expected[name] = rank_program.facts(rank_program.make_fit(one, Ranks()))
         cases[name] = values(model, problem_file, "sft", {}, tmp_path / name, "zero3", **unequal) | keys
-        # as large models are: no parameter stays whole
-        cases[name]["deepspeed"]["config"]["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     found = run_ranks(cases, 2, tmp_path, timeout=150)
     for name in cases:
         agree(found[name], expected[name], name)
@@ -229,7 +244,9 @@ def test_the_command_on_two_zero3_ranks_exports_what_one_process_does(tiny_model
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(padded)
     common = tiny_overrides(padded, problem_file, method="masked_thought")
     one = mft("train", *common, f"run_dir={tmp_path / 'one'}", cwd=tmp_path)
-    two = mft("train", *common, f"run_dir={tmp_path / 'two'}", "launch.processes=2", "deepspeed=zero3", cwd=tmp_path)
+    partitioned = "deepspeed.config.zero_optimization.stage3_param_persistence_threshold=0"
+    ranks = ["launch.processes=2", "deepspeed=zero3", partitioned]
+    two = mft("train", *common, f"run_dir={tmp_path / 'two'}", *ranks, cwd=tmp_path)
     assert one.returncode == two.returncode == 0, two.stdout + two.stderr
     alone = mft("train", *common, f"run_dir={tmp_path / 'alone'}", "deepspeed=zero3_offload", cwd=tmp_path)
     assert alone.returncode == 0, alone.stdout + alone.stderr  # one process, which offloads

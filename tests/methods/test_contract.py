@@ -133,7 +133,7 @@ def test_layout_changes_the_speed_never_the_number(tiny_model, problem_file, tmp
             assert a.counts == b.counts
             assert a.shares == b.shares
             assert b.loss == pytest.approx(a.loss, rel=1e-5)
-            assert b.norm == pytest.approx(a.norm, rel=2e-5)
+            assert b.norm == pytest.approx(a.norm, rel=1e-5)
             assert b.terms == pytest.approx(a.terms, rel=1e-5)
 
 

@@ -249,7 +249,7 @@ def test_compiled_layers_compute_the_same(tiny_model, problem_file, tmp_path):
         results.append([fit.step(k) for k in range(2)])
     for a, b in zip(*results, strict=True):
         assert b.loss == pytest.approx(a.loss, rel=1e-5)
-        assert b.norm == pytest.approx(a.norm, rel=2e-5)
+        assert b.norm == pytest.approx(a.norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", [{}, {"scores": "random"}, {"scores": "magnitude"}, {"selection": "global"}])
