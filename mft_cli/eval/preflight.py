@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mft_cli.data.files import downloaded, is_url, local_files, offline, read_files
+from mft_cli.data.files import downloaded, is_url, local_files, local_hint, offline, read_files
 from mft_cli.errors import UserError
 from mft_cli.eval.listing import where
 from mft_cli.eval.load_engine import choose_engine
@@ -43,8 +43,9 @@ def check_benchmark(name: str, benchmark: BenchmarkConfig) -> None:
     elif files is not None and benchmark.limit is not None and sum(f.stat().st_size for f in files) <= MOST_COUNTED:
         rows = sum(1 for _ in read_files(files, source.format))
     elif files is None and offline() and where(source) == "hub":
-        hint = f", or put {' or '.join(source.local)} under the folder that MFT_DATA_DIR names" if source.local else ""
-        raise UserError(f"{source.path}: is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it{hint}")
+        raise UserError(
+            f"{source.path}: is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it{local_hint(source)}"
+        )
     check_limit(name, benchmark, rows)
 
 
