@@ -86,7 +86,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         cases[f"{name}-resume"] = {**cases[name], "run_dir": str(folder)}
         one = {**cases[name], "run_dir": str(folder), "deepspeed": {"name": "none"}}
         expected[f"{name}-resume"] = rank_program.facts(rank_program.make_fit(one, Ranks()))
-    found = run_ranks(cases, 2, tmp_path, timeout=200)
+    found = run_ranks(cases, 2, tmp_path, timeout=500)
     for name in cases:
         agree(found[name], expected[name], name.removesuffix("-resume"))
     assert found["sft"][0]["swapped"] > 1
