@@ -99,9 +99,8 @@ class DeepSpeedEngine:
 
             first = next(iter(self.named.values()))
             safe_set_full_grad(first, torch.full_like(safe_get_full_grad(first), math.nan))
-            norms = getattr(
-                self.zero, "norm_for_param_grads", {}
-            )  # taken before, with offload: what DeepSpeed looks at
+            # with offload DeepSpeed has taken norms before, and looks at these
+            norms = getattr(self.zero, "norm_for_param_grads", {})
             norms.update({k: torch.full_like(v, math.nan) for k, v in norms.items()})
         searching = self.dtype == torch.float16 and self.zero.loss_scale > 1.0  # before the step: 1 is the lowest
         self.deepspeed.step()

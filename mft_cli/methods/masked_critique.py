@@ -117,9 +117,7 @@ class MaskedCritique(Method):
         for name in c.spans:
             inside, behind = self.inside(batch, name)
             candidates |= inside
-            first |= inside & (
-                behind < c.skip_first
-            )  # of this span: stays learnt although it is inside another one, too
+            first |= inside & (behind < c.skip_first)  # stays learnt inside of another span, too
         candidates &= batch.learnt & ~first & ~self.is_tag(batch.input_ids)
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
