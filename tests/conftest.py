@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from tiny import problems
 
+# Read when huggingface_hub is imported: set later, a name that is no folder is asked for again and again for a minute.
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -70,9 +73,7 @@ def problem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests neither read nor fill the user's cache, and never ask the hub."""
+    """Tests neither read nor fill the user's cache."""
     if "MFT_TEST_CACHE" not in os.environ:
         os.environ["MFT_TEST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     monkeypatch.setenv("MFT_CACHE_DIR", os.environ["MFT_TEST_CACHE"])
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
