@@ -1,4 +1,4 @@
-from mft_cli.cli import main
+from mft_cli.cli.main import main
 
 if __name__ == "__main__":
     main()

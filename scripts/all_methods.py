@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 START = time.time()
 HELD_OUT = 32  # training rows kept apart for the validation loss
@@ -159,7 +159,7 @@ def data_for(row: Row, asked: argparse.Namespace) -> list[str]:
 
 
 def make_critiques(folder: Path, asked: argparse.Namespace) -> None:
-    from eval.endpoint import serving
+    from tests.support.endpoint import serving
 
     os.environ["NO_PROXY"] = "127.0.0.1"
     with serving(teacher()) as (_, url):
@@ -172,7 +172,7 @@ def make_critiques(folder: Path, asked: argparse.Namespace) -> None:
 
 def teacher() -> Any:
     """A scripted endpoint of known quality: its reasoning is GSM8K's own solution, its critique compares the two answers."""
-    from eval.endpoint import chat
+    from tests.support.endpoint import chat
 
     source = Path(os.environ["MFT_DATA_DIR"]) / "gsm8k/train.jsonl"
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").split("\n") if line]
@@ -201,10 +201,10 @@ def teacher() -> Any:
 
 def table(rows: list[Row], folders: list[Path]) -> str:
     """Scores with intervals, and the planned comparisons, Holm's correction over these alone."""
-    from mft_cli.eval.stats import holm
-    from mft_cli.report import read_runs
+    from mft_cli.report.read.runs import read_runs
+    from mft_cli.report.render.tables import pair_row, score_row
     from mft_cli.report.summary import summarise
-    from mft_cli.report.tables import pair_row, score_row
+    from mft_cli.stats.significance import holm
 
     summary = summarise(read_runs(folders))
     runs = {run.label: run for run in summary.runs}

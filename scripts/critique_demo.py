@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from eval.endpoint import chat, serving  # noqa: E402
+from tests.support.endpoint import chat, serving  # noqa: E402
 
 
 def teacher(golds: dict[str, str]) -> Any:

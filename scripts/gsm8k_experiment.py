@@ -61,7 +61,7 @@ def evaluation(asked: argparse.Namespace) -> list[str]:
 
 def design(asked: argparse.Namespace) -> str:
     """What the design can detect, computed before any training."""
-    from mft_cli.eval.stats import minimum_detectable_effect
+    from mft_cli.stats.significance import minimum_detectable_effect
 
     n, seeds = asked.problems or TEST_PROBLEMS, len(asked.seeds)
     one, all_seeds = (minimum_detectable_effect(k, DISCORDANT) for k in (n, n * seeds))
@@ -154,7 +154,7 @@ def run_row(folder: Path) -> list[str]:
 
 def differences(asked: argparse.Namespace) -> str:
     """Paired differences for each seed, and their mean over seeds."""
-    from mft_cli.eval.stats import mcnemar, paired_difference
+    from mft_cli.stats.significance import mcnemar, paired_difference
 
     lines = []
     for epochs in asked.epochs:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny import problems
+
+from tests.support.tiny import problems
 
 # Read when huggingface_hub is imported: set later, a name that is no folder is asked for again and again for a minute.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -58,8 +59,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tokenizer(tiny_model: Path):
-    from mft_cli.models import load_tokenizer
-    from mft_cli.schema import ModelConfig
+    from mft_cli.config.schema.inputs import ModelConfig
+    from mft_cli.models.loading import load_tokenizer
 
     return load_tokenizer(str(tiny_model), ModelConfig(path=str(tiny_model)))
 

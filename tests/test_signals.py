@@ -9,10 +9,12 @@ import sys
 
 import pytest
 
-from mft_cli import driver, evaluate, slurm
+from mft_cli import signals
+from mft_cli.cli import job as driver
+from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import STOP_SIGNALS, Stopped
-from mft_cli.schema import LaunchConfig
-from mft_cli.stop_signal import StopSignal
+from mft_cli.signals import StopSignal
+from mft_cli.slurm import requeue as slurm
 from mft_cli.sweep import local
 
 
@@ -78,11 +80,11 @@ class Signalled(subprocess.Popen):  # type: ignore[type-arg]
 def test_a_signal_while_the_evaluation_is_started_ends_it(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", Signalled)
     with pytest.raises(Stopped, match="SIGTERM"):
-        evaluate.run_forwarding([sys.executable, "-c", "import time; time.sleep(100)"])
+        signals.run_forwarding([sys.executable, "-c", "import time; time.sleep(100)"])
 
 
 def test_a_signal_while_a_sweeps_job_is_started_reaches_it(monkeypatch, tmp_path):
-    from mft_cli.run_dir import write_json
+    from mft_cli.files import write_json
     from mft_cli.sweep.ledger import Ledger
 
     ledger = Ledger(tmp_path)

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from mft_cli.analysis.settings import DependencySettings, LandscapeSettings, names, read
-from mft_cli.config import run_with_hydra, train_config
+from mft_cli.config.compose import run_with_hydra
+from mft_cli.config.load import train_config
 from mft_cli.errors import UserError
 
 KINDS: dict[str, Any] = {"dependency": DependencySettings, "landscape": LandscapeSettings}

@@ -18,18 +18,18 @@ from mft_cli.analysis import dependency_report
 from mft_cli.analysis.regions import HIDDEN, READ, REGIONS, Corruption, Variant, as_examples, variants_of
 from mft_cli.analysis.settings import DependencySettings as Asked
 from mft_cli.analysis.subjects import Prepared, Subject, prepare
-from mft_cli.cross_entropy import hidden_states, own_logits
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.console import TokenProgress
 from mft_cli.data.pack import lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
-from mft_cli.eval.progress import Progress
+from mft_cli.files import digest_of, locked
 from mft_cli.methods.base import model_inputs
-from mft_cli.methods.masked_thought import choose_mask_token
-from mft_cli.models import add_tokens, embedding_rows
+from mft_cli.methods.mask_token import choose_mask_token
+from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
+from mft_cli.models.vocabulary import add_tokens, embedding_rows
 from mft_cli.rng import Draw
-from mft_cli.run_dir import digest_of, locked
-from mft_cli.schema import TrainConfig
-from mft_cli.stop_signal import StopSignal
+from mft_cli.signals import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
 
@@ -84,7 +84,7 @@ def measure(
     vocabulary = embedding_rows(model)
     how = corruption(model, subject, asked, ready.words, ready.tokenizer.all_special_ids)
     special, draw = np.array(ready.tokenizer.all_special_ids), Draw(seed)
-    progress = Progress(subject.label, len(missing), 1)
+    progress = TokenProgress(subject.label, len(missing), 1)
     for i in missing:
         if stop.name:
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is measured", stop.name)

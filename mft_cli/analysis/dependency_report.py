@@ -8,9 +8,10 @@ from typing import Any
 from mft_cli.analysis.page import Part, Picture, publish
 from mft_cli.analysis.regions import REGIONS
 from mft_cli.analysis.subjects import Prepared
-from mft_cli.eval.stats import bootstrap_mean, paired_difference
-from mft_cli.report.plots import Bar, bars
+from mft_cli.report.render.plots import Bar, bars
 from mft_cli.report.wording import one_line
+from mft_cli.stats.intervals import bootstrap_mean
+from mft_cli.stats.significance import paired_difference
 
 MEASURES = {
     "drop": "fall of the true token's log-probability (nats)",

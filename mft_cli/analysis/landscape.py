@@ -18,16 +18,17 @@ from mft_cli.analysis import directions, landscape_report
 from mft_cli.analysis.directions import Point
 from mft_cli.analysis.settings import LandscapeSettings, check_landscape
 from mft_cli.analysis.subjects import Prepared, Subject, prepare
+from mft_cli.config.schema.methods import SftConfig
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.console import TokenProgress
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Batch, lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
-from mft_cli.eval.progress import Progress
-from mft_cli.methods import Method, make
-from mft_cli.methods.base import label_count
-from mft_cli.run_dir import digest_of, locked
-from mft_cli.schema import SftConfig, TrainConfig
-from mft_cli.stop_signal import StopSignal
+from mft_cli.files import digest_of, locked
+from mft_cli.methods import make
+from mft_cli.methods.base import Method, label_count
+from mft_cli.signals import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
 
@@ -122,7 +123,7 @@ def evaluate(scene: Scene, keys: list[str], journal: Journal, loss: Loss, stop: 
         return
     model, put = scene.open()
     models = [s.folder.weights_digest for s in scene.subjects]
-    progress = Progress(scene.label, len(missing), 1)
+    progress = TokenProgress(scene.label, len(missing), 1)
     for key in missing:
         if stop.name:
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is evaluated", stop.name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mft_cli.analysis.page import Part, Picture, publish
 from mft_cli.analysis.subjects import Prepared
-from mft_cli.report.plots import loss_lines, loss_surface
+from mft_cli.report.render.plots import loss_lines, loss_surface
 from mft_cli.report.wording import one_line
 
 READING = [

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mft_cli.report.page import tables_page
-from mft_cli.report.terminal import aligned
-from mft_cli.run_dir import write_atomically, write_json
+from mft_cli.files import write_atomically, write_json
+from mft_cli.report.render.page import tables_page
+from mft_cli.report.render.terminal import aligned
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from mft_cli.assembly import pick_device
-from mft_cli.attention import resolve
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.load import draw, load
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
-from mft_cli.eval.model_folder import ModelFolder, open_model
 from mft_cli.methods import make
-from mft_cli.models import load_model, load_tokenizer
-from mft_cli.report.runs import short_labels
-from mft_cli.schema import ModelConfig, TrainConfig
+from mft_cli.models.device import pick_device
+from mft_cli.models.folder import ModelFolder, open_model
+from mft_cli.models.kernels.attention import resolve
+from mft_cli.models.loading import load_model, load_tokenizer
+from mft_cli.report.read.runs import short_labels
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mft_cli.answers.forms import Form, product_of_letters, read
+from mft_cli.answers.numbers import Number, number_text, parse_number
 from mft_cli.answers.units import disagree, unit_of
 from mft_cli.answers.values import surely_differ, surely_same, value
-from mft_cli.exact_numbers import Number, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 PLAIN_KINDS = ("base", "text", "expr", "equation")
@@ -44,7 +44,7 @@ def equal_slowly(
     *, gold: str, answer: str, unit: str | None = None, tolerance: float | str | None = None, multiple: bool = False
 ) -> bool:
     """Equality with computer algebra. May run for ever or exhaust memory: call it in a killable worker."""
-    from mft_cli import symbolic
+    from mft_cli.answers import symbolic
 
     margin = exact(tolerance)
     wanted, found = _forms(gold.strip(), answer.strip(), unit, multiple)

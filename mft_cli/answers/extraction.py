@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from mft_cli.exact_numbers import NUMBER, UNSIGNED, clean, number_text, parse_number
+from mft_cli.answers.numbers import NUMBER, UNSIGNED, clean, number_text, parse_number
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has

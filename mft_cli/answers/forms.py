@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mft_cli.answers.latex import TEXT, compact, plain, split, unwrap
+from mft_cli.answers.numbers import ONE_LETTER_UNITS, Number, parse_number
 from mft_cli.answers.units import split_unit, unit_of
-from mft_cli.exact_numbers import ONE_LETTER_UNITS, Number, parse_number
 
 MAX_DEPTH = 12
 MAX_ITEMS = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mft_cli.exact_numbers import PLAIN_CHARS
+from mft_cli.answers.numbers import PLAIN_CHARS
 
 UNICODE = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ",

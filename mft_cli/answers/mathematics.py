@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from mft_cli.answers import extraction
 from mft_cli.answers.latex import TEXT, tokens
+from mft_cli.answers.numbers import clean, number_text, parse_number
 from mft_cli.answers.units import unit_of
-from mft_cli.exact_numbers import clean, number_text, parse_number
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
 FORMULAS = re.compile(

@@ -8,14 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.schema.critique import CritiqueRunConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.critique.response import Response
 from mft_cli.critique.solutions import Solution
 from mft_cli.critique.teacher import Teacher
-from mft_cli.eval.graders import grade
+from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Record, dump
 from mft_cli.eval.second_pass import with_solution
-from mft_cli.run_dir import file_digest, write_atomically
-from mft_cli.schema import BenchmarkConfig, CritiqueRunConfig
+from mft_cli.files import file_digest, write_atomically
 
 
 def write_rows(config: CritiqueRunConfig, teacher: Teacher, out: Path) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mft_cli.config import to_plain, to_yaml
+from mft_cli.config.schema.critique import CritiqueRunConfig
+from mft_cli.config.validate import to_plain, to_yaml
 from mft_cli.critique.rows import summary, write_rows
 from mft_cli.critique.solutions import Base, sample_solutions
 from mft_cli.critique.teacher import Teacher, open_teacher
-from mft_cli.evaluate import stoppable
-from mft_cli.run_dir import RunDir, digest_of, provenance, write_atomically, write_json
-from mft_cli.schema import CritiqueRunConfig
+from mft_cli.files import digest_of, write_atomically, write_json
+from mft_cli.provenance import provenance
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import stoppable
 
 NOT_IN_THE_NAME = ("run_dir", "budget", "csv")  # a larger budget goes on in the same folder
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.schema.critique import CritiqueRunConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
-from mft_cli.eval.graders import grade
+from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.problems import Problem
-from mft_cli.eval.run import Session
+from mft_cli.eval.session import Session
+from mft_cli.files import digest_of
 from mft_cli.methods.masked_critique import TAGS
-from mft_cli.run_dir import digest_of
-from mft_cli.schema import BenchmarkConfig, CritiqueRunConfig, EvalRunConfig
 
 
 @dataclass(frozen=True)

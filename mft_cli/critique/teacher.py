@@ -12,19 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.schema.critique import BudgetConfig, CritiqueRunConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.config.schema.runs import EvalRunConfig
+from mft_cli.console import TokenProgress
 from mft_cli.critique.response import Response, read_response
 from mft_cli.critique.solutions import Solution
 from mft_cli.errors import UserError
-from mft_cli.eval.engines import AllAtOnce, Completion, Engine, Request
+from mft_cli.eval.engines.base import AllAtOnce, Completion, Engine, Request
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.plan import Plan, make_sampling, render
-from mft_cli.eval.progress import Progress
-from mft_cli.eval.run import Session, refuse_chat
 from mft_cli.eval.second_pass import renderers, with_solution
+from mft_cli.eval.session import Session, refuse_chat
+from mft_cli.files import digest_of
 from mft_cli.methods.masked_critique import TAGS
 from mft_cli.rng import sampling_seed
-from mft_cli.run_dir import digest_of
-from mft_cli.schema import BenchmarkConfig, BudgetConfig, CritiqueRunConfig, EvalRunConfig
 
 
 @dataclass
@@ -189,14 +191,14 @@ class Teacher:
         assert engine is not None
         title = "critiques" if attempt == 0 else f"critiques, try {attempt + 1}"
         print(f"{title}: {len(missing)} to ask for; budget: {self.budget.line()}", flush=True)
-        progress = Progress(title, len(missing), self.config.teacher.max_new_tokens)
+        progress = TokenProgress(title, len(missing), self.config.teacher.max_new_tokens)
         try:
             return self.ask_engine(engine, attempt, indices, missing, progress)
         finally:
             progress.close()
 
     def ask_engine(
-        self, engine: Engine, attempt: int, indices: list[int], missing: set[int], progress: Progress
+        self, engine: Engine, attempt: int, indices: list[int], missing: set[int], progress: TokenProgress
     ) -> bool:
         """One round by the engine, in slices that surely fit the budget."""
         requests = [self.rounds[attempt][i] for i in indices]

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from mft_cli.data.files import cache_folder
+from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.data.prompts import Piece, Renderer, UnsafeText
 from mft_cli.data.sources import Row, Rows
 from mft_cli.errors import UserError
-from mft_cli.run_dir import digest_of, file_digest
-from mft_cli.schema import DataConfig, SourceConfig
+from mft_cli.files import cache_folder, digest_of, file_digest
 
 ARRAYS = ("ids", "offsets", "tokens", "learnt", "lines", "spans", "ratio")
 BLOCK = 512  # rows tokenized at once

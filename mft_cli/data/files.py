@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
+from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.errors import UserError, first_line
-from mft_cli.schema import SourceConfig, expand
+from mft_cli.files import cache_folder
 
 FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".xml": "xml"}
 Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
@@ -31,12 +32,6 @@ class BadRow(ValueError):
 
 
 # ---- where they are -------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """MFT_CACHE_DIR, else the user's cache folder."""
-    named = os.environ.get("MFT_CACHE_DIR")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mft"
 
 
 def suffix(name: str | Path) -> str:

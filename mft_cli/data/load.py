@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from mft_cli.config.schema.inputs import DataConfig, SourceConfig, ValidationConfig
 from mft_cli.data.encode import Examples, concatenate, encode_source
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.questions import digests_of
 from mft_cli.data.sources import all_derived_from, load_rows
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
-from mft_cli.schema import DataConfig, SourceConfig, ValidationConfig
 
 
 @dataclass

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.errors import UserError
-from mft_cli.schema import PromptConfig
 
 Messages = list[dict[str, str]]
 Choices = dict[str, str]  # letter -> text of the option, in the order shown

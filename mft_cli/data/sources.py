@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mft_cli.data.choices import read_choices
+from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.data.files import BadRow, Raw, downloaded, is_url, local_files, local_hint, read_files
 from mft_cli.data.generated import generate
+from mft_cli.data.multiple_choice import read_choices
 from mft_cli.errors import UserError, first_line
+from mft_cli.files import digest_of, file_digest
 from mft_cli.rng import digest64
-from mft_cli.run_dir import digest_of, file_digest
-from mft_cli.schema import SourceConfig, expand
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 

@@ -10,23 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mft_cli.errors import UserError
-from mft_cli.eval import stats
-from mft_cli.run_dir import read_json
-
-FACTS = "mft.json"  # written beside the weights by the export
-
-
-def read_export_facts(folder: Path) -> dict[str, Any]:
-    """What the export says of itself: `derived_from`, `prompt` and more; empty for a model that mft did not export."""
-    path = folder / FACTS
-    if not path.is_file():
-        return {}
-    try:
-        facts = read_json(path)
-    except ValueError:
-        raise UserError(f"{path}: not valid JSON (a half-written export?); export the model again") from None
-    return facts if isinstance(facts, dict) else {}
+from mft_cli.stats import intervals
 
 
 def contamination(facts: dict[str, Any], benchmark: str, derived_from: Sequence[str]) -> str | None:
@@ -47,7 +31,7 @@ def overlap(
     {"problems", "of", "training_questions", "ids", "bases"}. Equal questions only (case, punctuation and spaces
     aside): a reworded question is not found. Raises UserError for a damaged file.
     """
-    from mft_cli.data.questions import known, read_questions  # brings torch, which scoring does without
+    from mft_cli.data.questions import known, read_questions
 
     digests = None if folder == Path() else read_questions(folder)  # an endpoint has no folder
     if digests is None:
@@ -85,5 +69,5 @@ def split_accuracy(metrics: dict[str, Any], scores: Sequence[dict[str, Any]]) ->
     single = all(value in (0.0, 1.0) for value in rest)
     if rest:
         measured["interval_rest"] = list(
-            stats.wilson(int(sum(rest)), len(rest)) if single else stats.bootstrap_mean(rest)
+            intervals.wilson(int(sum(rest)), len(rest)) if single else intervals.bootstrap_mean(rest)
         )

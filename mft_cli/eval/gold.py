@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from mft_cli.eval.journal import dump
-from mft_cli.eval.stats import bootstrap_mean
-from mft_cli.run_dir import write_atomically
+from mft_cli.files import write_atomically
+from mft_cli.stats.intervals import bootstrap_mean
 
 LOGITS_BYTES = 512 << 20  # fp32 logits held at once
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mft_cli.eval import stats
-from mft_cli.eval.graders import gold_parts
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import Record, read_lines
-from mft_cli.schema import BenchmarkConfig
+from mft_cli.stats import intervals
 
 MOST_VALUES = 12  # of a label that are told apart: GSM-IC has hundreds of sentence templates
 
@@ -60,9 +60,9 @@ def by_base_problem(scores: Sequence[Record]) -> dict[str, Any]:
         "problems": len(groups),
         "accuracy_interval": list(bootstrap_ratio([(sum(g), len(g)) for g in groups.values()])),
         "macro_accuracy": math.fsum(shares) / len(groups),
-        "macro_interval": list(stats.bootstrap_mean(shares)),
+        "macro_interval": list(intervals.bootstrap_mean(shares)),
         "robust_accuracy": robust / len(groups),
-        "robust_interval": list(stats.wilson(robust, len(groups))),
+        "robust_interval": list(intervals.wilson(robust, len(groups))),
     }
 
 
@@ -113,7 +113,9 @@ def group_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def bootstrap_ratio(pairs: Sequence[tuple[int, int]], seed: int = 0, draws: int = stats.DRAWS) -> tuple[float, float]:
+def bootstrap_ratio(
+    pairs: Sequence[tuple[int, int]], seed: int = 0, draws: int = intervals.DRAWS
+) -> tuple[float, float]:
     """95 % percentile interval of sum of (right) / sum of (all), groups drawn with replacement (Efron 1979)."""
     values = np.asarray(pairs, dtype=np.float64)
     drawn = np.random.default_rng(seed).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), size=draws) @ values

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mft_cli.errors import UserError
-from mft_cli.run_dir import digest_of, file_digest, write_atomically
+from mft_cli.files import digest_of, file_digest, write_atomically
 
 Record = dict[str, Any]
 

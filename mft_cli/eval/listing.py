@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from mft_cli.config import CONF, compose_eval, config_dirs
+from mft_cli.config.compose import CONF, config_dirs
+from mft_cli.config.load import compose_eval
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.data.files import download_place, is_url, local_files
 from mft_cli.errors import UserError
-from mft_cli.schema import BenchmarkConfig, SourceConfig, expand
 
 COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli import __version__
-from mft_cli.config import to_plain
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.validate import to_plain
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination, overlap, reason
-from mft_cli.eval.engines import Completion, Request, Sampling
+from mft_cli.eval.engines.base import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, completion_key
-from mft_cli.eval.model_folder import ModelFolder
 from mft_cli.eval.problems import Problem, base_questions, load_problems
+from mft_cli.files import digest_of
+from mft_cli.models.folder import ModelFolder
 from mft_cli.rng import sampling_seed
-from mft_cli.run_dir import digest_of
-from mft_cli.schema import BenchmarkConfig, EvalConfig, PromptConfig
 
 Prompt = tuple[tuple[int, ...], str]  # token ids, or the text that an endpoint is sent
 
@@ -107,7 +108,7 @@ def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: dict[str,
     if (chosen := benchmark.prompt or config.prompt) is not None:
         return chosen
     if recorded := facts.get("prompt"):
-        from mft_cli.config import build
+        from mft_cli.config.validate import build
 
         prompt: PromptConfig = build(PromptConfig, recorded, "prompt")
         return prompt

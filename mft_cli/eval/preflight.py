@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.data.files import downloaded, is_url, local_files, local_hint, offline, read_files
 from mft_cli.errors import UserError
+from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.listing import where
-from mft_cli.eval.load_engine import choose_engine
-from mft_cli.eval.model_folder import ADAPTER, context_of, download, read_settings, weight_files
-from mft_cli.schema import BenchmarkConfig, EvalConfig, EvalRunConfig, ModelConfig
+from mft_cli.models.folder import ADAPTER, check_context, context_of, download, read_settings, weight_files
 
 MOST_COUNTED = 32 << 20  # bytes of files whose rows are counted: larger ones take as long as torch
 
@@ -73,9 +75,3 @@ def check_model(model: ModelConfig, wanted: int | None) -> None:
     context = context_of(read_settings(folder / "config.json", model))
     weight_files(folder, model)
     check_context(wanted, context)
-
-
-def check_context(wanted: int | None, context: int | None) -> None:
-    """Raises UserError if the model has fewer positions than are asked for."""
-    if wanted is not None and context is not None and wanted > context:
-        raise UserError(f"eval.max_model_len={wanted}, but the model has {context} positions; set it lower")

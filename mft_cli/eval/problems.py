@@ -6,12 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 
-from mft_cli.answers import extract
-from mft_cli.data.sources import BadRow, Row, get, load_rows, text
+from mft_cli.answers.extraction import extract
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.data.files import BadRow
+from mft_cli.data.sources import Row, get, load_rows, text
 from mft_cli.errors import UserError
+from mft_cli.files import digest_of
 from mft_cli.rng import digest64
-from mft_cli.run_dir import digest_of
-from mft_cli.schema import BenchmarkConfig
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def draw(name: str, problems: list[Problem], limit: int, seed: int) -> list[Prob
 
 
 def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
-    """The gold of a row, in the form that `mft_cli.eval.graders` states for the benchmark's answer type. UserError."""
+    """The gold of a row, in the form that `mft_cli.eval.grading.graders` states for the benchmark's answer type. UserError."""
     try:
         parts = {field: get(row.meta, path, row.key) for field, path in map(named, benchmark.gold_fields)}
         if benchmark.answer_type in ("code", "instructions", "judged"):

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli import answers
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
-from mft_cli.eval import stats
 from mft_cli.eval.contamination import split_accuracy
-from mft_cli.eval.failure_detection import failure_detection
-from mft_cli.eval.graders import UNPARSED, grade, more_metrics
+from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
-from mft_cli.run_dir import file_digest, write_atomically, write_json
-from mft_cli.schema import BenchmarkConfig, EvalConfig
+from mft_cli.files import file_digest, write_atomically, write_json
+from mft_cli.stats import intervals
+from mft_cli.stats import significance as stats
+from mft_cli.stats.failure_detection import failure_detection
 
 LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
 
@@ -125,7 +126,7 @@ def summarise(
     accuracy = math.fsum(shares) / n
     alike = set(shares) in ({0.0}, {1.0})  # a bootstrap of equal values has an interval of no width
     wilson = samples == 1 or alike
-    interval = stats.wilson(sum(right) // samples, n) if wilson else stats.bootstrap_mean(shares)
+    interval = intervals.wilson(sum(right) // samples, n) if wilson else intervals.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
     metrics: dict[str, Any] = {
@@ -134,7 +135,7 @@ def summarise(
         "samples": samples,
         "accuracy": accuracy,
         "interval": list(interval),
-        "interval_method": "wilson" if wilson else f"bootstrap over problems ({stats.DRAWS} draws, seed 0)",
+        "interval_method": "wilson" if wilson else f"bootstrap over problems ({intervals.DRAWS} draws, seed 0)",
         "correct": sum(right),
         "unparsed": status[UNPARSED],
         "truncated": truncated,

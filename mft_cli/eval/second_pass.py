@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli import __version__
-from mft_cli.config import to_plain
+from mft_cli.config.schema.evaluation import EvalConfig
+from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.validate import to_plain
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
-from mft_cli.eval.engines import Request
-from mft_cli.eval.graders import grade
+from mft_cli.eval.engines.base import Request
+from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal, dump, read_lines
 from mft_cli.eval.plan import Plan, Subject, context_warnings, make_sampling, render, request_keys
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.score import summarise
+from mft_cli.files import digest_of, file_digest, write_atomically
 from mft_cli.rng import sampling_seed
-from mft_cli.run_dir import digest_of, file_digest, write_atomically
-from mft_cli.schema import EvalConfig, PromptConfig
 
 SLACK = 64  # tokens; a decoded and re-tokenized solution may be a little longer than what was generated
 

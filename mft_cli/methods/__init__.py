@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from mft_cli.config.schema.methods import MethodConfig
 from mft_cli.methods.base import Method
-from mft_cli.schema import MethodConfig
 
 
 def make(config: MethodConfig, logits_chunk: int) -> Method:

@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mft_cli.attention import packed_kwargs
-from mft_cli.cross_entropy import head_losses, hidden_states
+from mft_cli.config.schema.methods import MethodConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.distributed.zero import shape_of
+from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.rng import Draw
-from mft_cli.schema import MethodConfig
-from mft_cli.zero import shape_of
 
 
 @dataclass

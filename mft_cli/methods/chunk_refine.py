@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mft_cli.cross_entropy import causal_lm, head_losses, hidden_states
+from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.data.pack import Batch
+from mft_cli.distributed.zero import shape_of
 from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
-from mft_cli.methods.masked_thought import choose_mask_token
-from mft_cli.refine.backbone import refuse_bidirectional
-from mft_cli.refine.folder import FOLDER, read_head, write_head
-from mft_cli.refine.head import Context, HeadSettings, Refined, RefineHead
-from mft_cli.refine.layout import Chunks, Layout, choose_chunks, choose_tokens, find_chunks, lay_out
+from mft_cli.methods.mask_token import choose_mask_token
+from mft_cli.methods.refine.backbone import refuse_bidirectional
+from mft_cli.methods.refine.folder import FOLDER, read_head, write_head
+from mft_cli.methods.refine.head import Context, HeadSettings, Refined, RefineHead
+from mft_cli.methods.refine.layout import Chunks, Layout, choose_chunks, choose_tokens, find_chunks, lay_out
+from mft_cli.models.kernels.cross_entropy import causal_lm, head_losses, hidden_states
 from mft_cli.rng import Draw, digest64
-from mft_cli.schema import ChunkRefineConfig
-from mft_cli.zero import shape_of
 
 HEAD = "refine_head"  # its name in the module tree
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_cli.config.schema.methods import MaskFinetuneConfig
 from mft_cli.data.pack import Batch
+from mft_cli.distributed.zero import numel_of
 from mft_cli.methods.base import Corrupted, Method, label_count
 from mft_cli.methods.masked_layers import (
     MASK,
@@ -24,11 +26,9 @@ from mft_cli.methods.masked_layers import (
     keep_product,
     linear_layers,
     value_for,
-)  # fmt: skip
+)
+from mft_cli.methods.selection import keep_above, keep_largest, removed_count
 from mft_cli.rng import Draw, digest64
-from mft_cli.schema import MaskFinetuneConfig
-from mft_cli.selection import keep_above, keep_largest, removed_count
-from mft_cli.zero import numel_of
 
 
 class MaskFinetune(Method):

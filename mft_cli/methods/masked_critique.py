@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mft_cli.cross_entropy import head_losses, hidden_states
+from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_inputs
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
+from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.rng import Draw, below
-from mft_cli.schema import MaskedCritiqueConfig
 
 NAMES = ("think", "critique", "reasoning", "ans")
 TAGS = tuple(tag for name in NAMES for tag in (f"<{name}>", f"</{name}>"))

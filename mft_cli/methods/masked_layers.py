@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mft_cli.checks import layer_numbers
+from mft_cli.config.checks import layer_numbers
+from mft_cli.distributed.zero import gathered, is_partitioned, shape_of
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
-from mft_cli.zero import gathered, is_partitioned, shape_of
 
 KINDS = ("attention", "mlp")
 SCORES, MASK = "scores", "mask"  # what a masked layer has beside weight and bias

@@ -8,22 +8,18 @@ drop_attention) attention do not change. Where `method.noise` puts something els
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.data.pack import Batch
-from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count
-from mft_cli.models import embedding_rows
+from mft_cli.methods.mask_token import choose_mask_token
+from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.rng import Draw, below
-from mft_cli.schema import MaskedThoughtConfig
-
-ADDED_TOKEN = "<mask>"
-RESERVED = (r"^(\[MASK\]|<mask>|<\|mask\|>|<\|MASK\|>)$", r"reserved", r"unused", r"extra_id_\d+")
 
 
 class MaskedThought(Method):
@@ -97,27 +93,6 @@ class MaskedThought(Method):
         if c.schedule == "constant" or c.warmup_fraction == 0:
             return ratio
         return ratio * min(1.0, progress / c.warmup_fraction)
-
-
-def choose_mask_token(tokenizer: Any, wanted: str) -> str:
-    """`auto`: a token that the tokenizer has for this or in reserve, else <mask>. Raises UserError for an unfit one."""
-    if wanted != "auto":
-        known = tokenizer.get_vocab().get(wanted)
-        if known is None and not re.match(r"^\S+$", wanted):
-            raise UserError(f"method.mask_token={wanted!r}: expected one token without blanks, or auto")
-        if known is not None and known in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-            raise UserError(
-                f"method.mask_token={wanted!r} is the tokenizer's end or begin token; choose another, or auto"
-            )
-        return wanted
-    if tokenizer.mask_token:
-        return str(tokenizer.mask_token)
-    special = sorted((i, t.content) for i, t in tokenizer.added_tokens_decoder.items() if t.special)
-    for pattern in RESERVED:
-        for _, token in special:
-            if re.search(pattern, token):
-                return str(token)
-    return ADDED_TOKEN
 
 
 # ---- runs of tokens -------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mft_cli.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
+from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.data.pack import Batch
 from mft_cli.methods.base import Corrupted, label_count, model_inputs
 from mft_cli.methods.masked_thought import MaskedThought
-from mft_cli.models import embedding_rows
+from mft_cli.models.kernels.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
+from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.rng import Draw, spread
-from mft_cli.schema import MaskedThoughtConfig
 
 AT, DRAWS = "noise_at", "noise_draws"  # in Batch.extra
 

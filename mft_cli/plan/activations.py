@@ -1,6 +1,6 @@
 """What a forward pass keeps for backward, and the working memory around it, for Llama-like models.
 
-The terms were read off what autograd saves for a block (tests/test_plan.py compares them byte for byte with
+The terms were read off what autograd saves for a block (tests/plan/test_plan.py compares them byte for byte with
 saved-tensor hooks on a real one). Letters: M positions in a micro-batch, L layers, D width, A width of all query heads,
 K width of all key heads, I width of the feed-forward layer, H query heads, V vocabulary, b bytes of a number in the
 compute precision.
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mft_cli.cross_entropy import BLOCK_ELEMENTS
+from mft_cli.models.kernels.cross_entropy import BLOCK_ELEMENTS
+from mft_cli.models.kernels.short_attention import LIMIT
 from mft_cli.plan.shape import Shape
 from mft_cli.plan.trained import Trained
-from mft_cli.short_attention import LIMIT
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Micro:
 
     @property
     def short(self) -> bool:
-        """Whether documents go through mft_cli.short_attention, which keeps its probabilities."""
+        """Whether documents go through mft_cli.models.kernels.short_attention, which keeps its probabilities."""
         return self.cpu and self.document <= LIMIT
 
 

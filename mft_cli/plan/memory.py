@@ -1,7 +1,7 @@
 """Memory of one GPU, and of a node's processors, under every ZeRO stage (Rajbhandari et al. 2020, arXiv 1910.02054).
 
 On paper a parameter in 16-bit training takes 16 bytes: weight 2, gradient 2, fp32 master 4, Adam's two moments 8. mft sums
-bf16 gradients in fp32, in its own engine and under DeepSpeed (mft_cli/zero_settings.py): 18. In fp32: 4 + 4 + 8. Sizes of
+bf16 gradients in fp32, in its own engine and under DeepSpeed (mft_cli/config/deepspeed.py): 18. In fp32: 4 + 4 + 8. Sizes of
 DeepSpeed's buffers are those of conf/deepspeed/<stage>.yaml, with the configuration's own where it chose that stage, else
 DeepSpeed's defaults (deepspeed/runtime/zero/config.py, 0.19).
 """
@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from mft_cli import zero_settings
-from mft_cli.config import CONF
+from mft_cli.config import deepspeed as zero_settings
+from mft_cli.config.compose import CONF
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.plan.activations import Item, Micro, working
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape
 from mft_cli.plan.trained import Trained
-from mft_cli.schema import TrainConfig
 
 STAGES = ("none", "zero1", "zero2", "zero3", "zero3_offload")
 

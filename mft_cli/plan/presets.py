@@ -1,6 +1,6 @@
 """Architecture numbers of the model presets whose hub folders need a network, and some a licence, to be read.
 
-Source: each model's public config.json on the Hugging Face hub. tests/test_plan.py holds the parameter counts that these
+Source: each model's public config.json on the Hugging Face hub. tests/plan/test_plan.py holds the parameter counts that these
 numbers give against the counts that the model pages state.
 """
 

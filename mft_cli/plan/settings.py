@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
-from mft_cli.schema import TrainConfig
 
 GPUS_PER_NODE = 8  # where launch.gpus does not say it
 

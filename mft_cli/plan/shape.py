@@ -11,10 +11,11 @@ import torch
 import yaml
 from torch import nn
 
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.console import quiet_transformers
 from mft_cli.errors import UserError
-from mft_cli.models import flops_per_token, locate, quiet_transformers
+from mft_cli.models.loading import flops_per_token, locate
 from mft_cli.plan.presets import ARCHITECTURES
-from mft_cli.schema import ModelConfig
 
 
 @dataclass(frozen=True)

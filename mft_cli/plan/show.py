@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mft_cli.metrics import duration
+from mft_cli.console import duration
 from mft_cli.plan.activations import Item, layer_terms
+from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
-from mft_cli.plan.run import Plan
 from mft_cli.plan.trained import Trained
 from mft_cli.plan.work import Work
 

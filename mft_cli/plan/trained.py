@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mft_cli.checks import layer_numbers
+from mft_cli.config.checks import layer_numbers
+from mft_cli.config.schema.launching import PeftConfig
+from mft_cli.config.schema.methods import ChunkRefineConfig
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
 from mft_cli.methods import make
 from mft_cli.methods.masked_layers import KINDS, check_patterns, layer_of, matches
-from mft_cli.models import load_tokenizer, locate
+from mft_cli.methods.refine.head import HeadSettings, count_parameters
+from mft_cli.models.loading import load_tokenizer, locate
 from mft_cli.plan.shape import Linear, Shape
-from mft_cli.refine.head import HeadSettings, count_parameters
-from mft_cli.schema import ChunkRefineConfig, PeftConfig, TrainConfig
 
 SCORE_METHODS = ("mask_finetune",)  # methods that freeze the weights and train a score for each of them
 # NF4: half a byte a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 of those (arXiv 2305.14314, 3.)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mft_cli.config.schema.methods import MaskedThoughtConfig
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.load import load, validation_size
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
-from mft_cli.loop import total_steps
 from mft_cli.methods import make
 from mft_cli.methods.noise import head_products
-from mft_cli.models import load_tokenizer, locate
+from mft_cli.models.loading import load_tokenizer, locate
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape
 from mft_cli.plan.trained import Trained
-from mft_cli.schema import MaskedThoughtConfig, TrainConfig
+from mft_cli.train.optimizer import total_steps
 
 
 @dataclass(frozen=True)

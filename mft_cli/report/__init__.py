@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mft_cli.errors import UserError
-from mft_cli.report import markdown, page, plots
-from mft_cli.report.runs import Run, read_runs
+from mft_cli.files import write_atomically
+from mft_cli.report.read.runs import Run, read_runs
+from mft_cli.report.render import markdown, page, plots
+from mft_cli.report.render.terminal import summary_table, terminal_table
 from mft_cli.report.summary import Summary, as_json, summarise
-from mft_cli.report.terminal import summary_table, terminal_table
-from mft_cli.run_dir import write_atomically
 
 __all__ = ["ReportPaths", "Run", "build", "read_runs", "summarise", "summary_table", "terminal_table", "write"]
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from mft_cli.report import flips, groups
-from mft_cli.report.compare import Pair, all_pairs, subject
-from mft_cli.report.consistency import Agreement, Consistency, against_first, agreements, consistency
-from mft_cli.report.domains import DomainTable, domain_tables
-from mft_cli.report.notices import Notice, notices
-from mft_cli.report.runs import Evaluation, Run
+from mft_cli.report.compare import flips, groups
+from mft_cli.report.compare.consistency import Agreement, Consistency, against_first, agreements, consistency
+from mft_cli.report.compare.domains import DomainTable, domain_tables
+from mft_cli.report.compare.notices import Notice, notices
+from mft_cli.report.compare.pairs import Pair, all_pairs, subject
+from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.wording import is_number
 
 

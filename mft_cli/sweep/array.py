@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mft_cli.config import train_config
+from mft_cli.config.load import train_config
+from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import UserError
 from mft_cli.report.wording import count
-from mft_cli.schema import LaunchConfig
-from mft_cli.submit import Driver, job_parameters, submit
+from mft_cli.slurm.submit import Driver, job_parameters, submit
 from mft_cli.sweep.ledger import IN_CLUSTER, Ledger
 
 POLL_S = 5.0

@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER, UserError
-from mft_cli.report.terminal import aligned
+from mft_cli.files import read_json
+from mft_cli.report.render.terminal import aligned
 from mft_cli.report.wording import NONE, count, duration, one_line
-from mft_cli.run_dir import RunDir, read_json
+from mft_cli.run_dir import RunDir
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, run_job
 from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, alive, seconds, told_apart, varied

@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mft_cli.config import train_config
+from mft_cli.config.load import train_config
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
-from mft_cli.report.runs import read_run
-from mft_cli.schema import TrainConfig
+from mft_cli.report.read.runs import read_run
 from mft_cli.sweep.ledger import Job, Ledger, here
 from mft_cli.sweep.objective import reached
 
@@ -65,7 +65,7 @@ def end(ledger: Ledger, number: int, state: str, code: int, message: str) -> Job
 
 
 def folder_of(config: TrainConfig) -> Path:
-    from mft_cli.rerun import run_folder
+    from mft_cli.train.resume import run_folder
 
     return run_folder(config)
 
@@ -74,8 +74,8 @@ def is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether a rerun may skip the job: its record says done, and its run folder holds the finished run on the same data."""
     if job.state != "done":
         return False
-    from mft_cli.rerun import is_done
     from mft_cli.run_dir import RunDir
+    from mft_cli.train.resume import is_done
 
     try:
         config = train_config(ledger.values(job.number))

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from mft_cli.config import train_config
+from mft_cli.config.load import train_config
 from mft_cli.errors import UserError
 from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger
 

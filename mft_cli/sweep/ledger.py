@@ -21,9 +21,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mft_cli import slurm
 from mft_cli.errors import UserError
-from mft_cli.run_dir import RunDir, locked, read_json, write_atomically, write_json
+from mft_cli.files import locked, read_json, write_atomically, write_json
+from mft_cli.run_dir import RunDir
+from mft_cli.slurm import requeue as slurm
 
 IN_CLUSTER = ("queued", "running")  # a second submission would only be in the way
 SILENT = "SLURM does not answer; this is the last state that was written"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mft_cli.report.runs import Run
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.report.read.runs import Run
 from mft_cli.report.wording import is_number
-from mft_cli.schema import TrainConfig
 
 VALIDATION = "validation_loss"
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mft_cli.report import markdown, page, plots
-from mft_cli.report.terminal import aligned
+from mft_cli.files import write_atomically
+from mft_cli.report.render import markdown, page, plots
+from mft_cli.report.render.terminal import aligned
 from mft_cli.report.wording import NONE, count, decimal, decimal_interval, one_line, signed, signed_interval
-from mft_cli.run_dir import write_atomically
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.objective import lower_is_better
 from mft_cli.sweep.results import Comparison, Results, Score, Setting, results

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mft_cli.errors import UserError
-from mft_cli.eval import stats
-from mft_cli.report.runs import Run, read_run
+from mft_cli.report.read.runs import Run, read_run
 from mft_cli.report.wording import setting as written
+from mft_cli.stats import intervals
 from mft_cli.sweep.ledger import Job, Ledger, settings, varied
 from mft_cli.sweep.objective import VALIDATION, evaluated_checkpoint, lower_is_better, reached
 
@@ -34,7 +34,7 @@ class Score:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 %, over seeds; None for one seed, or for seeds that all have the same score."""
-        return with_width(stats.student_interval(list(self.by_seed.values()), LEVEL))
+        return with_width(intervals.student_interval(list(self.by_seed.values()), LEVEL))
 
 
 @dataclass
@@ -166,8 +166,8 @@ def against(best: Score, other: Score, label: str, sign: float, level: float) ->
     common = [seed for seed in best.by_seed if seed in other.by_seed]
     if len(common) > 1 or (common and len(best.by_seed) == len(other.by_seed) == 1):
         differences = [sign * (best.by_seed[seed] - other.by_seed[seed]) for seed in common]
-        interval = with_width(stats.student_interval(differences, level))
+        interval = with_width(intervals.student_interval(differences, level))
         return Comparison(label, statistics.fmean(differences), interval, len(common))
     first, second = [sign * v for v in other.by_seed.values()], [sign * v for v in best.by_seed.values()]
     difference = statistics.fmean(second) - statistics.fmean(first)
-    return Comparison(label, difference, with_width(stats.welch_interval(first, second, level)), 0)
+    return Comparison(label, difference, with_width(intervals.welch_interval(first, second, level)), 0)

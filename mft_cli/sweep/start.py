@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mft_cli.checks import DRY_RUN as DRY_RUN_REFUSED
-from mft_cli.confidential import hide_secret, refuse_values
-from mft_cli.config import build, own_overrides, run_with_hydra
+from mft_cli.config.checks import DRY_RUN as DRY_RUN_REFUSED
+from mft_cli.config.compose import own_overrides, run_with_hydra
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.secrets import hide_secret, refuse_values
+from mft_cli.config.validate import build
 from mft_cli.errors import EXIT_OURS, UserError
+from mft_cli.files import digest_of, write_json
 from mft_cli.report.wording import count
-from mft_cli.run_dir import digest_of, write_json
-from mft_cli.schema import TrainConfig
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, is_finished
 from mft_cli.sweep.launchers import register, sweep_name

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mft_cli.eval.failure_detection import auroc, auroc_interval, delong_variance
-from mft_cli.eval.stats import Z95, wilson
+from mft_cli.stats.failure_detection import auroc, auroc_interval, delong_variance
+from mft_cli.stats.intervals import Z95, wilson
 
 KINDS = ("equal", "right twice", "right half", "exponential", "ties")
 

@@ -15,8 +15,8 @@ import random
 import sys
 from pathlib import Path
 
-from mft_cli.eval.grade_code import FIELDS, grade_code
-from mft_cli.schema import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.eval.grading.code import FIELDS, grade_code
 
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mft_cli.eval.run import Session
-from mft_cli.schema import BenchmarkConfig, EvalConfig, EvalRunConfig, ModelConfig, SourceConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import ModelConfig, SourceConfig
+from mft_cli.config.schema.runs import EvalRunConfig
+from mft_cli.eval.session import Session
 
 
 def configuration(model: str, problems: int, tokens: int, dtype: str) -> EvalRunConfig:

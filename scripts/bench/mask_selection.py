@@ -21,15 +21,16 @@ from typing import Any
 import torch
 import yaml
 
-from mft_cli.assembly import assemble
-from mft_cli.config import CONF, train_config
-from mft_cli.loop import Fit
+from mft_cli.config.compose import CONF
+from mft_cli.config.load import train_config
+from mft_cli.console import Say
 from mft_cli.methods.masked_layers import choose
+from mft_cli.methods.selection import keep_largest, removed_count
 from mft_cli.methods.sft import Sft
-from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
-from mft_cli.selection import keep_largest, removed_count
-from mft_cli.stop_signal import StopSignal
+from mft_cli.signals import StopSignal
+from mft_cli.train.loop import Fit
+from mft_cli.train.setup import assemble
 
 ACCUMULATION = 16
 STEPS = 2
@@ -91,7 +92,7 @@ def step(layers: str, rows: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         masked = make_fit(Path(temporary) / "a", {"name": "mask_finetune", "layers": layers}, rows)
         SameLayers.layers = layers
-        from mft_cli import assembly
+        from mft_cli.train import setup as assembly
 
         own, assembly.make = assembly.make, lambda config, chunk: SameLayers(config, chunk)
         plain = make_fit(Path(temporary) / "b", {"name": "sft"}, rows)

@@ -9,7 +9,7 @@ less what it held before the model was loaded. On a CPU that is the resident set
 torch.cuda.max_memory_allocated. `load` and `save` are the peaks of loading and of writing a checkpoint.
 documents=short packs generated problems into rows, long has one document a row.
 allocator=exact gives every freed block back to the kernel at once, so that the resident set is what lives; allocator=own
-is as `mft train` runs (mft_cli/allocator.py): freed memory stays, and its gaps count.
+is as `mft train` runs (mft_cli/models/device.py): freed memory stays, and its gaps count.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from mft_cli.models import device
 
 MIB = 2**20
 METHODS = {"sft": {"name": "sft"}, "mask_finetune": {"name": "mask_finetune", "layers": "all"}}
@@ -63,7 +65,7 @@ def settings(
     """The configuration as nested values. A step has two or three rows."""
     import yaml
 
-    from mft_cli.config import CONF
+    from mft_cli.config.compose import CONF
 
     data: dict[str, Any]
     if documents == "long":
@@ -91,13 +93,13 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     """In a process of its own: train, and compare with the plan of the same configuration."""
     import torch
 
-    from mft_cli import assembly
-    from mft_cli.config import train_config
-    from mft_cli.metrics import Say
-    from mft_cli.plan.run import make_plan
+    from mft_cli.config.load import train_config
+    from mft_cli.console import Say
+    from mft_cli.plan.estimate import make_plan
     from mft_cli.plan.settings import Settings
     from mft_cli.run_dir import RunDir
-    from mft_cli.stop_signal import StopSignal
+    from mft_cli.signals import StopSignal
+    from mft_cli.train import setup as assembly
 
     meter = Meter()
     values["launch"] = {"device": "cuda" if meter.cuda else "cpu"}
@@ -108,7 +110,7 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     )
     load, found = assembly.load_model, {}
     if EXACT in os.environ:
-        assembly.keep_freed_memory = lambda: False
+        device.keep_freed_memory = lambda: False
 
     def load_and_note(*arguments: Any, **more: Any) -> Any:
         gc.collect()

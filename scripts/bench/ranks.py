@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config import load, validate
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 CASES = {  # name -> (ranks as a share of ranks=, deepspeed preset)
@@ -60,7 +62,7 @@ def make_model(folder: Path, width: int, layers: int) -> int:
 def settings(run: Path, model: Path, deepspeed: str) -> dict[str, Any]:
     import yaml
 
-    from mft_cli.config import CONF
+    from mft_cli.config.compose import CONF
 
     preset = yaml.safe_load((CONF / f"deepspeed/{deepspeed}.yaml").read_text())
     data = yaml.safe_load((CONF / "data/gsm_symbolic.yaml").read_text())
@@ -76,14 +78,16 @@ def settings(run: Path, model: Path, deepspeed: str) -> dict[str, Any]:
 
 def rank_program(values: dict[str, Any], steps: int) -> None:
     """In every rank: assemble, time steps, save; rank 0 writes what it measured to run_dir/found-<time>.json."""
-    from mft_cli import checkpoint, config
-    from mft_cli.assembly import assemble, pick_device
-    from mft_cli.metrics import Say
-    from mft_cli.ranks import join, leave
-    from mft_cli.run_dir import RunDir, write_json
-    from mft_cli.stop_signal import StopSignal
+    from mft_cli.console import Say
+    from mft_cli.distributed.ranks import join, leave
+    from mft_cli.files import write_json
+    from mft_cli.models.device import pick_device
+    from mft_cli.run_dir import RunDir
+    from mft_cli.signals import StopSignal
+    from mft_cli.train import checkpoint
+    from mft_cli.train.setup import assemble
 
-    asked = config.train_config(values)
+    asked = load.train_config(values)
     ranks = join(pick_device(asked))
     run = RunDir(Path(values["run_dir"]))
     run.root.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
         folder = checkpoint.step_folder(run.checkpoints, steps)
         found["bytes"] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         if ranks.rank == 0:
-            run.config.write_text(config.to_yaml(fit.config))
+            run.config.write_text(validate.to_yaml(fit.config))
     found |= {"step": statistics.median(seconds[1:]) if len(seconds) > 1 else None, "tokens": tokens}
     if ranks.rank == 0:
         write_json(run.root / ("again.json" if read else "first.json"), found)
@@ -126,8 +130,8 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
 
 def start(values: dict[str, Any], ranks: int, steps: int, threads: int) -> dict[str, Any]:
     """One set of processes; what rank 0 measured, and the seconds from here to its first step."""
-    from mft_cli.launch import start_ranks
-    from mft_cli.schema import LaunchConfig
+    from mft_cli.config.schema.launching import LaunchConfig
+    from mft_cli.distributed.launch import start_ranks
 
     run = Path(values["run_dir"])
     run.mkdir(parents=True, exist_ok=True)
@@ -161,13 +165,13 @@ class quiet:
 
 def launchers(ranks: int, folder: Path) -> None:
     """Seconds until a program that joins the group has ended: ours, and torchrun's."""
-    from mft_cli.launch import start_ranks
-    from mft_cli.schema import LaunchConfig
+    from mft_cli.config.schema.launching import LaunchConfig
+    from mft_cli.distributed.launch import start_ranks
 
     program = folder / "join.py"
     program.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import torch\nfrom mft_cli.ranks import join, leave\n"
+        "import torch\nfrom mft_cli.distributed.ranks import join, leave\n"
         "r = join(torch.device('cpu')); r.barrier(); leave()\n"
     )
     ours, theirs = [], []

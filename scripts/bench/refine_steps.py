@@ -34,14 +34,14 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
     import torch
     import yaml
 
-    from mft_cli.assembly import assemble
-    from mft_cli.config import train_config
-    from mft_cli.cross_entropy import head_losses
+    from mft_cli.config.load import train_config
+    from mft_cli.console import Say
     from mft_cli.data.pack import lay_rows, make_batch
     from mft_cli.methods.chunk_refine import at, chunk_means, layout_of
-    from mft_cli.metrics import Say
+    from mft_cli.models.kernels.cross_entropy import head_losses
     from mft_cli.run_dir import RunDir
-    from mft_cli.stop_signal import StopSignal
+    from mft_cli.signals import StopSignal
+    from mft_cli.train.setup import assemble
 
     values: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
     values["model"]["path"] = str(folder / "export")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.answers.extraction import boxed
-from mft_cli.eval.graders import grade
-from mft_cli.schema import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.eval.grading.graders import grade
 
 
 def read(name: str) -> list[dict[str, Any]]:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from mft_cli.config import train_config
+from mft_cli.config.load import train_config
+from mft_cli.console import Say
 from mft_cli.data.pack import lay_rows, make_batch, share
-from mft_cli.loop import Fit
-from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
-from mft_cli.stop_signal import StopSignal
-from mft_cli.train import assemble
+from mft_cli.signals import StopSignal
+from mft_cli.train.loop import Fit
+from mft_cli.train.setup import assemble
 
 STEPS = 3
 
@@ -31,7 +31,7 @@ STEPS = 3
 def fit(folder: Path, rows: int, row_length: int = 1024) -> Fit:
     import yaml
 
-    from mft_cli.config import CONF
+    from mft_cli.config.compose import CONF
 
     read = {
         g: yaml.safe_load((CONF / g / f"{o}.yaml").read_text())

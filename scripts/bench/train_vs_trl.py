@@ -56,7 +56,7 @@ def run_ours(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     if arguments.threads:
         settings.append(f"launch.threads={arguments.threads}")
-    code = "import sys; from mft_cli.cli import main; sys.exit(main())"
+    code = "import sys; from mft_cli.cli.main import main; sys.exit(main())"
     subprocess.run([sys.executable, "-c", code, "train", *settings], cwd=ROOT, check=True, stdout=sys.stderr)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [s for s in steps if s["kind"] == "train"]

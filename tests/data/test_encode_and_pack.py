@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import problems
 
+from mft_cli.config.schema.inputs import DataConfig, PromptConfig, SourceConfig, ValidationConfig
 from mft_cli.data.encode import Examples, encode_source
 from mft_cli.data.load import load, validation_size
 from mft_cli.data.pack import IGNORE, Order, lay_rows, make_batch, share
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
-from mft_cli.schema import DataConfig, PromptConfig, SourceConfig, ValidationConfig
+from tests.support.tiny import problems
 
 
 def encode(tokenizer, file: Path, data: DataConfig | None = None, **source: object) -> tuple[Examples, list[str]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mft_cli.data.choices import read_choices
-from mft_cli.data.files import BadRow, expand, local_files
+from mft_cli.config.schema.inputs import PromptConfig, SourceConfig, expand
+from mft_cli.data.files import BadRow, local_files
+from mft_cli.data.multiple_choice import read_choices
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
-from mft_cli.schema import PromptConfig, SourceConfig
 
 ROWS = [{"question": f"q{i}?", "response": f"r{i}"} for i in range(4)]
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import data_dir, mft, needs_data
 
+from mft_cli.cli.data_check import check
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import DataConfig, SourceConfig
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.overlap import COUNTED, Index, TrainingRow
 from mft_cli.data.questions import digest, known, read_questions, words, write_questions
-from mft_cli.data_check import check
 from mft_cli.errors import UserError
-from mft_cli.schema import BenchmarkConfig, DataConfig, EvalConfig, SourceConfig, TrainConfig
+from tests.support.tiny import data_dir, mft, needs_data
 
 STORY = (
     "A farmer named Wilma keeps 14 hens in a red barn behind the old mill. Every morning she collects 3 eggs from each "

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mft_cli import config, schema
+from mft_cli.config import compose as config
+from mft_cli.config import schema, validate
+from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
-from mft_cli.schema import PromptConfig
 
 
 def preset(name: str) -> PromptConfig:
     import yaml
 
-    return config.build(PromptConfig, yaml.safe_load((config.CONF / "prompt" / f"{name}.yaml").read_text()))
+    return validate.build(PromptConfig, yaml.safe_load((config.CONF / "prompt" / f"{name}.yaml").read_text()))
 
 
 PRESETS = sorted(p.stem for p in (config.CONF / "prompt").glob("*.yaml"))

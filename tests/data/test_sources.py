@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import needs_data
 
-from mft_cli.config import build, run_with_hydra
+from mft_cli.config.compose import run_with_hydra
+from mft_cli.config.schema.inputs import SourceConfig
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.validate import build
 from mft_cli.data.sources import load_rows, split_turns
 from mft_cli.errors import UserError
-from mft_cli.schema import SourceConfig, TrainConfig
+from tests.support.tiny import needs_data
 
 ROWS = [{"question": f"q{i}", "answer": f"a {i}\nsecond line, with comma", "n": i} for i in range(10)]
 

@@ -8,20 +8,22 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import ROOT, data_dir, mft, needs_data, problems
 
-from mft_cli import config
-from mft_cli.checks import check_benchmarks
+from mft_cli.answers.numbers import parse_number
+from mft_cli.config import compose as config
+from mft_cli.config import load, validate
+from mft_cli.config.checks_eval import check_benchmarks
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
-from mft_cli.eval.graders import GRADERS, gold_parts
+from mft_cli.eval.grading.graders import GRADERS, gold_parts
 from mft_cli.eval.listing import listing
-from mft_cli.eval.model_folder import ModelFolder
 from mft_cli.eval.plan import Subject, pick_prompt, render
 from mft_cli.eval.problems import half_a_digit, last_boxed, load_problems
 from mft_cli.eval.score import score_file
-from mft_cli.exact_numbers import parse_number
-from mft_cli.schema import BenchmarkConfig, EvalConfig, PromptConfig, SourceConfig
+from mft_cli.models.folder import ModelFolder
+from tests.support.tiny import ROOT, data_dir, mft, needs_data, problems
 
 LISTED, SUITES, BROKEN = listing()
 NAMES = [row["benchmark"] for row in LISTED]
@@ -34,7 +36,7 @@ REAL = {
 
 
 def benchmark(name: str) -> BenchmarkConfig:
-    return config.compose_eval([name]).eval.benchmarks[name]
+    return load.compose_eval([name]).eval.benchmarks[name]
 
 
 # ---- the YAML files -------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ def test_a_benchmark_says_where_it_comes_from(name: str):
 def test_an_unknown_answer_type_is_told():
     one = {"source": {"path": "x"}, "answer_type": "numbr"}
     with pytest.raises(UserError, match=r"answer_type=.numbr.: expected one of number, math, .*did you mean number"):
-        config.build(BenchmarkConfig, one)
+        validate.build(BenchmarkConfig, one)
 
 
 # ---- real files -----------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_gold_answers_are_right_and_others_wrong(name: str, written: Path, tmp_p
 
 def test_a_name_a_list_a_suite_and_suites_that_overlap():
     def names(*asked: str) -> list[str]:
-        return list(config.compose_eval(list(asked)).eval.benchmarks)
+        return list(load.compose_eval(list(asked)).eval.benchmarks)
 
     assert names("svamp") == ["svamp"]
     assert names("svamp", "gsm8k") == ["svamp", "gsm8k"]
@@ -277,7 +279,7 @@ def test_avg_at_16_is_the_greedy_benchmark_with_samples():
 
 def test_paper_suites_fix_prompt_shots_and_decoding(tokenizer):
     thought, critique, finetune = (
-        config.compose_eval([f"paper_{p}"]).eval.benchmarks
+        load.compose_eval([f"paper_{p}"]).eval.benchmarks
         for p in ("masked_thought", "masked_critique", "mask_finetune")
     )
     own = EvalConfig(prompt=PromptConfig(name="other", kind="template"))
@@ -296,10 +298,10 @@ def test_paper_suites_fix_prompt_shots_and_decoding(tokenizer):
 
 
 def test_shots_end_in_answers_that_are_read_and_right():
-    from mft_cli.answers import extract
+    from mft_cli.answers.extraction import extract
 
     for name in ("gsm8k", "math5000"):
-        prompt = config.compose_eval(["paper_mask_finetune"]).eval.benchmarks[name].prompt
+        prompt = load.compose_eval(["paper_mask_finetune"]).eval.benchmarks[name].prompt
         for shot in prompt.shots:
             gold = shot.response.rpartition("####")[2].strip() if name == "gsm8k" else last_boxed(shot.response)
             assert gold
@@ -374,7 +376,7 @@ def test_a_yaml_without_its_package_line_is_told(tmp_path: Path):
 def test_list_is_quick_whole_and_without_torch(tmp_path: Path):
     code = (
         "import sys; sys.argv = ['mft', 'eval', 'list', 'json=true']\n"
-        "from mft_cli.cli import main\n"
+        "from mft_cli.cli.main import main\n"
         "try: main()\nexcept SystemExit as e: assert e.code == 0, e.code\n"
         "assert not {'torch', 'datasets', 'transformers'} & set(sys.modules)"
     )

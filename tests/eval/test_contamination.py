@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import mft, problems, tiny_overrides
 
 from mft_cli.data.questions import known, read_questions
 from mft_cli.eval.contamination import overlap, reason, split_accuracy
+from tests.support.tiny import mft, problems, tiny_overrides
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:

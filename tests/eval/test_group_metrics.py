@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import data_dir, mft, needs_data, problems, tiny_overrides
 
-from mft_cli import config
+from mft_cli.config import load
+from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.eval.contamination import contamination
 from mft_cli.eval.group_metrics import by_label
 from mft_cli.eval.problems import load_problems
 from mft_cli.eval.score import score_file, summary
-from mft_cli.schema import BenchmarkConfig
+from tests.support.tiny import data_dir, mft, needs_data, problems, tiny_overrides
 
 
 def benchmark(name: str) -> BenchmarkConfig:
-    return config.compose_eval([name]).eval.benchmarks[name]
+    return load.compose_eval([name]).eval.benchmarks[name]
 
 
 def write_rows(folder: Path, name: str, rows: list) -> None:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from sums import killed, on_model, sums
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
-from mft_cli.eval import run
+from mft_cli.eval import evaluate
+from mft_cli.eval import session as run
 from mft_cli.eval.score import score_file
-from mft_cli.schema import (
-    BenchmarkConfig,
-    EvalRunConfig,
-    PromptConfig,
-)
+from tests.support.sums import killed, on_model, sums
 
 FILES = ("generations.jsonl", "scores.jsonl")
 
@@ -41,23 +40,23 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 def test_killed_resumed_and_reused(model: Path, data: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     config = make_config(model, data, samples=2, temperature=0.8)
-    metrics = run.evaluate(config, tmp_path / "a")["sums"]
+    metrics = evaluate.evaluate(config, tmp_path / "a")["sums"]
     assert (metrics["n"], metrics["samples"], metrics["gold_logprob"]["n"]) == (11, 2, 11)
     assert metrics["pass_at"].keys() == {"1", "2"}
     whole = tmp_path / "a" / "sums"
     half = killed(whole, tmp_path / "b" / "sums", {"generations.jsonl": 2 / 3})
-    run.evaluate(config, tmp_path / "b")
+    evaluate.evaluate(config, tmp_path / "b")
     for name in FILES:
         assert (half / name).read_bytes() == (whole / name).read_bytes()
     capsys.readouterr()
     monkeypatch.setattr(run, "load_engine", lambda *a, **k: pytest.fail("the engine was loaded again"))
-    assert run.evaluate(config, tmp_path / "a")["sums"] == metrics
+    assert evaluate.evaluate(config, tmp_path / "a")["sums"] == metrics
     assert "reused" in capsys.readouterr().out
 
 
 def test_score_round_trip_and_missing_or_double_lines(model: Path, data: Path, tmp_path: Path) -> None:
     config = make_config(model, data)
-    metrics = run.evaluate(config, tmp_path / "a")["sums"]
+    metrics = evaluate.evaluate(config, tmp_path / "a")["sums"]
     benchmark = config.eval.benchmarks["sums"]
     lines = [json.loads(x) for x in (tmp_path / "a" / "sums" / "generations.jsonl").read_text().splitlines()]
     bare = [{k: line[k] for k in ("id", "sample", "completion", "finish_reason")} for line in lines]
@@ -92,7 +91,7 @@ def test_truncated_counts_only_with_an_announced_answer(tmp_path: Path) -> None:
 def test_contamination_and_recorded_prompt(model: Path, data: Path, tmp_path: Path, capsys) -> None:
     prompt = {"name": "mine", "kind": "template", "template": "Q: {question}\nA: ", "stop": ["\n"]}
     (model / "mft.json").write_text(json.dumps({"derived_from": ["gsm8k_test"], "prompt": prompt}))
-    metrics = run.evaluate(make_config(model, data), tmp_path / "a")["sums"]
+    metrics = evaluate.evaluate(make_config(model, data), tmp_path / "a")["sums"]
     assert "gsm8k_test" in metrics["contaminated"]
     assert metrics["prompt"]["name"] == "mine"
     assert "CONTAMINATED" in capsys.readouterr().out
@@ -101,7 +100,7 @@ def test_contamination_and_recorded_prompt(model: Path, data: Path, tmp_path: Pa
 def test_prompts_that_do_not_fit_are_counted(model: Path, data: Path, tmp_path: Path) -> None:
     config = make_config(model, data, limit=3)
     config.eval.max_model_len = 12
-    metrics = run.evaluate(config, tmp_path / "a")["sums"]
+    metrics = evaluate.evaluate(config, tmp_path / "a")["sums"]
     assert (metrics["n"], metrics["correct"], metrics["truncated"]) == (3, 0, 3)
     assert "3 of 3 prompts do not fit" in metrics["warnings"][0]
 
@@ -109,7 +108,7 @@ def test_prompts_that_do_not_fit_are_counted(model: Path, data: Path, tmp_path: 
 def test_limit_draws_the_same_nested_problems(model: Path, data: Path, tmp_path: Path) -> None:
     drawn = []
     for limit in (3, 6):
-        run.evaluate(make_config(model, data, limit=limit), tmp_path / str(limit))
+        evaluate.evaluate(make_config(model, data, limit=limit), tmp_path / str(limit))
         lines = (tmp_path / str(limit) / "sums" / "scores.jsonl").read_text().splitlines()
         drawn.append({json.loads(line)["id"] for line in lines})
     assert len(drawn[0]) == 3
@@ -143,17 +142,17 @@ def test_broken_folders_are_one_sentence(model: Path, data: Path, tmp_path: Path
     config = make_config(model, data)
     config.eval.prompt = PromptConfig()
     with pytest.raises(UserError, match=says) as error:
-        run.evaluate(config, tmp_path / "a")
+        evaluate.evaluate(config, tmp_path / "a")
     assert "\n" not in str(error.value)
 
 
 def test_other_mistakes(model: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        run.evaluate(make_config(model, tmp_path / "none.jsonl"), tmp_path / "a")
+        evaluate.evaluate(make_config(model, tmp_path / "none.jsonl"), tmp_path / "a")
     with pytest.raises(UserError, match="only 11 problems"):
-        run.evaluate(make_config(model, data, limit=12), tmp_path / "a")
+        evaluate.evaluate(make_config(model, data, limit=12), tmp_path / "a")
     with pytest.raises(UserError, match="same completion"):
-        run.evaluate(make_config(model, data, samples=2), tmp_path / "a")
+        evaluate.evaluate(make_config(model, data, samples=2), tmp_path / "a")
 
 
 @pytest.mark.slow
@@ -170,7 +169,7 @@ def test_vllm_gives_the_same_completions(model: Path, data: Path, tmp_path: Path
     LlamaForCausalLM(tiny).save_pretrained(model)
     completions = {}
     for engine in ("hf", "vllm"):
-        run.evaluate(make_config(model, data, engine), tmp_path / engine)
+        evaluate.evaluate(make_config(model, data, engine), tmp_path / engine)
         lines = (tmp_path / engine / "sums" / "generations.jsonl").read_text().splitlines()
         completions[engine] = [{k: v for k, v in json.loads(line).items() if k != "key"} for line in lines]
     assert completions["hf"] == completions["vllm"]

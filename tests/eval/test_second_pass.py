@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
-from endpoint import completion, serving
-from sums import killed, lines, on_endpoint, on_model, sums, write_sums
 
+from mft_cli.config.schema.evaluation import BenchmarkConfig
+from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.data.sources import Row
 from mft_cli.errors import UserError
-from mft_cli.eval import run
+from mft_cli.eval import evaluate
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.second_pass import with_solution
-from mft_cli.schema import BenchmarkConfig, EvalRunConfig, PromptConfig
+from tests.support.endpoint import completion, serving
+from tests.support.sums import killed, lines, on_endpoint, on_model, sums, write_sums
 
 FIRST = PromptConfig(name="ask", kind="template", template="Q: {question}\n")
 SECOND = PromptConfig(name="critique", kind="template", template="Q: {question}\nCandidate: {solution}\nBetter:")
@@ -40,7 +42,7 @@ def test_the_second_pass_mends_and_spoils(data: Path, tmp_path: Path, capsys) ->
         return completion("#### 99" if question in wrong else f"#### {int(question.split()[0]) + 1}")
 
     with serving(script) as (endpoint, url):
-        metrics = run.evaluate(endpoint_config(url, data), tmp_path / "a")["sums"]
+        metrics = evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")["sums"]
         assert len(endpoint.requests) == 12
         first = metrics["first_pass"]
         assert (metrics["correct"], first["correct"], first["mended"], first["spoiled"]) == (4, 3, 2, 1)
@@ -48,22 +50,22 @@ def test_the_second_pass_mends_and_spoils(data: Path, tmp_path: Path, capsys) ->
         second = lines(tmp_path / "a/sums/generations.jsonl")
         assert second[0]["prompt"] == "Q: 0 + 1\nCandidate: #### 99\nBetter:"
         assert "first pass 50.0 %; the second mended 2 answers and spoiled 1" in capsys.readouterr().out
-        run.evaluate(endpoint_config(url, data), tmp_path / "a")
+        evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")
         assert len(endpoint.requests) == 12  # reused
         # killed in the second pass
         killed(tmp_path / "a/sums", tmp_path / "b/sums", {"generations.pass1.jsonl": 1.0, "generations.jsonl": 0.4})
-        run.evaluate(endpoint_config(url, data), tmp_path / "b")
+        evaluate.evaluate(endpoint_config(url, data), tmp_path / "b")
         assert len(endpoint.requests) == 12 + 4
         assert all((tmp_path / "a/sums" / n).read_bytes() == (tmp_path / "b/sums" / n).read_bytes() for n in BOTH)
 
 
 def test_another_candidate_never_keeps_its_old_critique(data: Path, tmp_path: Path) -> None:
     with serving(lambda n, body: completion(f"#### {n}")) as (endpoint, url):
-        run.evaluate(endpoint_config(url, data), tmp_path / "a")
+        evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")
         old = [r["key"] for r in lines(tmp_path / "a/sums/generations.jsonl")]
         path = tmp_path / "a/sums/generations.pass1.jsonl"
         path.write_text(path.read_text().split("\n", 1)[1])  # one candidate is lost and will be another
-        run.evaluate(endpoint_config(url, data), tmp_path / "a")
+        evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")
         new = [r["key"] for r in lines(tmp_path / "a/sums/generations.jsonl")]
         assert len(endpoint.requests) == 12 + 1 + 6
         assert not set(old) & set(new)
@@ -73,12 +75,12 @@ def test_samples_of_a_model_and_its_context(tiny_model: Path, data: Path, tmp_pa
     def config(**more) -> EvalRunConfig:
         return on_model(tiny_model, benchmark(data, samples=2, temperature=0.9, limit=3), **more)
 
-    metrics = run.evaluate(config(), tmp_path / "a")["sums"]
+    metrics = evaluate.evaluate(config(), tmp_path / "a")["sums"]
     first, second = (lines(tmp_path / "a/sums" / name) for name in BOTH[:2])
     assert [(r["id"], r["sample"]) for r in first] == [(r["id"], r["sample"]) for r in second]
     assert all(f"Candidate: {a['completion']}\n" in b["prompt"] for a, b in zip(first, second, strict=True))
     assert metrics["gold_logprob"]["n"] == 3
-    short = run.evaluate(config(max_model_len=30), tmp_path / "b")["sums"]
+    short = evaluate.evaluate(config(max_model_len=30), tmp_path / "b")["sums"]
     assert any("6 of 6 prompts do not fit" in w for w in short["warnings"])
     assert short["first_pass"]["truncated"] >= 0
 
@@ -92,5 +94,5 @@ def test_templates(data: Path, tmp_path: Path) -> None:
         asked = endpoint_config(url, data)
         asked.eval.benchmarks["sums"].second_prompt = without
         with pytest.raises(UserError, match="needs both"):
-            run.evaluate(asked, tmp_path / "a")
+            evaluate.evaluate(asked, tmp_path / "a")
         assert not endpoint.requests

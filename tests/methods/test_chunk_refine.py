@@ -7,18 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mft_cli.cross_entropy import hidden_states
+from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import make_batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import model_inputs
 from mft_cli.methods.chunk_refine import ChunkRefine, at, layout_of
-from mft_cli.refine.backbone import refuse_bidirectional, sees_later
-from mft_cli.refine.folder import read_head, read_settings
-from mft_cli.refine.head import Context, HeadSettings, RefineHead, cosine, count_parameters
-from mft_cli.refine.layout import choose_chunks, find_chunks
+from mft_cli.methods.refine.backbone import refuse_bidirectional, sees_later
+from mft_cli.methods.refine.folder import read_head, read_settings
+from mft_cli.methods.refine.head import Context, HeadSettings, RefineHead, cosine, count_parameters
+from mft_cli.methods.refine.layout import choose_chunks, find_chunks
+from mft_cli.models.kernels.cross_entropy import hidden_states
 from mft_cli.rng import Draw
-from mft_cli.schema import ChunkRefineConfig
 
 SMALL = {"width": 32, "heads": 4, "layers": 2, "chunk_size": 4, "max_steps": 4}
 DRAW = Draw(7)
@@ -42,9 +42,10 @@ def ready(tiny_model):
     """A function that gives (method, model) for method settings."""
     from transformers import AutoModelForCausalLM
 
-    from mft_cli.attention import resolve
-    from mft_cli.models import add_tokens, load_tokenizer
-    from mft_cli.schema import ModelConfig
+    from mft_cli.config.schema.inputs import ModelConfig
+    from mft_cli.models.kernels.attention import resolve
+    from mft_cli.models.loading import load_tokenizer
+    from mft_cli.models.vocabulary import add_tokens
 
     def make(**settings) -> tuple[ChunkRefine, torch.nn.Module]:
         method = ChunkRefine(ChunkRefineConfig(**{**SMALL, **settings}))

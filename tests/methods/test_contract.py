@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import data_of, problems
 
-from mft_cli import config, schema
+from mft_cli.cli.data_show import legend_of
+from mft_cli.config import compose as config
+from mft_cli.config import load, schema, validate
+from mft_cli.console import Say
 from mft_cli.data.pack import IGNORE
-from mft_cli.data_show import legend_of
-from mft_cli.loop import Fit
 from mft_cli.methods import make
-from mft_cli.metrics import Say
 from mft_cli.run_dir import RunDir
-from mft_cli.stop_signal import StopSignal
-from mft_cli.train import assemble, train
+from mft_cli.signals import StopSignal
+from mft_cli.train.loop import Fit
+from mft_cli.train.run import train
+from mft_cli.train.setup import assemble
+from tests.support.tiny import data_of, problems
 
 # Presets that are no other case here: those of mask_finetune differ in the layers alone, which a model of two layers does
 # not have; noises and NEFTune are among the variants below.
@@ -65,7 +67,7 @@ def settings(
     import yaml
 
     preset = yaml.safe_load((config.CONF / "method" / f"{method}.yaml").read_text())
-    return config.train_config(
+    return load.train_config(
         {
             "seed": 3, "run_dir": str(run_dir), "model": {"path": str(model)}, "method": {**preset, **REQUIRED.get(method, {}), **variant},
             "data": {
@@ -155,7 +157,7 @@ def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method
     cut = settings(tiny_model, problem_file, method, variant, tmp_path / "cut")
     fit = make_fit(cut)
     config_file = RunDir(cut.run_dir).config
-    config_file.write_text(config.to_yaml(cut))
+    config_file.write_text(validate.to_yaml(cut))
     for k in range(2):
         fit.account(fit.step(k), 1.0)
     fit.save()
@@ -175,10 +177,10 @@ def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method
 def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, problem_file, tmp_path, method, precision):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from mft_cli.cross_entropy import hidden_states
     from mft_cli.data.pack import make_batch
     from mft_cli.methods.base import model_inputs
-    from mft_cli.train import write_exports
+    from mft_cli.models.kernels.cross_entropy import hidden_states
+    from mft_cli.train.exports import write_exports
 
     asked = settings(tiny_model, problem_file, method, FIRST[method], tmp_path, precision=precision)
     run = RunDir(asked.run_dir)
@@ -250,7 +252,7 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from mft_cli.train import write_exports
+    from mft_cli.train.exports import write_exports
 
     wide = tmp_path / "wide"
     shutil.copytree(tiny_model, wide)
@@ -282,6 +284,6 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     ],
 )
 def test_data_show_explains_the_brackets_that_can_occur(method, more, legend):
-    made = make(config.build(schema.AnyMethod, {"name": method, **more}), 1024)
+    made = make(validate.build(schema.AnyMethod, {"name": method, **more}), 1024)
     assert legend_of(made, colour=False).plain == legend
     assert legend_of(made, colour=True).plain.startswith("prompt learnt")

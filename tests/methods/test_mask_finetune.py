@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from methods.test_contract import make_fit, settings
 from safetensors.torch import load_file
-from tiny import mft, tiny_overrides
 from torch import Tensor, nn
 
-from mft_cli import masks as masks_file
-from mft_cli.checkpoint import Stored
-from mft_cli.checks import layer_numbers
+from mft_cli.config.checks import layer_numbers
+from mft_cli.config.schema.methods import MaskFinetuneConfig
 from mft_cli.data.questions import read_questions
 from mft_cli.errors import UserError
+from mft_cli.files import read_json
 from mft_cli.methods import make
+from mft_cli.methods import weight_masks as masks_file
 from mft_cli.methods.masked_layers import MaskedProduct, choose, first_scores, value_for
+from mft_cli.methods.selection import keep_largest, removed_count
 from mft_cli.rng import digest64
-from mft_cli.run_dir import read_json
-from mft_cli.schema import MaskFinetuneConfig
-from mft_cli.selection import keep_largest, removed_count
-from mft_cli.train import train
+from mft_cli.train.checkpoint import Stored
+from mft_cli.train.run import train
+from tests.methods.test_contract import make_fit, settings
+from tests.support.tiny import mft, tiny_overrides
 
 
 def product(kind: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -361,7 +361,7 @@ def test_frozen_modules_stay_linear_layers():
     method = make(MaskFinetuneConfig(layers="0"), 1024)
     method.adapt(model, None)
     assert all(type(m) is nn.Linear for m in method.layers.values())
-    from mft_cli import fast_modules
+    from mft_cli.models.kernels import fast_modules
 
     gated = [m for n, m in model.named_modules() if n.endswith("mlp")]
     fast_modules.install(model)
@@ -371,7 +371,7 @@ def test_frozen_modules_stay_linear_layers():
 def test_presets_are_the_papers():
     import yaml
 
-    from mft_cli.config import CONF
+    from mft_cli.config.compose import CONF
 
     published = {
         "llama2_math": "4-7", "llama2_code": "20-23", "llama2_instructions": "0-3", "llama31_math": "24-27",

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods.test_contract import make_fit, settings
-from tiny import critiques, data_of, mft, tiny_overrides
 
-from mft_cli.attention import packed_kwargs
 from mft_cli.data.pack import IGNORE, Batch, make_batch
-from mft_cli.loop import Fit
 from mft_cli.methods.masked_critique import TAGS, MaskedCritique, has_format
+from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.rng import Draw
+from mft_cli.train.loop import Fit
+from tests.methods.test_contract import make_fit, settings
+from tests.support.tiny import critiques, data_of, mft, tiny_overrides
 
 
 @pytest.fixture

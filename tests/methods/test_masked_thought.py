@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch, make_batch
 from mft_cli.errors import UserError
-from mft_cli.methods.masked_thought import MaskedThought, choose_mask_token, geometric, start_probability
+from mft_cli.methods.mask_token import choose_mask_token
+from mft_cli.methods.masked_thought import MaskedThought, geometric, start_probability
 from mft_cli.rng import Draw
-from mft_cli.schema import MaskedThoughtConfig
 
 
 class Words:

@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from methods.test_contract import make_fit, settings
-from tiny import mft, tiny_overrides
 from torch.nn import functional as F
 
-from mft_cli.attention import packed_kwargs, register
-from mft_cli.config import run_with_hydra, train_config
-from mft_cli.cross_entropy import hidden_states, own_logits
+from mft_cli.config.compose import run_with_hydra
+from mft_cli.config.load import train_config
+from mft_cli.config.schema.methods import MaskedThoughtConfig, SftConfig
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.pack import Batch, make_batch
 from mft_cli.errors import UserError
-from mft_cli.loop import Fit
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.methods.masked_thought import MaskedThought
 from mft_cli.methods.noise import NoisyThought, neftune, race
+from mft_cli.models.kernels.attention import packed_kwargs, register
+from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
 from mft_cli.rng import Draw, bits, spread
-from mft_cli.schema import MaskedThoughtConfig, SftConfig, TrainConfig
+from mft_cli.train.loop import Fit
+from tests.methods.test_contract import make_fit, settings
+from tests.support.tiny import mft, tiny_overrides
 
 NOISES = [
     {"noise": "dropout"},

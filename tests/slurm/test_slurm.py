@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from slurm_cluster import Cluster, why_not
-from tiny import ROOT, tiny_overrides
+
+from tests.support.slurm_cluster import Cluster, why_not
+from tests.support.tiny import ROOT, tiny_overrides
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 WAIT_S = 240.0

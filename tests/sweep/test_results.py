@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_evaluation, fake_run
 
 from mft_cli.errors import UserError
-from mft_cli.eval import stats
+from mft_cli.stats import intervals
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.report import build
 from mft_cli.sweep.results import results
+from tests.support.fake_runs import fake_evaluation, fake_run
 
 
 def fake_sweep(root: Path, losses: dict[tuple[str, ...], dict[int, float]], keys: tuple[str, ...]) -> Ledger:
@@ -42,15 +42,15 @@ def test_students_quantiles_are_the_tables():
         (0.975, 120): 1.980,
     }
     for (p, freedom), t in table.items():
-        assert stats.student_quantile(p, freedom) == pytest.approx(t, abs=6e-4)
+        assert intervals.student_quantile(p, freedom) == pytest.approx(t, abs=6e-4)
     # mean 2, s 1, n 3: 2 +- 4.303 / sqrt(3)
-    assert stats.student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
-    assert stats.student_interval([1.0]) is None
+    assert intervals.student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
+    assert intervals.student_interval([1.0]) is None
 
 
 def test_welch_by_hand():
     # means 2 and 6; variances of the means 1/3 and 4/3; freedom (5/3)^2 / ((1/9 + 16/9) / 2) = 2.94, down to 2
-    low, high = stats.welch_interval([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
+    low, high = intervals.welch_interval([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
     assert (low, high) == pytest.approx((4 - 4.3027 * (5 / 3) ** 0.5, 4 + 4.3027 * (5 / 3) ** 0.5), abs=1e-3)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny import ROOT, mft, tiny_overrides
 
 from mft_cli.sweep.ledger import Job, Ledger, here, told_apart, varied
 from mft_cli.sweep.local import announcement, progress_line
 from mft_cli.sweep.start import sweep_folder
+from tests.support.tiny import ROOT, mft, tiny_overrides
 
 PARALLEL = ("hydra/launcher=mft_local", "hydra.launcher.jobs=2")
 
@@ -101,8 +101,8 @@ def test_difficult_values_reach_a_job_in_a_process_of_its_own(tiny_model, proble
     assert done.returncode == 0, done.stderr
     ledger = ledger_in(tmp_path)
     assert states(ledger) == ["done"] * 4
-    from mft_cli.config import read_yaml
-    from mft_cli.schema import TrainConfig
+    from mft_cli.config.schema.runs import TrainConfig
+    from mft_cli.config.validate import read_yaml
 
     configs = [read_yaml(TrainConfig, ledger.run_folder(job) / "config.yaml") for job in ledger.all()]
     assert {c.note for c in configs} == {note}

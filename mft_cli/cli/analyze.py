@@ -1,0 +1,37 @@
+"""`mft analyze`: its help, its options and what it calls."""
+
+from __future__ import annotations
+
+
+def main(arguments: list[str]) -> None:
+    from mft_cli.analysis.command import command
+
+    command(arguments)
+
+
+HELP = """mft analyze: what a model's predictions depend on, and the loss around its weights
+
+  mft analyze dependency data=gsm8k outputs/<sft> outputs/<masked>    which context predictions hang on, and the difference
+  mft analyze dependency model=smollm2_135m data=gsm_symbolic outputs/<run> examples=64 near=16 corruption=hide
+  mft analyze landscape data=gsm8k outputs/<sft> outputs/<masked>     loss along a random filter-normalised direction
+  mft analyze landscape dimensions=2 points=15 reach=0.5 outputs/<run>
+  mft analyze landscape kind=line model=smollm2_135m outputs/<sft> outputs/<masked>      from one model to the next
+  mft analyze landscape kind=plane points=9 outputs/<sft> outputs/<continued> outputs/<masked>   the plane through three
+
+FOLDER: a run folder (its export) or a model folder. model= or model.path= names the first model; without a FOLDER it is
+the only one. Takes data=, prompt=, seed= and the other keys of mft data show, and:
+  examples=N     examples, a seeded draw, the same for every model (dependency 32, landscape 16)
+  split=auto     the validation rows if the data has some, else the training rows; train; validation
+  batch_tokens=2048   tokens in one forward pass; out=FOLDER (default: outputs/<analysis>-<data>-<digest>)
+dependency:
+  near=16        response tokens that are near; earlier ones are far
+  share=0.5      share of a region's tokens that is corrupted; draws=1 corruptions of each region
+  corruption=random   another word; mask: the mask token of method=masked_thought; hide: from attention
+  positions=8    response tokens of an example whose prediction is measured
+landscape:
+  kind=random    around each model; line: through the models in turn; plane: through three models
+  dimensions=1   of kind=random, 1 or 2; points=11 on an axis; reach=0.2 times a filter's norm
+  margin=0.25    of kind=plane: what is shown around the three models, as a share of their extent
+  keep_zeros=true     weights that are 0, such as masked ones, stay 0
+The same command again goes on where it was stopped. Definitions and formulas: docs/analysis.md
+"""

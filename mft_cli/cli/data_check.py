@@ -1,0 +1,155 @@
+"""`mft data check`: which questions of the benchmarks stand in the training rows, before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.inputs import DataConfig, SourceConfig
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.data.files import BadRow
+from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Found, Hit, Index, TrainingRow
+from mft_cli.data.questions import questions_of
+from mft_cli.data.sources import Row, keep, load_rows, make_row, open_source, text
+from mft_cli.eval.problems import load_problems
+from mft_cli.files import write_json
+from mft_cli.rng import digest64
+
+TEXT_LIMIT = 400  # characters of a question or row that are shown
+
+
+def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dict[str, Any]:
+    """Print the table, write the JSON and return it. Raises UserError without data."""
+    names, questions = [], []
+    for name, benchmark in config.eval.benchmarks.items():
+        problems, where = load_problems(name, benchmark, config.eval.seed, config.eval.limit)
+        print(f"{name}: {len(problems)} problems; {where}", flush=True)
+        names += [name] * len(problems)
+        questions += [problem.row.question for problem in problems]
+    started = time.perf_counter()
+    index = Index(questions)
+    bad: list[str] = []
+    found = index.scan(training_rows(config.data, config.seed, bad))
+    seconds = time.perf_counter() - started
+    result = as_json(found, names, questions, show) | {
+        "rows": found.scanned,
+        "bad_rows": len(bad),
+        "seconds": round(seconds, 3),
+    }
+    out = out or Path("outputs") / f"data-check-{config.data.name or 'data'}.json"
+    write_json(out, result)
+    print(
+        "\n".join(table(result)),
+        f"\n{found.scanned:,} training rows in {seconds:.1f} s ({found.scanned / seconds:,.0f} a second)",
+        sep="",
+    )
+    print("\n".join(examples(result, show)))
+    if bad:
+        print(f"{len(bad):,} rows are of no use to training (first: {bad[0]})")
+    print(f"written to {out}")
+    return result
+
+
+# ---- training rows --------------------------------------------------------------------------------------------------
+
+
+def training_rows(data: DataConfig, seed: int, bad: list[str]) -> Iterator[TrainingRow]:
+    """The rows of every source, one at a time where the source takes all of them; `bad` says which could not be read."""
+    for name, source in data.sources.items():
+        for row in source_rows(name, source, seed, bad):
+            yield as_training_row(row)
+
+
+def source_rows(name: str, source: SourceConfig, seed: int, bad: list[str]) -> Iterator[Row]:
+    """As training reads them; a seeded draw (rows, fraction) needs all of them at once.
+
+    A row that training cannot use is no reason to stop a check: it is counted, and its question is looked at.
+    """
+    if source.fraction < 1 or (source.rows is not None and not source.path.startswith("generated:")):
+        read = load_rows(source, name=name, seed=seed, on_bad_row="drop")
+        bad.extend(read.bad)
+        yield from read.rows
+        return
+    _, _, raw = open_source(source)
+    for number, key, values in raw:
+        try:
+            if isinstance(values, BadRow):
+                raise values
+            if keep(source, values, key):
+                yield make_row(source, values, digest64(name, number), key)
+        except BadRow as problem:
+            bad.append(str(problem))
+            if isinstance(values, dict) and source.layout == "question_response":
+                with contextlib.suppress(BadRow):
+                    yield Row(0, key, question=text(values, source.question, key))
+
+
+def as_training_row(row: Row) -> TrainingRow:
+    asked = tuple(questions_of(row))
+    if row.messages is None:
+        return TrainingRow(row.key, asked, (row.response,))
+    return TrainingRow(row.key, asked, tuple(t["content"] for t in row.messages if t["role"] != "user"))
+
+
+# ---- what is printed and written ------------------------------------------------------------------------------------
+
+
+def as_json(found: Found, names: list[str], questions: list[str], show: int) -> dict[str, Any]:
+    """Counts for each benchmark, all questions that count as contaminated, and some of the others."""
+    totals = Counter(names)
+    benchmarks: dict[str, Any] = {}
+    for name, total in totals.items():
+        hits = [hit for number, hit in sorted(found.hits.items()) if names[number] == name]
+        kinds = Counter(hit.kind for hit in hits)
+        counted = sum(kinds[kind] for kind in COUNTED)
+        benchmarks[name] = {
+            "problems": total,
+            **{kind: kinds[kind] for kind in KINDS},
+            "contaminated": counted,
+            "share": counted / total,
+            "training_rows": sum(any(names[q] == name for q in asked) for asked in found.row_keys.values()),
+            "questions": [_shown(hit, questions) for hit in hits if hit.kind in COUNTED],
+            "near_examples": [_shown(hit, questions) for hit in hits if hit.kind == "near"][: max(show, 20)],
+        }
+    return {"kinds": KINDS, "words": {"long": LONG, "short": SHORT}, "benchmarks": benchmarks}
+
+
+def _shown(hit: Hit, questions: list[str]) -> dict[str, Any]:
+    return {**asdict(hit), "question": questions[hit.question], "coverage": round(hit.coverage, 3)}
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """A line for each benchmark."""
+    head = ("benchmark", "problems", *KINDS, "contaminated", "training rows")
+    rows = [head]
+    for name, one in result["benchmarks"].items():
+        share = f"{one['contaminated']} ({100 * one['share']:.1f} %)"
+        rows.append((name, str(one["problems"]), *(str(one[k]) for k in KINDS), share, str(one["training_rows"])))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in rows]  # fmt: skip
+    kinds = [f"  {kind}: {text}" for kind, text in KINDS.items()]
+    return ["", *lines, "", f"contaminated = {' + '.join(COUNTED)}; near and phrase are not counted", *kinds]
+
+
+def examples(result: dict[str, Any], show: int) -> list[str]:
+    """The first questions of each kind that counts, and of the near ones, each with its training row."""
+    lines = []
+    for name, one in result["benchmarks"].items():
+        for kind in (*COUNTED, "near"):
+            source = one["near_examples"] if kind == "near" else one["questions"]
+            for hit in [hit for hit in source if hit["kind"] == kind][:show]:
+                lines += ["", f"{name}, {kind}: {hit['key']}", f"  question  {_short(hit['question'])}"]
+                lines += [f"  row       {_short(hit['text'])}"] if kind != "exact" else []
+    return lines
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= TEXT_LIMIT else line[:TEXT_LIMIT] + " …"

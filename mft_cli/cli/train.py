@@ -1,0 +1,85 @@
+"""`mft train`: its help, its options and what it calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mft_cli.cli.job import read_frozen, requeueing
+from mft_cli.cli.options import (
+    composed,
+    is_sweep,
+    own_keys,
+)
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.errors import UserError
+from mft_cli.slurm.requeue import inside_job
+
+
+def main(arguments: list[str]) -> None:
+    from mft_cli.config.load import train_config
+
+    if is_sweep(arguments):
+        from mft_cli.sweep.start import sweep
+
+        sweep(arguments, run_training)
+    elif arguments and arguments[0].startswith("--frozen="):
+        train_or_submit(train_config(read_frozen(arguments[0].split("=", 1)[1])))
+    else:
+        composed("train", arguments, train_config, train_or_submit)
+
+
+def rank_verb(arguments: list[str]) -> None:
+    """One process of a run, started by `mft train` with a frozen configuration."""
+    from mft_cli.signals import StopSignal
+
+    stop = StopSignal()  # before torch is imported: a rank that a signal ends leaves the others waiting for it
+
+    from mft_cli.train.run import train_rank
+
+    own, _ = own_keys(arguments, "--frozen", "--run")
+    train_rank(Path(own["--frozen"]), Path(own["--run"]), stop)
+
+
+def train_or_submit(config: TrainConfig) -> None:
+    """Train here; launch=slurm outside a job submits one that does."""
+    if config.launch.name != "slurm" or (inside_job() and not config.launch.dry_run):
+        run_training(config)
+        return
+    from mft_cli.slurm.submit import submit_run
+    from mft_cli.train.resume import run_folder
+
+    folder = run_folder(config)
+    jobs = submit_run(config, folder / "slurm")
+    if not config.launch.dry_run:
+        print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
+
+
+def run_training(config: TrainConfig) -> None:
+    """One run, for the command and for a job of a sweep. Raises UserError, Stopped."""
+    if config.launch.name == "slurm" and not inside_job():
+        raise UserError("launch=slurm in a sweep: use hydra/launcher=mft_slurm, which submits the sweep as an array")
+    from mft_cli.eval.preflight import check_data
+
+    check_data(config.eval)  # not after the hours of training
+    with requeueing(config.launch):
+        from mft_cli.train.run import train
+
+        train(config)
+
+
+HELP = """mft train: fine-tune a model with a method, export it, evaluate it
+
+  mft train method=masked_thought                              the embedded default: SmolLM2-135M on gsm_symbolic
+  mft train method=masked_thought data=gsm8k eval=gsm8k        real GSM8K, evaluated at the end
+  mft train method=sft data=local data.sources.local.path=my.jsonl train.epochs=1
+  mft train method=masked_thought method.mask_ratio=0.2 run_dir=outputs/mine
+  mft train -m method=sft,masked_thought seed=1,2,3            a sweep: six runs, one after the other
+  mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...   two at a time; see mft sweep --help
+  mft train launch=slurm launch.gpus=8 ...                     submit to SLURM; hydra/launcher=mft_slurm: a sweep (docs/slurm.md)
+  mft train experiment=paper_masked_thought_gsm8k --cfg job    print the whole configuration and stop
+
+The same command started again goes on from its newest good checkpoint, and evaluates what is not evaluated yet.
+Groups (choose with group=option): {groups}
+All keys: docs/keys.md.  Hydra's own flags: --cfg, --info, --multirun, --config-dir, ... (mft train --hydra-help).
+Tab completion: eval "$(mft -sc install=bash)"
+"""

@@ -1,0 +1,61 @@
+"""Checks of data sources and paths, before torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mft_cli.config import schema
+from mft_cli.errors import UserError
+
+
+def check_source(where: str, source: schema.SourceConfig) -> None:
+    if not source.path:
+        raise UserError(f"{where}.path is empty: give a file, a hub id or generated:<name>")
+    if source.layout != "question_response":
+        unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
+        if unused:
+            raise UserError(f"{where}.{unused[0]} works with layout=question_response, not with {source.layout}")
+    for key in ("remove", "remove_question", "remove_answer"):
+        if getattr(source, key) is not None:
+            check_regex(f"{where}.{key}", getattr(source, key))
+    for field, wanted in source.keep_if.items():
+        if isinstance(wanted, str) and wanted.startswith("/"):
+            check_regex(f"{where}.keep_if.{field}", wanted.strip("/"))
+    for name, span in source.spans.items():
+        if span.startswith("/"):
+            check_regex(f"{where}.spans.{name}", span.strip("/"))
+
+
+def check_regex(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}={pattern}: not a regular expression ({error})") from None
+
+
+def looks_local(path: str) -> bool:
+    endings = (".gguf", ".jsonl", ".json", ".csv", ".parquet", ".xml", ".gz")
+    return path.startswith(("/", "./", "../", "~")) or path.endswith(endings)
+
+
+def check_paths(config: schema.RunConfig) -> None:
+    """Files that are named must exist: told now, not after the model has been loaded."""
+    check_model_path("model.path", config.model.path)
+    template = config.model.chat_template
+    if template and not Path(template).exists():
+        raise UserError(f"model.chat_template={template}: no such file")
+    for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
+        if missing := missing_file(source.path):
+            raise UserError(f"data.sources.{name}.path={missing}: no such file or folder")
+
+
+def check_model_path(where: str, path: str) -> None:
+    if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
+        raise UserError(f"{where}={path}: no such file or folder")
+
+
+def missing_file(path: str) -> str | None:
+    """A local file or folder that a source's path names and that is not there."""
+    paths = schema.expand(path) if looks_local(path) and "://" not in path else []
+    return next((one for one in paths if not Path(one).expanduser().exists()), None)

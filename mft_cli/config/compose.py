@@ -1,0 +1,180 @@
+"""Compose `conf/` with Hydra, validate against the schema, give plain dataclasses, or one sentence that names the key.
+
+No DictConfig passes this module. It imports no torch, so that a mistake is told in well under two seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.validate import did_you_mean
+from mft_cli.errors import Stopped, UserError
+
+CONF = next(root / "conf" for root in Path(__file__).parents[1:3] if (root / "conf").is_dir())
+
+
+def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
+    """Config group -> its options, in our `conf/` and the user's own --config-dir."""
+    found: dict[str, list[str]] = {}
+    for root in (CONF, *extra):
+        for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("_")):
+            found.setdefault(folder.name, []).extend(sorted(p.stem for p in folder.glob("*.yaml")))
+    return found
+
+
+def own_overrides(arguments: list[str]) -> list[str]:
+    """Hydra's arguments with every value override written as ++key=value.
+
+    Our YAML files hold only what differs from the schema, so Hydra would refuse to override a key that it does not see.
+    With ++ it sets any key, and a misspelt one is refused by the schema, which knows the nearest valid key.
+    """
+    known = groups(config_dirs(arguments))
+    result = []
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        bare = name.lstrip("+~")
+        is_group = bare.split("@")[0] in known or bare.split(".")[0].split("/")[0] == "hydra"
+        if not separator or argument.startswith(("-", "~")) or is_group or not re.match(r"^[\w.\[\]-]+$", bare):
+            result.append(argument)
+        else:
+            result.append(f"++{bare}={value}")
+    return result
+
+
+def config_dirs(arguments: list[str]) -> list[Path]:
+    """The user's own folders of YAML files: --config-dir."""
+    return [path for value in option_values(arguments, "--config-dir", "-cd") if (path := Path(value)).is_dir()]
+
+
+def option_values(arguments: list[str], *options: str) -> list[str]:
+    """Values of a command-line option, given as `--option value` or `--option=value`."""
+    values = [a.split("=", 1)[1] for a in arguments if a.split("=", 1)[0] in options and "=" in a]
+    return values + [b for a, b in itertools.pairwise(arguments) if a in options]
+
+
+# Hydra's flags and how many words follow them: None for a word that may be left out.
+FLAGS: dict[str, int | None] = {
+    **dict.fromkeys(("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
+    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1), "--info": None, "-i": None,
+}  # fmt: skip
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Flags in front of overrides: between them argparse would not know the rest. Raises UserError for an unknown flag."""
+    flags, rest, words = [], [], list(arguments)
+    while words:
+        word = words.pop(0)
+        name, separator, value = word.partition("=")
+        if not word.startswith("-"):
+            if not separator and not word.startswith("~"):
+                raise UserError(f"{word!r} is no setting: expected key=value, such as eval=gsm8k or seed=3")
+            rest.append(word)
+            continue
+        if name not in FLAGS:
+            key = name.lstrip("-").replace("-", "_")
+            near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
+            raise UserError(f"{word}: no such flag; settings are key=value words: {near}")
+        flags.append(word)
+        if separator or FLAGS[name] == 0:
+            continue
+        if FLAGS[name] is None and not (words and re.fullmatch(r"[a-z-]+", words[0])):
+            words.insert(0, "all")  # Hydra's default; argparse would take the first override for the value
+        if not words:
+            raise UserError(f"{word}: expected a value after it, such as {word}=NAME")
+        flags.append(words.pop(0))
+    return flags + rest
+
+
+def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, Any]], Any]) -> None:
+    """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
+
+    Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion. Raises UserError for
+    whatever Hydra or OmegaConf has to say about the configuration.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, instead of being printed with exit code 1
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = groups(config_dirs(arguments))
+    failures: list[Exception] = []  # kept from Hydra, which would print them its own way and end a sweep at the first
+
+    def plain(config: DictConfig) -> None:
+        if any(isinstance(f, Stopped) for f in failures):
+            return
+        try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            task(typing.cast("dict[str, Any]", values))
+        except OmegaConfBaseException as error:
+            failures.append(UserError(hydra_sentence(error, known)))
+        except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
+            failures.append(error)
+
+    before = sys.argv
+    sys.argv = [f"mft {name}", *own_overrides(flags_first(arguments))]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(hydra_sentence(error, known)) from None
+    finally:
+        sys.argv = before
+    if stopped := [f for f in failures if isinstance(f, Stopped)]:
+        raise stopped[0]
+    if len(failures) > 1:
+        raise UserError(f"{len(failures)} jobs failed:\n" + "\n".join(str(f) for f in failures))
+    if failures:
+        raise failures[0]
+
+
+def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> dict[str, Any]:
+    """What `mft eval eval=[names]` composes, as plain dicts, also from the folders `extra`. Raises UserError."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    extra = list(extra)
+    overrides = [f"eval=[{','.join(names)}]"]
+    if extra:
+        overrides.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            values = OmegaConf.to_container(compose("eval", overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(hydra_sentence(error, groups(extra))) from None
+    return typing.cast("dict[str, Any]", values)
+
+
+def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
+    """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
+    text = str(error)
+    found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
+        r"In '[^']*': Could not find '([^']+)/([^']+)'", text
+    )
+    if found and found[1] == "eval":
+        near = difflib.get_close_matches(found[2], known["eval"], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"eval={found[2]}: no such benchmark or suite; {hint}mft eval list shows all"
+    if found and found[1] in known:
+        options = known[found[1]]
+        return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
+    if "override_grammar" in text:
+        said = text.splitlines()[0].split("++")[-1].removesuffix("'")
+        quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'
+        return f"{said}: Hydra reads < > | {{ ( = : , and ' as grammar; give such a text in quotes: '{quoted}'"
+    lines = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and "full_key" not in line and "object_type" not in line
+    ]
+    return " ".join(lines)

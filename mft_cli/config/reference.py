@@ -1,0 +1,130 @@
+"""The reference of all configuration keys, generated from the schema: `python -m mft_cli.config.reference > docs/keys.md`."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import MISSING, is_dataclass
+from typing import Any
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from mft_cli.config import schema
+from mft_cli.config.compose import groups
+from mft_cli.config.validate import dataclasses_in, element_type, field_type
+
+OPENING = """# All configuration keys
+
+Generated from `mft_cli/schema/` by `python -m mft_cli.config.reference`; a test keeps this page equal to it.
+Every key can be set on the command line, `mft train train.learning_rate=1e-4`; `<name>` is a name of your choice.
+A group is chosen with `group=option`: its options are the files in `conf/<group>/`.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    options = "\n".join(f"| `{name}` | {', '.join(f'`{o}`' for o in found)} |" for name, found in groups().items())
+    parts = [OPENING, f"## Groups and their options\n\n| group | options |\n|---|---|\n{options}\n"]
+    parts += ["## `mft train`\n", table(schema.TrainConfig, "")]
+    for cls in typing.get_args(typing.get_args(schema.AnyMethod)[0]):
+        parts += [f"### `method={cls.name}`: {doc(cls)}\n", table(cls, "method.")]
+    parts += ["## `mft eval`\n", f"{doc(schema.EvalRunConfig)}\n"]
+    parts += [table(schema.EvalRunConfig, "", skip=("eval", "model", "launch"))]
+    parts += ["The keys of `model`, `eval` and `launch` are those above.\n"]
+    parts += ["## `mft critique`\n", f"{doc(schema.CritiqueRunConfig)}\n"]
+    parts += [table(schema.CritiqueRunConfig, "", skip=("eval", "model", "launch", "data"))]
+    parts += ["The keys of `model`, `eval`, `launch`, `data`, `teacher.model` and `teacher.eval` are those above.\n"]
+    return "\n".join(parts)
+
+
+def doc(cls: type[Any]) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def table(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> str:
+    rows = "\n".join(rows_of(cls, prefix, skip))
+    return f"| key | type and range | default | |\n|---|---|---|---|\n{rows}\n"
+
+
+def rows_of(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
+    rows = []
+    for f in cls.__dataclass_fields__.values():
+        if f.name in skip or f._field_type.name == "_FIELD_CLASSVAR":
+            continue
+        annotation, name = field_type(cls, f.name), f"{prefix}{f.name}"
+        info = f.default if isinstance(f.default, FieldInfo) else FieldInfo()
+        inner, below = dataclasses_in(annotation), f"{name}."
+        if typing.get_origin(annotation) in (dict, list) and dataclasses_in(element_type(annotation)):
+            inner, below = dataclasses_in(element_type(annotation)), f"{name}.<name>."
+        if len(inner) == 1 and typing.get_origin(annotation) is not list:
+            rows.append(f"| **`{name}`** | section |{' `null` ' if is_optional(annotation) else ' '}| {prose(info)} |")
+            rows.extend(rows_of(inner[0], below) if name not in REPEATED else [])
+        else:
+            rows.append(f"| `{name}` | {describe(annotation)} | {default(info)} | {prose(info)} |")
+    return rows
+
+
+# Sections whose keys stand elsewhere on the page.
+REPEATED = {
+    "data.sources_validation", "eval.benchmarks.<name>.source", "eval.benchmarks.<name>.prompt", "eval.prompt",
+    "teacher.model", "teacher.eval", "teacher.prompt", "row_prompt",
+}  # fmt: skip
+
+
+def is_optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def describe(annotation: Any) -> str:
+    """A type and its range in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        ranges = [bound(b) for m in arguments[1:] for b in bounds(m)]
+        inner = "one of the methods below" if len(dataclasses_in(arguments[0])) > 1 else describe(arguments[0])
+        return " ".join([inner, *ranges])
+    if origin is typing.Literal:
+        return ", ".join(f"`{a}`" for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(a) for a in arguments)
+    if origin in (list, dict):
+        return f"{origin.__name__} of {describe(arguments[-1])}"
+    if annotation is type(None):
+        return "`null`"
+    if annotation is Any:
+        return "any value"
+    return (
+        "object"
+        if is_dataclass(annotation)
+        else {"str": "text", "int": "integer", "float": "number", "bool": "`true` or `false`"}.get(
+            annotation.__name__, annotation.__name__
+        )
+    )
+
+
+def bounds(item: Any) -> list[Any]:
+    return list(item.metadata) if isinstance(item, FieldInfo) else [item]
+
+
+def bound(item: Any) -> str:
+    for kind, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+        if isinstance(item, getattr(annotated_types, kind.capitalize())):
+            return f"{sign} {getattr(item, kind)}"
+    return ""
+
+
+def prose(info: FieldInfo) -> str:
+    """The key's line of documentation; Markdown would take <name> for a tag."""
+    return (info.description or "").replace("<", "&lt;").replace("|", "\\|")
+
+
+def default(info: FieldInfo) -> str:
+    if info.default_factory is not None:
+        made = info.default_factory()  # type: ignore[call-arg]
+        return "" if is_dataclass(made) else f"`{json.dumps(made)}`"
+    return "" if info.default is MISSING else f"`{json.dumps(info.default)}`"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

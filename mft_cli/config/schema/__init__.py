@@ -1,0 +1,38 @@
+"""Every configuration key: its type, range, default and one line of documentation. Imports no torch.
+
+The YAML files in `conf/` hold only what differs from the defaults here. `docs/keys.md` is generated from these files
+(`python -m mft_cli.config.reference`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is no boolean,
+"3" no number.
+"""
+
+from mft_cli.config.schema.critique import BudgetConfig, CritiqueRunConfig, SolutionsConfig, TeacherConfig
+from mft_cli.config.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import (
+    DataConfig,
+    ModelConfig,
+    PromptConfig,
+    Shot,
+    SourceConfig,
+    ValidationConfig,
+    expand,
+)
+from mft_cli.config.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
+from mft_cli.config.schema.methods import (
+    AnyMethod,
+    ChunkRefineConfig,
+    MaskedCritiqueConfig,
+    MaskedThoughtConfig,
+    MaskFinetuneConfig,
+    MethodConfig,
+    SftConfig,
+)
+from mft_cli.config.schema.runs import EvalRunConfig, RunConfig, TrainConfig
+from mft_cli.config.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
+
+__all__ = [
+    "AnyMethod", "ApiConfig", "BenchmarkConfig", "BudgetConfig", "CheckpointConfig", "ChunkRefineConfig",
+    "CritiqueRunConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig",
+    "MaskFinetuneConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig",
+    "PromptConfig", "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SolutionsConfig", "SourceConfig", "SweepConfig",
+    "TeacherConfig", "TrainConfig", "TrainingConfig", "ValidationConfig", "expand",
+]  # fmt: skip

@@ -1,0 +1,109 @@
+"""Evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
+
+
+@dataclass(config=STRICT)
+class BenchmarkConfig:
+    """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
+
+    source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
+    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told aloud.")
+    answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
+        "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
+    )
+    gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field: under another name.")
+    group: str | None = key(
+        None, "Field that names the base problem of a variant: adds robust and per-problem accuracy."
+    )
+    clean: str | None = key(None, "Benchmark with the base problems themselves, for accuracy relative to theirs.")
+    labels: list[str] = key([], "With group: fields that say what kind of variant a row is; accuracy for each value.")
+    round_to_gold: bool = key(False, "An answer counts that rounds to the gold at the gold's last decimal.")
+    gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
+    markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
+    last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
+    prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
+    instruction: str | None = key(None, "Text behind the question, in any prompt: how the answer is to be given.")
+    second_prompt: PromptConfig | None = key(
+        None, "Prompt of a second pass; {question} and {solution}, the first pass's completion, go into its template."
+    )
+    max_new_tokens: AtLeastOne = key(512, "Longest completion in tokens.")
+    temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")
+    samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
+    domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
+    limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
+
+
+@dataclass(config=STRICT)
+class ApiConfig:
+    """An OpenAI-compatible endpoint (eval.engine=api)."""
+
+    base_url: str = key("", "Its address, such as http://localhost:8000/v1.")
+    model: str = key("", "Name of the model there.")
+    version: str = key("", "Your own mark of what is served under that name; another mark makes new completions.")
+    key_env: str | None = key(None, "NAME of the environment variable that holds the key; null: none is sent.")
+    send: Literal["auto", "messages", "text", "tokens"] = key(
+        "auto", "messages (chat endpoint), text or token ids (completions endpoint); auto: by the prompt's kind."
+    )
+    concurrency: AtLeastOne = key(16, "Requests under way at the same time.")
+    retries: Count = key(6, "Further tries of a request that fails, stalls or is answered with nonsense.")
+    backoff_s: Positive = key(1.0, "Wait before the first further try; doubled each time, at most 60 s.")
+    timeout_s: Positive = key(300.0, "Longest wait for one answer.")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = key(
+        "max_tokens", "What the endpoint calls the limit of new tokens."
+    )
+    extra: dict[str, Any] = key({}, "More fields of every request's body.")
+
+
+@dataclass(config=STRICT)
+class EvalConfig:
+    """Evaluation of an exported model."""
+
+    benchmarks: dict[str, BenchmarkConfig] = key({}, "What to evaluate; filled by eval=<name> or eval=[a,b].")
+    engine: Literal["auto", "vllm", "hf", "api"] = key(
+        "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
+    )
+    decode: Literal["plain", "refine"] = key("plain", "refine: unmask chunk by chunk with method=chunk_refine's head.")
+    refine_accept: AtLeastOne = key(4, "Tokens of a chunk that are accepted in a round (decode=refine).")
+    api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
+    judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
+    replicas: AtLeastOne | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
+    tensor_parallel: AtLeastOne = key(1, "GPUs that share one copy of the model (vllm).")
+    logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
+    token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.")
+    logprobs_top: AtLeastOne = key(
+        20, "Likeliest tokens that the entropy is computed from where not all are to be had."
+    )
+    checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
+    prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision of generation; auto: bfloat16.")
+    batch_size: AtLeastOne = key(16, "Prompts at a time (hf engine).")
+    max_model_len: AtLeastOne | None = key(None, "Context in tokens; null: what the longest prompt needs.")
+    enforce_eager: bool | None = key(None, "vllm without compilation; null: eager on CPU, compiled on GPU.")
+    kv_cache_gb: Positive = key(2.0, "vllm's cache on CPU in GiB.")
+    gpu_memory: Fraction = key(0.9, "Share of a GPU's memory for vllm.")
+    gold_logprob: bool = key(True, "Also measure the mean log-probability of the gold solutions.")
+    limit: AtLeastOne | None = key(
+        None, "Take at most this many problems (seeded draw) of every benchmark that has no limit of its own."
+    )
+    seed: Count = key(0, "Seed of sampling and of the draw of problems.")
+    score_workers: AtLeastOne = key(2, "Processes that compare answers.")
+    answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")
+    code_timeout_s: Positive = key(
+        5.0, "Time that one call of a generated function may take; a problem: 30 times that."
+    )
+    allow_unsandboxed: bool = key(
+        False, "Run generated programs without a sandbox if none can be made: at your own risk."
+    )
+    failure_threshold: NonNegative | None = key(
+        None, "Mean entropy (nats a token) above which an answer is flagged as probably wrong; null: chosen, see docs."
+    )

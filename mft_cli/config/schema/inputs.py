@@ -1,0 +1,143 @@
+"""Model, prompt and data."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, key
+
+# ---- model ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(config=STRICT)
+class ModelConfig:
+    """The causal language model to start from."""
+
+    path: str = key("", "Folder, hub id, .gguf file, or package:<python package>/<file>.gguf.")
+    revision: str | None = key(None, "Hub revision (branch, tag or commit); null is the default branch.")
+    trust_remote_code: bool = key(False, "Run Python code that comes with the model. Off unless you trust its author.")
+    attention: Literal["auto", "sdpa", "flex", "flash_attention_2"] = key(
+        "auto", "Attention backend; auto is flash-attention where installed on a GPU, else sdpa."
+    )
+    chat_template: str | None = key(None, "Jinja file that replaces the tokenizer's chat template.")
+
+
+# ---- prompts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(config=STRICT)
+class Shot:
+    """One worked example of a few-shot prompt."""
+
+    question: str = key("", "The example's question.")
+    response: str = key("", "The example's full answer.")
+
+
+@dataclass(config=STRICT)
+class PromptConfig:
+    """How a question becomes token ids, in training and in evaluation alike."""
+
+    name: str = key("chat", "The prompt's name; recorded with every score.")
+    kind: Literal["chat", "template"] = key("chat", "chat: the tokenizer's chat template; template: plain text.")
+    system: str | None = key(None, "System turn of a chat prompt; null leaves the template's own default.")
+    template: str = key("{question}", "Text around the question; {question} stands for it. In chat: the user's turn.")
+    option: str = key(
+        "{letter}. {text}", "A multiple-choice option's line; they stand at {choices}, else behind {question}."
+    )
+    response: str = key("{response}", "Text around the response in training; {response} and {answer} stand for fields.")
+    shots: list[Shot] = key([], "Worked examples in front of the question.")
+    shot_separator: str = key("\n\n", "Text between worked examples (template prompts).")
+    stop: list[str] = key([], "Texts that end a completion in evaluation, besides the end-of-sequence tokens.")
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def expand(name: str) -> list[str]:
+    """`a{b,c}d` is abd and acd, as in a shell; a name without braces is itself."""
+    found = re.search(r"\{([^{}]*,[^{}]*)\}", name)
+    if not found:
+        return [name]
+    parts = (name[: found.start()] + part.strip() + name[found.end() :] for part in found[1].split(","))
+    return [one for part in parts for one in expand(part)]
+
+
+@dataclass(config=STRICT)
+class SourceConfig:
+    """One source of rows: a hub data set, a local file, or a generator."""
+
+    path: str = key(
+        "", "Hub id, local file or folder, https:// address of a file, or generated:<name>; a{b,c}: several."
+    )
+    name: str | None = key(None, "Hub configuration name; {a,b}: several.")
+    split: str = key("train", "Split of a hub data set or generator.")
+    revision: str | None = key(None, "Hub revision.")
+    local: list[str] = key([], "Files under MFT_DATA_DIR that are used before the hub, the first that exists.")
+    format: Literal["auto", "jsonl", "json", "csv", "parquet", "xml"] = key("auto", "File format; auto: by the name.")
+    layout: Literal["question_response", "messages", "sharegpt", "text_turns"] = key(
+        "question_response", "Question and response fields, messages, ShareGPT turns, or one ### Human/Assistant text."
+    )
+    question: str = key(
+        "question", "Field with the question; a+b joins fields, a|b is the first that exists, '{a}: {b}' is a text."
+    )
+    response: str | None = key(
+        "response", "Field with the response (dots reach into objects: metadata.answer_cot); null: none (benchmarks)."
+    )
+    answer: str | None = key(
+        None, "Field with the short final answer; with choices: the letter, the place from 0, or the option's text."
+    )
+    choices: list[str] = key([], "Field with the options of a multiple-choice question, or one field for each option.")
+    choices_seed: Count | None = key(None, "Shuffle each row's options by this seed; null keeps their order.")
+    system: str | None = key(None, "Field with a system turn.")
+    messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
+    loss_on: Literal["all", "last"] = key("all", "Assistant turns that are learnt: all, or the last.")
+    spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
+    keep_if: dict[str, Any] = key(
+        {}, "Keep only rows whose field has this value (answer_match: true) or matches this /regex/; others counted."
+    )
+    unique: str | None = key(None, "Keep only the first row with each value of this field; others counted.")
+    remove: str | None = key(None, "Regular expression removed from responses, such as GSM8K's <<48/2=24>>.")
+    remove_question: str | None = key(None, "Regular expression removed from questions.")
+    remove_answer: str | None = key(None, "Regular expression removed from answers, such as the unit in 9 (apples).")
+    rows: AtLeastOne | None = key(None, "Number of rows to take (seeded draw); null takes all.")
+    fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of the rows to take (seeded draw).")
+    mask_ratio: Fraction | None = key(None, "Overrides the method's mask_ratio for this source's rows.")
+    options: dict[str, Any] = key({}, "Options of a generated source.")
+    derived_from: list[str] = key([], "Benchmarks whose problems this source contains or was made from.")
+
+
+@dataclass(config=STRICT)
+class ValidationConfig:
+    """The validation split."""
+
+    source: str | None = key(None, "Name of a source in data.sources_validation; null splits the training rows.")
+    rows: Count = key(0, "Rows taken from the training rows (seeded draw); 0 without fraction and source: none.")
+    fraction: Annotated[float, Field(ge=0, lt=1)] = key(
+        0.0, "Share of the training rows taken instead, such as 0.1; halves are rounded up. Not beside rows."
+    )
+    every_steps: Count = key(0, "Validate every this many steps; 0: at the end of every epoch.")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a validation split."""
+        return self.source is not None or self.rows > 0 or self.fraction > 0
+
+
+@dataclass(config=STRICT)
+class DataConfig:
+    """Rows, their order, and the limits on them."""
+
+    name: str = key("", "Name of the mixture; used in the run folder's name.")
+    domain: str | None = key(None, "Domain of the data for the report's cross-domain table; null: by its name.")
+    sources: dict[str, SourceConfig] = key({}, "The mixture: name -> source.")
+    sources_validation: dict[str, SourceConfig] = key({}, "Sources for validation only.")
+    validation: ValidationConfig = key(ValidationConfig, "The validation split.")
+    max_length: AtLeastOne = key(1024, "Longest example, prompt and response, in tokens.")
+    on_long: Literal["error", "drop", "truncate"] = key("error", "What to do with a longer example.")
+    on_bad_row: Literal["error", "drop"] = key("error", "What to do with a row that cannot be read.")
+    fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of the mixture to train on (data-ratio ablation).")
+    cache: bool = key(True, "Keep tokenized rows in the cache folder (MFT_CACHE_DIR).")

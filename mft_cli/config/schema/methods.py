@@ -1,0 +1,154 @@
+"""The methods. A new one is a class here and a name in AnyMethod."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+
+
+@dataclass(config=STRICT)
+class MethodConfig:
+    """What every method has."""
+
+    implementation: ClassVar[str] = ""
+    name: str = key("", "The method's name.")
+
+    def method_class(self) -> str:
+        """module:class that these settings mean."""
+        return self.implementation
+
+
+@dataclass(config=STRICT)
+class SftConfig(MethodConfig):
+    """Plain fine-tuning on response tokens: the baseline."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.sft:Sft"
+    name: Literal["sft"] = key("sft", "The method's name.")
+
+
+@dataclass(config=STRICT)
+class MaskedThoughtConfig(MethodConfig):
+    """Corrupt response tokens in the input, keep the labels (arXiv 2403.02178)."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.masked_thought:MaskedThought"
+    name: Literal["masked_thought"] = key("masked_thought", "The method's name.")
+    mask_ratio: Fraction = key(0.4, "Fraction of the target tokens that is corrupted after the warm-up.")
+    warmup_fraction: Fraction = key(2 / 3, "Share of training over which mask_ratio ramps up from 0 (linear).")
+    schedule: Literal["linear", "constant", "uniform"] = key(
+        "linear", "linear ramp; constant; or uniform: a ratio from U(0, mask_ratio) for each example."
+    )
+    random_fraction: Fraction = key(0.0, "Share of chosen tokens replaced by a random id, not by the mask token.")
+    target: Literal["response", "prompt", "both"] = key("response", "Which tokens may be corrupted.")
+    granularity: Literal["token", "span", "step"] = key("token", "Single tokens, runs of tokens, or whole lines.")
+    span_mean: Annotated[float, Field(ge=1)] = key(3.0, "Mean length of a run in tokens (granularity=span).")
+    drop_attention: bool = key(False, "Also hide corrupted positions from attention of all other positions.")
+    mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
+    keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
+    noise: Literal["token", "dropout", "neftune", "model_sample", "mixup"] = key(
+        "token",
+        "What becomes of a chosen input: the mask token; its embedding dropped; noise added to it; a token that the "
+        "model samples there; its embedding mixed with another.",
+    )
+    dropout_rate: Fraction = key(1.0, "Share of a chosen embedding's numbers set to 0 (noise=dropout).")
+    neftune_alpha: NonNegative = key(5.0, "Size of the added noise, alpha / sqrt(length x width) (noise=neftune).")
+    neftune_tokens: Literal["chosen", "all"] = key(
+        "chosen", "Where noise is added: at chosen inputs; or at every token, whatever mask_ratio (noise=neftune)."
+    )
+    mixup_share: Fraction = key(0.3, "Share of the other embedding (noise=mixup).")
+    mixup_with: Literal["expected", "sample", "random"] = key(
+        "expected",
+        "The other embedding: the mean under the model's prediction, or that of a sampled or a random token (noise=mixup).",
+    )
+    temperature: Positive = key(1.0, "Divides the logits that noise=model_sample and noise=mixup predict from.")
+
+    def method_class(self) -> str:
+        return self.implementation if self.noise == "token" else "mft_cli.methods.noise:NoisyThought"
+
+
+@dataclass(config=STRICT)
+class MaskedCritiqueConfig(MethodConfig):
+    """Drop labels inside a teacher's critique, the inputs stay."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.masked_critique:MaskedCritique"
+    name: Literal["masked_critique"] = key("masked_critique", "The method's name.")
+    mask_ratio: Fraction = key(0.2, "Fraction of the tokens in the spans that is not learnt.")
+    spans: list[Literal["think", "critique", "reasoning"]] = key(
+        ["critique"], "Spans in which labels are dropped; [think] is critique and reasoning."
+    )
+    skip_first: Count = key(5, "Tokens at the start of each span that are always learnt.")
+    redraw: bool = key(True, "Draw anew in each epoch; false: the same labels are dropped throughout.")
+    format_term: Literal["argmax_reward", "tag_likelihood"] = key(
+        "argmax_reward",
+        "argmax_reward: the paper's, it has no gradient; tag_likelihood: cross entropy of tags and answer.",
+    )
+    beta: NonNegative = key(0.05, "Weight of the format term.")
+    strict_format: bool = key(False, "The reward accepts integer answers only, as the published code does.")
+    neftune_alpha: NonNegative = key(
+        0.0,
+        "NEFTune: size of the noise added to all embeddings, alpha / sqrt(length x width); 0 is off, published 0.1.",
+    )
+
+
+@dataclass(config=STRICT)
+class MaskFinetuneConfig(MethodConfig):
+    """Learn which weights of a fine-tuned model to remove, nothing else (arXiv 2503.22764)."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.mask_finetune:MaskFinetune"
+    name: Literal["mask_finetune"] = key("mask_finetune", "The method's name.")
+    selection: Literal["local", "global"] = key(
+        "local", "local: the smallest scores of each matrix, by mask_ratio; global: all scores below threshold."
+    )
+    mask_ratio: Fraction | dict[str, Fraction] = key(
+        0.1, "Fraction of a matrix's weights that is removed (local); or a map from attention, mlp or a name pattern."
+    )
+    threshold: float | dict[str, float] = key(
+        -0.035, "Weights whose score is below are removed (global); or a map from attention, mlp or a name pattern."
+    )
+    layers: str | int | list[Count] | None = key(
+        None, "Layers whose weights are masked: 4-7, [4,5], '0-3,20-23' or all; null: all, with selection=global only."
+    )
+    modules: list[str] = key(["attention", "mlp"], "Linear layers in them: attention, mlp, or name patterns (q_proj).")
+    scores: Literal["learned", "random", "magnitude"] = key(
+        "learned",
+        "learned; or, without any training, random (each weight with mask_ratio) or magnitude (smallest |W|).",
+    )
+    score_init: Positive | None = key(
+        None, "Standard deviation of the learned scores at the start; null: the model's initializer_range."
+    )
+
+
+@dataclass(config=STRICT)
+class ChunkRefineConfig(MethodConfig):
+    """Mask whole chunks of reasoning; a small recurrent head refines the hidden states of what was masked."""
+
+    implementation: ClassVar[str] = "mft_cli.methods.chunk_refine:ChunkRefine"
+    name: Literal["chunk_refine"] = key("chunk_refine", "The method's name.")
+    mask_ratio: Fraction = key(0.3, "Probability that a chunk of the response is masked, as a whole.")
+    chunk_size: Annotated[int, Field(ge=2)] = key(16, "Tokens of a chunk, from the response's first token on.")
+    partial_fill: Fraction = key(0.0, "Share of the masked chunks of which only a part is masked, as in decoding.")
+    backbone: Literal["frozen", "trained"] = key("frozen", "frozen: only the head trains; trained: all weights do.")
+    hidden: Literal["backbone", "embedding"] = key("backbone", "What the head reads: backbone states, or embeddings.")
+    context: Literal["causal", "none"] = key("causal", "causal: a chunk's code attends to those of earlier chunks.")
+    supervise: Literal["last", "every_step"] = key("last", "Which refinement steps have a loss.")
+    deep_supervision_weight: NonNegative = key(0.3, "A refined chunk weighs 1 + this in the loss, another one 1.")
+    early_stop: Literal["eval", "always", "never"] = key(
+        "eval", "Where a chunk stops once it no longer changes: in inference, in training too, or nowhere."
+    )
+    min_steps: AtLeastOne = key(2, "Refinement steps before a chunk may stop.")
+    max_steps: AtLeastOne = key(8, "Refinement steps at most.")
+    threshold: Annotated[float, Field(gt=0, le=1)] = key(0.01, "Stop when successive codes have cosine above 1 - this.")
+    refine_low_confidence_only: bool = key(False, "Leave chunks alone of which the head is more than 50 % sure.")
+    width: AtLeastOne = key(512, "Width of the head.")
+    layers: AtLeastOne = key(2, "Transformer layers of the head.")
+    heads: AtLeastOne = key(8, "Attention heads of the head; they divide width.")
+    mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
+
+
+AnyMethod = Annotated[
+    SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig | MaskFinetuneConfig | ChunkRefineConfig,
+    Field(discriminator="name"),
+]  # a new method is added here

@@ -1,0 +1,79 @@
+"""Optimizer, checkpoints and watching."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+
+
+@dataclass(config=STRICT)
+class TrainingConfig:
+    """Optimizer, schedule and steps."""
+
+    global_batch_size: AtLeastOne = key(32, "Examples in an optimizer step, over all ranks.")
+    micro_batch_size: AtLeastOne = key(1, "Rows in one forward pass of one rank.")
+    packing: bool = key(True, "Lay several examples into one row; off: one example a row, padded.")
+    row_length: AtLeastOne | None = key(None, "Tokens in a packed row; null: 1024, or data.max_length if larger.")
+    epochs: Positive = key(3.0, "Passes over the data (a part of a pass counts).")
+    max_steps: AtLeastOne | None = key(None, "Stop after this many optimizer steps; overrides epochs.")
+    learning_rate: NonNegative = key(2e-5, "Peak learning rate.")
+    schedule: Literal["constant", "linear", "cosine"] = key("cosine", "Shape of the learning rate after the warm-up.")
+    warmup_steps: Count | None = key(None, "Warm-up in steps; overrides warmup_fraction.")
+    warmup_fraction: Fraction = key(0.03, "Warm-up as a share of all steps.")
+    min_ratio: Fraction = key(0.0, "Lowest learning rate, as a share of the peak, where the decay ends.")
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of all steps at which the decay ends.")
+    tail: Literal["constant", "linear"] = key("constant", "After the decay: stay at min_ratio, or go linearly to 0.")
+    weight_decay: NonNegative = key(0.0, "AdamW weight decay; weight matrices only.")
+    optimizer: Literal["adamw", "adamw_8bit", "adamw_8bit_paged"] = key(
+        "adamw", "adamw; with its state in 8 bits (bitsandbytes); and that paged out to the CPU when a GPU is full."
+    )
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = key([0.9, 0.999], "AdamW betas.")
+    eps: Positive = key(1e-8, "AdamW epsilon.")
+    max_grad_norm: NonNegative = key(1.0, "Clip the gradient's norm to this; 0 does not clip.")
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = key(
+        "auto", "auto: bf16 where the hardware multiplies it fast, else fp32. Master weights are always fp32."
+    )
+    gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, slower.")
+    logits_chunk: AtLeastOne = key(1024, "Positions whose logits are held at once.")
+    fast_modules: bool = key(True, "Swap element-wise modules for fused ones that were checked to compute the same.")
+    max_bad_steps: AtLeastOne = key(5, "Stop after this many steps in a row without a finite loss and gradient.")
+
+
+@dataclass(config=STRICT)
+class CheckpointConfig:
+    """What is saved during training."""
+
+    every_steps: Count = key(0, "Save every this many steps; 0: at the end of every epoch.")
+    every_minutes: NonNegative = key(30.0, "Save also when this long has passed since the last one; 0: never.")
+    keep_last: AtLeastOne = key(2, "How many of the newest checkpoints stay.")
+    keep_best: bool = key(False, "Keep also the checkpoint with the lowest validation loss.")
+    resume: bool = key(True, "Go on from the newest verified checkpoint in the run folder; false starts anew.")
+    retime: bool = key(False, "Allow a resume that changes the total number of steps.")
+
+
+@dataclass(config=STRICT)
+class LogConfig:
+    """What is watched during training."""
+
+    every_steps: AtLeastOne = key(1, "Write a row of metrics every this many steps.")
+    samples_every_steps: Count = key(0, "Generate a few completions every this many steps; 0: never.")
+    samples: AtLeastOne = key(2, "How many completions.")
+    sample_tokens: AtLeastOne = key(128, "Longest such completion in tokens.")
+    wandb: Literal["off", "online", "offline"] = key("off", "Weights & Biases.")
+    wandb_project: str = key("mft", "Weights & Biases project.")
+    tensorboard: bool = key(False, "TensorBoard files in the run folder.")
+    peak_tflops: Positive | None = key(None, "Peak of the device, for model FLOP utilisation; null: known GPUs only.")
+
+
+@dataclass(config=STRICT)
+class SweepConfig:
+    """What a sweep looks at."""
+
+    objective: str = key(
+        "validation_loss",
+        "The number of a run that a sweep chooses by: validation_loss, a benchmark's name, or <benchmark>/gold_logprob.",
+    )

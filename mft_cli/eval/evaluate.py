@@ -1,0 +1,110 @@
+"""`mft eval`: an evaluation from its settings to its result."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.runs import EvalRunConfig
+from mft_cli.config.validate import to_plain, to_yaml
+from mft_cli.eval.grading.graders import check_needs
+from mft_cli.eval.plan import Plan
+from mft_cli.eval.score import summary
+from mft_cli.eval.session import Session
+from mft_cli.files import digest_of, file_digest, read_json, write_atomically, write_json
+from mft_cli.provenance import provenance
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import stoppable
+
+
+def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
+    """Evaluate a model on `config.eval.benchmarks` into out/<benchmark>/; returns each one's metrics.
+
+    Raises UserError for a folder that is no whole model, missing data, or a prompt that does not fit the tokenizer.
+    """
+    session = Session(config, out)
+    plans = session.plans(out)
+    last = {plan.name: session.last_pass(plan) for plan in plans}
+    metrics = {name: found for name, plan in last.items() if plan is not None and (found := finished(plan)) is not None}
+    todo = [plan.name for plan in plans if plan.name not in metrics]
+    for plan in plans:
+        if plan.name in todo:
+            check_needs(plan.benchmark, config.eval)
+    try:
+        for plan in plans:
+            if plan.name in todo:
+                last[plan.name] = session.complete(plan, plans)
+    finally:
+        session.close_engine()
+    for name in todo:
+        metrics[name] = session.score(last[name])  # type: ignore[arg-type]
+    for plan in plans:
+        say_result(metrics[plan.name], reused=plan.name not in todo)
+    return {plan.name: metrics[plan.name] for plan in plans}
+
+
+def say_result(metrics: dict[str, Any], reused: bool) -> None:
+    """The benchmark's last lines."""
+    print(summary(metrics, reused=reused), flush=True)
+    if wins := metrics.get("preference"):
+        print(
+            f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
+            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}",
+            flush=True,
+        )
+    if first := metrics.get("first_pass"):
+        print(
+            f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second mended {first['mended']} "
+            f"answers and spoiled {first['spoiled']}",
+            flush=True,
+        )
+
+
+def finished(plan: Plan) -> dict[str, Any] | None:
+    """The metrics of an evaluation that was done before with the same settings and whose files are untouched."""
+    path = plan.out / "metrics.json"
+    if plan.journal.missing() or not path.is_file() or not (plan.out / "scores.jsonl").is_file():
+        return None
+    try:
+        metrics = read_json(path)
+    except ValueError:
+        return None
+    same = metrics.get("settings_digest") == plan.settings_digest
+    same = same and ("first_pass" in metrics) == plan.two_passes
+    same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
+    return metrics if same and metrics.get("generations_digest") == file_digest(plan.journal.path) else None
+
+
+def eval_folder(config: EvalRunConfig) -> Path:
+    """run_dir, else a name that model, benchmarks and settings decide: the same command goes on where it was."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    path = Path(config.model.path)
+    exported = path.name.startswith(("export", "adapter"))
+    while path.name.startswith(("export", "adapter")):  # outputs/<run>/export/adapter
+        path = path.parent
+    model = path.name if exported else path.stem
+    if config.eval.engine == "api":
+        model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.eval.api.model)
+    digest = digest_of({k: v for k, v in to_plain(config).items() if k != "run_dir"})[:8]
+    return Path("outputs") / f"eval-{model[:48]}-{'+'.join(config.eval.benchmarks)[:48]}-{digest}"
+
+
+def evaluate_run(config: EvalRunConfig) -> Path:
+    """Evaluate and keep configuration, provenance and state beside the results. Returns the folder."""
+    pass
+
+    run = RunDir(eval_folder(config))
+    with run.lock():
+        write_atomically(run.config, to_yaml(config))
+        data = {name: {"where": b.source.path, "split": b.source.split} for name, b in config.eval.benchmarks.items()}
+        write_json(run.provenance, provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config))))
+        with run.told(), stoppable():
+            evaluate(config, run.root / "eval")
+        run.set_state("done")
+        print(f"results in {run.root}")
+    return run.root
+
+
+# ---- exports of a training run --------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""Judged benchmarks (AlpacaEval): a language model behind an endpoint says which of two answers it prefers.
+
+Every pair is judged in both orders, since judges favour a position: the preference is 0, 0.5 or 1. Judgements are a
+journal of their own in the cache folder, so that a killed scoring goes on, and scoring again costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
+from mft_cli.errors import UserError
+from mft_cli.eval.engines.api import ApiEngine, JsonMessages, endpoint_facts
+from mft_cli.eval.engines.base import Completion, Request, Sampling
+from mft_cli.eval.grading.graders import OK, UNPARSED
+from mft_cli.eval.grading.length_control import length_controlled_win_rate, win_rate
+from mft_cli.eval.journal import Journal, Record
+from mft_cli.files import cache_folder, digest_of, write_json
+
+QUESTION = """Two assistants answered the same instruction. Judge which answer a careful reader would prefer: the one \
+that does what was asked, correctly and completely, without padding. The order of the answers means nothing.
+
+<instruction>
+{instruction}
+</instruction>
+
+<answer_A>
+{A}
+</answer_A>
+
+<answer_B>
+{B}
+</answer_B>
+
+Reply with the one letter of the better answer, A or B, and nothing else."""
+ANSWER_TOKENS = 8  # eval.judge.extra gives a judge that thinks aloud more
+
+
+def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
+    """A score for each record with its `preference`; `correct` where the completion is preferred. Raises UserError."""
+    if not config.judge.base_url or not config.judge.model:
+        raise UserError(
+            "a judged benchmark needs eval.judge.base_url and eval.judge.model, an OpenAI-compatible endpoint; the "
+            "completions are kept, start the same command again with them"
+        )
+    pairs = [(record, json.loads(record["gold"])) for record in records]
+    answers = judge([question(r, gold, first) for r, gold in pairs for first in (True, False)], config.judge)
+    scores = []
+    for place, (record, gold) in enumerate(pairs):
+        # the completion is A the first time and B the second
+        votes = [vote(answers[2 * place], "A"), vote(answers[2 * place + 1], "B")]
+        preference = sum(0.5 if v is None else v for v in votes) / 2
+        scores.append(
+            {
+                "id": record["id"],
+                "sample": record.get("sample", 0),
+                "gold": record["gold"],
+                "answer": {0.0: "loss", 1.0: "win"}.get(preference, "tie"),
+                "correct": preference > 0.5,
+                "status": UNPARSED if votes == [None, None] else OK,
+                "preference": preference,
+                "length": len(record["completion"]),
+                "reference_length": len(gold["output"]),
+            }
+        )
+    return scores
+
+
+def question(record: Record, gold: dict[str, str], first: bool) -> str:
+    """What the judge is asked; the completion is answer A if `first`. Filled in one go: answers may hold {B}."""
+    two = (record["completion"], gold["output"])
+    values = {"instruction": gold["instruction"], "A": two[0 if first else 1], "B": two[1 if first else 0]}
+    return re.sub(r"\{(instruction|A|B)\}", lambda found: values[found[1]], QUESTION)
+
+
+def vote(answer: str, ours: str) -> float | None:
+    """1 if the judge's last single letter is ours, 0 if it is the other's, None if there is none."""
+    letters = re.findall(r"(?<![A-Za-z])[AB](?![A-Za-z])", answer)
+    return float(letters[-1] == ours) if letters else None
+
+
+def judge(questions: Sequence[str], api: ApiConfig) -> list[str]:
+    """The judge's answers, in order; those that it gave before come from the cache."""
+    facts = endpoint_facts(api)
+    keys = [digest_of([facts, number, text]) for number, text in enumerate(questions)]
+    journal = Journal(cache_folder() / "judgements" / f"{digest_of(keys)}.jsonl", keys)
+    missing = set(journal.missing())
+    if missing:
+        messages = [json.dumps([{"role": "user", "content": text}]) for text in questions]
+        requests = [Request((), ANSWER_TOKENS, text=text, chat=True) for text in messages]
+        engine = ApiEngine(api, JsonMessages())
+
+        def report(index: int, completion: Completion) -> None:
+            journal.add(keys[index], {"answer": completion.text})
+
+        try:
+            engine.generate(
+                requests, set(range(len(keys))) - missing, Sampling(0.0, 1.0, (), ()), report, lambda count: None
+            )
+        finally:
+            journal.close()
+            engine.close()
+    return [str(journal.done[key]["answer"]) for key in keys]
+
+
+def preference_metrics(
+    scores: Sequence[Record], records: Sequence[Record], out: Path, model: str, api: ApiConfig
+) -> dict[str, Any]:
+    """Win rates in percent for metrics.json. Writes model_outputs.json and annotations.json as alpaca_eval has them."""
+    golds = [json.loads(score["gold"]) for score in scores]
+    outputs = [
+        {"dataset": g.get("dataset"), "instruction": g["instruction"], "output": r["completion"], "generator": model}
+        for g, r in zip(golds, records, strict=True)
+    ]
+    annotations = [
+        {
+            "instruction": g["instruction"],
+            "output_1": g["output"],
+            "generator_1": g.get("generator"),
+            "output_2": r["completion"],
+            "generator_2": model,
+            "annotator": api.model,
+            "preference": 1 + s["preference"],  # theirs is 1 for the reference, 2 for the model
+        }
+        for g, r, s in zip(golds, records, scores, strict=True)
+    ]
+    write_json(out / "model_outputs.json", outputs)
+    write_json(out / "annotations.json", annotations)
+    preferences = [s["preference"] for s in scores]
+    differences = [s["length"] - s["reference_length"] for s in scores]
+    rate, error = win_rate(preferences)
+    return {
+        "win_rate": rate,
+        "standard_error": error,
+        "length_controlled_win_rate": length_controlled_win_rate(preferences, differences),
+        "length_control": "logistic regression on length alone, without the instructions' difficulty",
+        "mean_length": sum(s["length"] for s in scores) / len(scores),
+        "mean_reference_length": sum(s["reference_length"] for s in scores) / len(scores),
+        "reference": sorted({str(g.get("generator")) for g in golds}),
+        "judge": endpoint_facts(api),
+        "orders": "both, averaged",
+    }

@@ -1,0 +1,273 @@
+"""`mft eval`: prompts, completions, scores and gold log-probabilities of one model on several benchmarks.
+
+All completions come first, with the engine loaded once; then it is closed, so that the gold solutions' pass has the
+memory of a GPU to itself. What is finished under the same settings is reused, down to single completions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.schema.runs import EvalRunConfig
+from mft_cli.console import TokenProgress
+from mft_cli.data.prompts import UnsafeText
+from mft_cli.errors import UserError
+from mft_cli.eval.certainty import confidence_metrics, refused_prompts
+from mft_cli.eval.engines.base import Completion, Engine, Loading, confidence
+from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine, replica_devices
+from mft_cli.eval.engines.replicas import Replicas
+from mft_cli.eval.grading.graders import gold_parts
+from mft_cli.eval.journal import read_lines
+from mft_cli.eval.plan import Plan, Subject, make_plan
+from mft_cli.eval.score import score_file
+from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
+from mft_cli.files import write_json
+from mft_cli.models.folder import check_context, open_endpoint, open_model
+from mft_cli.models.loading import load_tokenizer
+
+
+def refuse_chat(name: str, prompts: list[PromptConfig]) -> None:
+    """Raises UserError: a chat has no text of its own without the tokenizer's template."""
+    for prompt in prompts:
+        if prompt.kind == "chat":
+            raise UserError(
+                f"eval.api.send=text, but prompt {prompt.name} of {name} is a chat: use send=messages or "
+                "prompt=raw, or send=tokens with model.path"
+            )
+
+
+class Session:
+    """One model during one evaluation: its folder, tokenizer, and the engine once it is needed."""
+
+    def __init__(self, config: EvalRunConfig, out: Path):
+        self.config, self.logs = config, out / "logs"
+        self.engine: Engine | None = None
+        self.gold_model: Any = None
+        self.load_s = 0.0
+        self.devices: list[str | None] = [None]
+        self.device = self.dtype = ""
+        name, version = choose_engine(config.eval)
+        if name == "api":
+            self._open_endpoint()
+        else:
+            self._open_folder(name, version)
+        self.folder = self.subject.folder
+
+    def _open_folder(self, name: str, version: str) -> None:
+        config = self.config
+        self.device, self.dtype = device_and_dtype(config)
+        self.devices = replica_devices(config.eval, config.launch, self.device)
+        facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
+        wide = config.eval.tensor_parallel
+        folder = open_model(config.model)
+        if name == "refine":
+            from mft_cli.methods.refine.folder import head_digest
+
+            facts |= {"head": head_digest(folder.path), "refine_accept": config.eval.refine_accept}
+        tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
+        self.subject = Subject(folder, tokenizer, facts if wide == 1 else {**facts, "tensor_parallel": wide})
+        # what is recorded beside the key's facts: replicas do not change completions
+        self.engine_facts = {**facts, "replicas": len(self.devices), "tensor_parallel": wide}
+        if folder.adapter is not None:
+            self.engine_facts["adapter"] = "served beside its base model, not merged"
+
+    def _open_endpoint(self) -> None:
+        from mft_cli.eval.engines.api import JsonMessages, endpoint_facts
+
+        folder = open_endpoint(self.config.model, self.config.eval.api)
+        self.engine_facts = endpoint_facts(self.config.eval.api)
+        by_text = self.config.eval.api.send != "tokens"
+        tokenizer = JsonMessages() if by_text else load_tokenizer(str(folder.tokenizer), self.config.model)
+        self.subject = Subject(folder, tokenizer, self.engine_facts, by_text)
+        if self.config.eval.gold_logprob:
+            print("gold log-probabilities need the weights: there are none for an endpoint", flush=True)
+
+    def plans(self, out: Path) -> list[Plan]:
+        """A plan for every benchmark; says where the problems come from, and contamination aloud."""
+        plans = []
+        for name, benchmark in self.config.eval.benchmarks.items():
+            plan = make_plan(name, benchmark, self.config.eval, self.subject, out / name)
+            plans.append(plan)
+            prompts = [plan.renderer.prompt, *([second_prompt(plan)] if plan.two_passes else [])]
+            if self.config.eval.engine == "api" and self.config.eval.api.send == "text":
+                refuse_chat(name, prompts)
+            print(
+                f"{name}: {len(plan.problems)} problems; {plan.where}; prompt {plan.renderer.prompt.name}", flush=True
+            )
+            if plan.contaminated:
+                plan.warnings.insert(0, f"CONTAMINATED: {plan.contaminated}")
+            for warning in plan.warnings:
+                print(f"WARNING: {name}: {warning}", flush=True)
+        return plans
+
+    # ---- completions ----
+
+    def last_pass(self, plan: Plan) -> Plan | None:
+        """The plan whose completions are scored: the second pass of two, None while the first is unfinished."""
+        if not plan.two_passes:
+            return plan
+        if plan.journal.missing():
+            return None
+        plan.journal.finish()
+        return second_plan(plan, self.config.eval, self.subject)
+
+    def complete(self, plan: Plan, plans: list[Plan]) -> Plan:
+        """Generate what is missing, in both passes of two; returns the last pass."""
+        self.generate(plan, plans)
+        last = self.last_pass(plan)
+        assert last is not None
+        if last is not plan:
+            for warning in last.warnings:
+                print(f"WARNING: {last.title}: {warning}", flush=True)
+            self.generate(last, plans)
+        return last
+
+    def generate(self, plan: Plan, plans: list[Plan]) -> None:
+        """Everything that the journal lacks; the engine is loaded when the first completion is needed."""
+        for index in plan.journal.missing():
+            if plan.requests[index].max_new_tokens == 0:
+                plan.record(index, Completion("", "length", 0, confidence(plan.sampling, (), ())))
+        missing = plan.journal.missing()
+        if missing:
+            self.load(plans)
+            if len(missing) < len(plan.requests):
+                print(f"{plan.title}: {len(plan.requests) - len(missing)} completions are there already", flush=True)
+            start = time.perf_counter()
+            self._run_engine(plan, missing)
+            plan.seconds["generate"] = round(time.perf_counter() - start, 3)
+        plan.seconds["load"] = round(self.load_s, 3)
+        plan.journal.finish()
+
+    def _run_engine(self, plan: Plan, missing: list[int]) -> None:
+        assert self.engine is not None
+        progress = TokenProgress(plan.title, len(missing), plan.benchmark.max_new_tokens)
+        wanted = set(missing)
+
+        def report(index: int, completion: Completion) -> None:
+            if index in wanted:  # an engine may repeat what is there, as a part of a batch
+                wanted.remove(index)
+                plan.record(index, completion)
+                progress.completion()
+
+        done = set(range(len(plan.requests))) - wanted
+        try:
+            self.engine.generate(plan.requests, done, plan.sampling, report, progress.tokens)
+        finally:
+            plan.journal.close()
+            progress.close()
+
+    def load(self, plans: list[Plan]) -> None:
+        """Load the engine, with room for the longest prompt and completion of all plans; once."""
+        if self.engine is not None:
+            return
+        start = time.perf_counter()
+        if self.engine_facts["name"] == "api":
+            from mft_cli.eval.engines.api import ApiEngine
+
+            self.engine = ApiEngine(self.config.eval.api, self.subject.tokenizer)
+            return
+        loading = self._loading(self._context(plans))
+        copies = f", {len(self.devices)} replicas" if len(self.devices) > 1 else ""
+        beside = f" with the adapter {loading.adapter}" if loading.adapter else ""
+        version = self.engine_facts["version"]
+        print(f"loading {loading.folder}{beside} into {loading.name} {version} ({loading.dtype}{copies})", flush=True)
+        if copies:
+            self.engine = Replicas(
+                loading, self.config.eval, self.config.model, self.devices, self.config.launch.threads, self.logs
+            )
+        else:
+            self.engine = load_engine(loading, self.subject.tokenizer, self.config.eval)
+        self.load_s = time.perf_counter() - start
+
+    def _context(self, plans: list[Plan]) -> int:
+        lengths = [len(r.prompt) + r.max_new_tokens for plan in plans for r in plan.requests if r.max_new_tokens]
+        lengths += [context_needed(plan, self.config.eval, self.subject) or 0 for plan in plans if plan.two_passes]
+        context = self.config.eval.max_model_len or max(lengths)
+        check_context(context, self.folder.context)
+        return context
+
+    def _loading(self, context: int) -> Loading:
+        trust = self.config.model.trust_remote_code
+        return Loading.of(self.folder, self.engine_facts["name"], self.device, self.dtype, context, trust)
+
+    def close_engine(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+    # ---- scores ----
+
+    def score(self, plan: Plan) -> dict[str, Any]:
+        """scores.jsonl, gold.jsonl and metrics.json of a plan whose completions are all there."""
+        has_weights = self.engine_facts["name"] != "api"
+        gold = self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
+        prompt = plan.renderer.prompt
+        extra = {
+            "gold_logprob": gold,
+            "contaminated": plan.contaminated,
+            "overlap": plan.overlap,
+            "prompt": asdict(prompt),
+            "prompt_text": plan.renderer.prompt_text("{question}"),
+            "engine": self.engine_facts,
+            "model": {"weights_digest": self.folder.weights_digest, "tokenizer_digest": self.folder.tokenizer_digest},
+            "settings_digest": plan.settings_digest,
+            "seconds": plan.seconds,
+        }
+        if plan.sampling.logprobs:
+            extra["logprobs"] = confidence_metrics(plan, self.engine_facts["name"])
+        if refused := refused_prompts(plan):
+            plan.warnings.append(f"{refused} prompts were refused by the endpoint as too long: counted as wrong")
+        metrics = score_file(
+            plan.journal.path, plan.name, plan.benchmark, plan.out, plan.golds,
+            eval_config=self.config.eval, extra=extra, warnings=plan.warnings,
+        )  # fmt: skip
+        if plan.first is not None:
+            metrics["first_pass"] = first_pass_metrics(plan.first, plan.out / "scores.jsonl", self.config.eval)
+        if plan.benchmark.answer_type == "judged":
+            metrics["preference"] = self._preferences(plan)
+        if plan.first is not None or plan.benchmark.answer_type == "judged":
+            write_json(plan.out / "metrics.json", metrics)
+        return metrics
+
+    def _preferences(self, plan: Plan) -> dict[str, Any]:
+        """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
+        from mft_cli.eval.grading.preferences import preference_metrics
+
+        name = self.engine_facts.get("model") or f"{self.folder.path.name}-{self.folder.weights_digest[:8]}"
+        scores = read_lines(plan.out / "scores.jsonl")[0]
+        return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
+
+    def _gold(self, plan: Plan) -> dict[str, Any] | None:
+        from mft_cli.eval.engines.hf import load_model
+        from mft_cli.eval.gold import gold_logprobs, write_gold
+
+        start = time.perf_counter()
+        examples, ids = [], []
+        for problem, prompt in zip(plan.problems, plan.requests[:: plan.benchmark.samples], strict=True):
+            if not problem.row.response:
+                continue  # a benchmark without worked solutions
+            try:
+                answer = problem.row.answer or gold_parts(problem.gold)["answer"]
+                response = plan.renderer.response_ids(problem.row.response, answer)
+            except UnsafeText:
+                continue
+            if self.folder.context is None or len(prompt.prompt) + len(response) <= self.folder.context:
+                examples.append((list(prompt.prompt), response))
+                ids.append(problem.id)
+        if skipped := sum(bool(p.row.response) for p in plan.problems) - len(ids):
+            plan.warnings.append(f"{skipped} gold solutions do not fit into the context: no log-probability for them")
+        if not ids:
+            return None
+        if self.gold_model is None:
+            self.gold_model = load_model(
+                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter
+            )
+        progress = TokenProgress(f"{plan.name} gold solutions", len(ids), 1)
+        sums = gold_logprobs(self.gold_model, examples, progress.examples)
+        progress.close()
+        plan.seconds["gold"] = round(time.perf_counter() - start, 3)
+        return write_gold(plan.out / "gold.jsonl", ids, sums, [len(r) for _, r in examples])

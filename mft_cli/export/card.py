@@ -1,0 +1,74 @@
+"""The model card of an export and what it states."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mft_cli import __version__
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.files import read_json, write_atomically
+from mft_cli.provenance import versions
+
+
+def export_facts(
+    config: TrainConfig, digest: str, step: int, data: dict[str, Any], derived_from: list[str]
+) -> dict[str, Any]:
+    """What the export says of itself; `mft eval` reads the prompt and derived_from."""
+    return {
+        "base_model": config.model.path,
+        "method": asdict(config.method),
+        "peft": asdict(config.peft),
+        "prompt": asdict(config.prompt),
+        "data": data,
+        "derived_from": derived_from,
+        "settings_digest": digest,
+        "step": step,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def model_card(facts: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
+    """README.md of the export, in the hub's form."""
+    method = facts["method"]
+    settings = "\n".join(f"| {k} | {v} |" for k, v in method.items() if k != "name")
+    data = "\n".join(f"| {n} | {d['where']} | {d['rows']:,} | `{d['digest'][:16]}` |" for n, d in facts["data"].items())
+    packages = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
+    lines = [
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [mft, {method['name']}]\n---",
+        f"# {facts['base_model']} fine-tuned with {method['name']}",
+        f"Made by mft {__version__}: step {facts['step']}, seed {facts['seed']}, settings digest "
+        f"`{facts['settings_digest']}`. The prompt is `{facts['prompt']['name']}` (in full in `mft.json`).",
+        f"## Method\n\n| {method['name']} | value |\n|---|---|\n{settings}"
+        if settings
+        else f"## Method\n\n{method['name']}",
+        f"## Data\n\n| source | where | examples | digest |\n|---|---|---|---|\n{data}",
+    ]
+    if facts["derived_from"]:
+        lines.append(
+            f"**Contamination.** The training data contains or was made from: {', '.join(facts['derived_from'])}. "
+            "Scores on these benchmarks do not measure generalisation."
+        )
+    if scores:
+        rows = "\n".join(
+            f"| {n} | {s['n']} | {percent(s['accuracy'])} | {' to '.join(map(percent, s['interval']))} "
+            f"| {s.get('contaminated') or 'no'} |"
+            for n, s in scores.items()
+        )
+        lines.append(
+            f"## Scores\n\n| benchmark | problems | accuracy | 95 % interval | contaminated |\n"
+            f"|---|---|---|---|---|\n{rows}"
+        )
+    lines.append(f"## Versions\n\n{packages}")
+    return "\n\n".join(lines) + "\n"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def add_scores_to_card(folder: Path, scores: dict[str, dict[str, Any]]) -> None:
+    """Rewrite an export's model card with its scores."""
+    write_atomically(folder / "README.md", model_card(read_json(folder / "mft.json"), scores))

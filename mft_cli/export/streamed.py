@@ -1,0 +1,180 @@
+"""The export of a model that no rank holds whole: tensor by tensor into sharded safetensors, then loaded again."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mft_cli import __version__
+from mft_cli.console import quiet_transformers
+from mft_cli.distributed.ranks import Ranks
+from mft_cli.export.card import model_card
+from mft_cli.export.whole import Beside
+from mft_cli.files import discard, flush_folder, write_atomically, write_json
+
+SHARD_BYTES = 5 * 10**9
+Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
+
+
+def export_streamed(
+    folder: Path, model: Any, tensor: Callable[[str], Tensor], ranks: Ranks, expected: Tensor | None, probe: Tensor,
+    *, vocabulary: int, tokenizer: Any, dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
+    trust: bool = False, restored: range = range(0), names: list[str] | None = None, beside: Beside | None = None,
+) -> None:  # fmt: skip
+    """Write the model as a folder that from_pretrained loads. All ranks have to call; rank 0 writes.
+
+    `tensor(name)` gives a whole tensor, one at a time, of `names`, or of the model's own; `beside(folder, probe, None)`
+    writes more into the folder; `expected` are the trained model's logits of the tokens `probe`, or None where the
+    weights are an earlier step's; `restored` are rows of the head that `tensor` gives as they were before training,
+    whose logits are not compared.
+    The folder appears only after its tensors were counted and it was loaded again. Raises RuntimeError if they differ.
+    """
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    pieces = exported(model, tensor, vocabulary, dtype, names)
+    if ranks.rank:
+        for _ in pieces:  # takes part in gathering
+            pass
+        ranks.barrier()
+        return
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        written = write_shards(temporary, pieces)
+        config = copy.deepcopy(model.config)
+        config._attn_implementation = "sdpa"
+        config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
+        describe_folder(temporary, facts, [config, generation_settings(model, tokenizer, end_ids), tokenizer])
+        verify(temporary, written, probe, expected, restored, dtype, trust)
+        if beside:
+            beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
+        flush_folder(temporary)
+        if folder.exists():
+            discard(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        ranks.barrier()
+
+
+def generation_settings(model: Any, tokenizer: Any, end_ids: list[int]) -> Any:
+    """The model's settings of generation, with the prompt's end tokens and a padding token."""
+    generation = copy.deepcopy(model.generation_config)
+    generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    return generation
+
+
+def describe_folder(folder: Path, facts: dict[str, Any], parts: list[Any]) -> None:
+    """Everything but the weights: `parts` that save themselves, mft.json and the model card."""
+    with quiet_transformers():
+        for part in parts:
+            part.save_pretrained(str(folder))
+    write_json(folder / "mft.json", {"mft_version": __version__, **facts})
+    write_atomically(folder / "README.md", model_card(facts, {}))
+
+
+def exported(
+    model: Any, tensor: Callable[[str], Tensor], vocabulary: int, dtype: torch.dtype, names: list[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of everything that is saved: a tied head once, embeddings cut to the vocabulary."""
+    ends = {n for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
+    for name in names or model.state_dict():
+        if model.config.tie_word_embeddings and name == f"{head}.weight":
+            continue
+        value = tensor(name)
+        if name.rpartition(".")[0] in ends:
+            value = value[:vocabulary]
+        yield name, value.to("cpu", dtype if value.is_floating_point() else value.dtype)
+
+
+def values_digest(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:
+    """Files of SHARD_BYTES, named and indexed as transformers does. Returns what was gathered, tensor by tensor."""
+    digests: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    shards: list[list[str]] = [[]]
+    held: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        save_file(held, folder / f"part-{len(shards)}", metadata={"format": "pt"})
+        held.clear()
+
+    for name, value in pieces:
+        if held and sum(sizes[n] for n in held) + value.nbytes > SHARD_BYTES:
+            flush()
+            shards.append([])
+        held[name] = value.contiguous().clone()
+        sizes[name], digests[name] = value.nbytes, values_digest(value)
+        shards[-1].append(name)
+    flush()
+    places = {}
+    for i, names in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        os.replace(folder / f"part-{i}", folder / file)
+        places.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        write_json(folder / "model.safetensors.index.json", index)
+    return {n: (size, digests[n]) for n, size in sizes.items()}
+
+
+def verify_tensors(folder: Path, written: Written) -> None:
+    """The tensors on the disk are those that were written, read one at a time. Raises RuntimeError."""
+    found: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as handle:
+            for name in handle.keys():  # noqa: SIM118
+                value = handle.get_tensor(name)
+                size, digest = written.get(name, (-1, None))
+                if size >= 0 and (value.nbytes != size or (digest is not None and values_digest(value) != digest)):
+                    raise RuntimeError(f"{file}: {name} is not what was written")
+                found.add(name)
+    if found != written.keys():
+        differ = sorted(found ^ written.keys())
+        raise RuntimeError(f"{folder}: {len(found)} tensors on the disk, {len(written)} were written ({differ[0]} ...)")
+
+
+def verify(
+    folder: Path, written: Written, probe: Tensor, expected: Tensor | None, restored: range,
+    dtype: torch.dtype, trust: bool,
+) -> None:  # fmt: skip
+    """Tensor count, bytes and values, tied embeddings, and the logits of the folder loaded again.
+
+    In the dtype of its files a model is loaded as a map of them: its pages are read as the forward pass comes to them and
+    are dropped again when memory is short, so a model larger than the memory is compared, too.
+    """
+    from transformers import AutoModelForCausalLM
+
+    verify_tensors(folder, written)
+    with quiet_transformers(), torch.no_grad():
+        again = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
+        ).eval()
+        logits = again(probe.cpu()).logits.float()
+    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    if again.config.tie_word_embeddings and not tied:
+        raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
+    if expected is None:
+        return
+    close = 1e-4 if dtype == torch.float32 else 5e-2
+    compared = [i for i in range(logits.shape[-1]) if i not in restored]
+    found_logits, wanted = logits[..., compared], expected.float().cpu()[..., compared]
+    worst = float((found_logits - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+    if not worst <= close:
+        raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst:.2g}")

@@ -1,0 +1,136 @@
+"""The trained model as an ordinary Hugging Face folder, verified by loading it again."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli import __version__
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.console import quiet_transformers
+from mft_cli.export.card import model_card
+from mft_cli.files import discard, flush_folder, write_atomically, write_json
+
+Beside = Callable[[Path, Tensor, Tensor | None], None]
+
+
+def export(
+    folder: Path, model: nn.Module, weights: dict[str, Tensor], *, vocabulary: int, tokenizer: Any,
+    dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int], trust: bool = False, beside: Beside | None = None,
+) -> None:  # fmt: skip
+    """Write `weights` (by name; what is missing comes from `model`) as a folder that from_pretrained loads.
+
+    `vocabulary` rows of the embeddings are kept. The folder appears whole or not at all, and its logits are compared
+    with the trained weights' before it does. `beside(folder, probe, logits)` writes more into it. Raises RuntimeError
+    if they differ.
+    """
+    plain = plain_model(model, weights, dtype, trust)
+    probe = torch.arange(8).remainder(vocabulary)[None]
+    with torch.no_grad():
+        trained = plain(probe).logits[..., :vocabulary].clone()
+        if plain.get_input_embeddings().weight.shape[0] != vocabulary:
+            plain.resize_token_embeddings(vocabulary, mean_resizing=False)
+        expected = plain(probe).logits
+    # a product of another width may round otherwise; the reloaded model must then be the same to the bit
+    torch.testing.assert_close(expected, trained)
+    plain.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    if plain.generation_config.pad_token_id is None:
+        plain.generation_config.pad_token_id = tokenizer.pad_token_id
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with quiet_transformers():
+            plain.save_pretrained(str(temporary))
+            tokenizer.save_pretrained(str(temporary))
+        write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
+        write_atomically(temporary / "README.md", model_card(facts, {}))
+        verify(temporary, probe, expected, dtype, trust)
+        if beside:
+            beside(temporary, probe, expected)
+        flush_folder(temporary)
+        if folder.exists():
+            discard(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, trust: bool) -> Any:
+    """A fresh model of the same architecture with these weights, on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+    config.dtype = dtype
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of a 4-bit base, whose weights come in 16 bits
+    with torch.no_grad():
+        # not .to(dtype), which would cast rotary frequencies, too
+        plain = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust)
+        known = set(plain.state_dict())
+        every = {n: t for n, t in {**model.state_dict(), **weights}.items() if n in known}
+        state = {n: t.detach().to("cpu", dtype) for n, t in every.items()}
+        if missing := known - state.keys():
+            raise RuntimeError(f"the export would lack {sorted(missing)[0]} ({len(missing)} tensors)")
+        if config.tie_word_embeddings:  # type: ignore[union-attr]
+            # the head's name is in the state dict too, with the weight of before: the trained one is the embedding's
+            head = next((n for n, m in plain.named_modules() if m is plain.get_output_embeddings()), None)
+            state.pop(f"{head}.weight", None)
+        plain.load_state_dict(state, strict=False)
+        plain.tie_weights()
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    return plain.eval()
+
+
+def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype, trust: bool) -> None:
+    """The reloaded folder's logits are the trained weights', and tied embeddings are still tied."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        again = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
+        ).eval()
+    with torch.no_grad():
+        found = again(probe).logits
+    if not torch.equal(found, expected):
+        worst = float((found.float() - expected.float()).abs().max())
+        raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst}")
+    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    if again.config.tie_word_embeddings and not tied:
+        raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
+
+
+def verify_adapter(folder: Path, base: Any, merged: Any, probe: Tensor, vocabulary: int, close: float) -> None:
+    """The adapter in `folder`, loaded by peft onto `base`, has the logits of `merged`, both models in fp32.
+
+    `close` is a share of the largest logit. In 16-bit arithmetic the two would differ by more than a wrong merge does
+    (docs/peft.md has the numbers). Raises RuntimeError.
+    """
+    from peft import PeftModel
+
+    if base.get_input_embeddings().weight.shape[0] != vocabulary:
+        base.resize_token_embeddings(vocabulary, mean_resizing=False)
+    adapted = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+    with torch.no_grad():
+        logits, expected = adapted(probe).logits, merged(probe).logits[..., :vocabulary]
+    worst = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    if not worst <= close:
+        raise RuntimeError(f"{folder}: the merged model's logits differ from the adapter's by {worst:.2g}")
+
+
+def loaded_fp32(folder: str, config: ModelConfig) -> Any:
+    """A saved model in fp32 on the CPU. `config` tells a hub model's revision."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=config.trust_remote_code,
+            revision=None if Path(folder).is_dir() else config.revision,
+        ).eval()  # fmt: skip

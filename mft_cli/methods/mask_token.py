@@ -1,0 +1,34 @@
+"""Which token stands for a masked one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mft_cli.errors import UserError
+
+ADDED_TOKEN = "<mask>"
+
+
+RESERVED = (r"^(\[MASK\]|<mask>|<\|mask\|>|<\|MASK\|>)$", r"reserved", r"unused", r"extra_id_\d+")
+
+
+def choose_mask_token(tokenizer: Any, wanted: str) -> str:
+    """`auto`: a token that the tokenizer has for this or in reserve, else <mask>. Raises UserError for an unfit one."""
+    if wanted != "auto":
+        known = tokenizer.get_vocab().get(wanted)
+        if known is None and not re.match(r"^\S+$", wanted):
+            raise UserError(f"method.mask_token={wanted!r}: expected one token without blanks, or auto")
+        if known is not None and known in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+            raise UserError(
+                f"method.mask_token={wanted!r} is the tokenizer's end or begin token; choose another, or auto"
+            )
+        return wanted
+    if tokenizer.mask_token:
+        return str(tokenizer.mask_token)
+    special = sorted((i, t.content) for i, t in tokenizer.added_tokens_decoder.items() if t.special)
+    for pattern in RESERVED:
+        for _, token in special:
+            if re.search(pattern, token):
+                return str(token)
+    return ADDED_TOKEN

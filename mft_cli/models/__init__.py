@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, their vocabulary, adapters, folders and devices."""

@@ -1,0 +1,283 @@
+"""The folder that is evaluated: checked to be whole, and its digests, which say which model a score belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mft_cli.config.schema.evaluation import ApiConfig
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.errors import UserError, first_line
+from mft_cli.files import digest_of, file_digest, read_json, write_json
+
+DIGESTS = ".mft-digests.json"  # sha256 by file, size and time of change: hashing tens of gigabytes takes minutes
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+ADAPTER = "adapter_config.json"
+WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """`context`: positions that the model has, None if it does not say. `facts`: what an mft export says of itself.
+
+    `adapter` is a LoRA folder that is served beside the weights in `path`, its base; `weights_digest` covers both.
+    `tokenizer` is the folder that holds the tokenizer.
+    """
+
+    path: Path
+    weights_digest: str
+    tokenizer_digest: str
+    end_ids: tuple[int, ...]
+    context: int | None
+    facts: dict[str, Any]
+    adapter: Path | None
+    tokenizer: Path
+
+
+def open_model(config: ModelConfig) -> ModelFolder:
+    """Find, check and digest a model. Raises UserError for what is no whole model, in one sentence."""
+    folder = find_folder(config)
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        return open_adapter(folder, config)
+    settings = read_settings(folder / "config.json", config)
+    return ModelFolder(
+        path=folder,
+        weights_digest=digest_of([(f.name, digest(f)) for f in weight_files(folder, config)] + [settings]),
+        tokenizer_digest=tokenizer_digest(folder),
+        end_ids=_end_ids(folder, config),
+        context=context_of(settings),
+        facts=read_export_facts(folder),
+        adapter=None,
+        tokenizer=folder,
+    )
+
+
+def context_of(settings: dict[str, Any]) -> int | None:
+    """Positions that a model has by its config.json; None if it does not say."""
+    text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
+    context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
+    return context if isinstance(context, int) else None
+
+
+def find_folder(config: ModelConfig) -> Path:
+    """The folder of model.path, from the hub if it must be. Raises UserError."""
+    given = Path(config.path).expanduser()
+    if (given / ADAPTER).is_file() and not (given / "config.json").is_file():
+        return given  # locate() would miss config.json
+    from mft_cli.models.loading import locate
+
+    located = locate(config)
+    folder = Path(located)
+    return folder if folder.is_dir() else download(located, config)
+
+
+def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
+    """What stands for a model behind an endpoint: the digest is that of its address, its name and `version`.
+
+    With model.path, the folder's tokenizer, context and facts are used; its weights are neither read nor digested.
+    """
+    served = digest_of(["endpoint", api.base_url.rstrip("/"), api.model, api.version])
+    if not config.path:
+        return ModelFolder(Path(), served, "", (), None, {}, None, Path())
+    folder = find_folder(config)
+    settings = read_settings(folder / "config.json", config) if (folder / "config.json").is_file() else {}
+    return ModelFolder(
+        path=folder,
+        weights_digest=served,
+        tokenizer_digest=tokenizer_digest(folder) if api.send == "tokens" else "",
+        end_ids=_end_ids(folder, config),
+        context=context_of(settings),
+        facts=read_export_facts(folder),
+        adapter=None,
+        tokenizer=folder,
+    )
+
+
+def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
+    """A LoRA adapter in peft's format, and the base model that it names. Raises UserError."""
+    settings = read_settings(folder / ADAPTER, config)
+    if settings.get("peft_type") != "LORA":
+        raise UserError(
+            f"model.path={config.path}: an adapter of type {settings.get('peft_type')}; only LORA is served unmerged"
+        )
+    said = read_export_facts(folder).get("adapter_of") or {}  # mft's own words win: peft's may name a cache's folder
+    named = said.get("path") or settings.get("base_model_name_or_path")
+    if not named:
+        raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
+    beside = folder / named
+    where = str(beside) if not Path(named).exists() and beside.is_dir() else named
+    try:
+        base = open_model(replace(config, path=where, revision=said.get("revision") or settings.get("revision")))
+    except UserError as error:
+        raise UserError(f"model.path={config.path}: its base model: {error}") from None
+    own_tokenizer = (folder / "tokenizer.json").is_file()
+    rank = {k: v for k, v in settings.items() if k != "base_model_name_or_path"}
+    weights = [(f.name, digest(f)) for f in weight_files(folder, config)]
+    return replace(
+        base,
+        weights_digest=digest_of([base.weights_digest, rank, weights]),
+        tokenizer_digest=tokenizer_digest(folder) if own_tokenizer else base.tokenizer_digest,
+        facts=read_export_facts(folder),
+        adapter=folder,
+        tokenizer=folder if own_tokenizer else base.tokenizer,
+    )
+
+
+def tokenizer_digest(folder: Path) -> str:
+    return digest_of([(n, digest(folder / n)) for n in TOKENIZER_FILES if (folder / n).is_file()])
+
+
+def download(name: str, config: ModelConfig) -> Path:
+    """A hub model's folder in the hub's cache. Raises UserError."""
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"model.path={config.path} is no folder; check the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(WEIGHT_FILES)))
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"model.path={config.path} is no folder, and no model of that name is in the hub's cache or can be fetched "
+            "(no network, or HF_HUB_OFFLINE is set); check the path"
+        ) from None
+    except Exception as error:  # many kinds: offline, gated, no such repository, malformed name
+        raise UserError(
+            f"model.path={config.path} is no folder and cannot be had from the hub ({first_line(error, 200)}); check the path"
+        ) from None
+
+
+def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
+    """The safetensors files, each whole, and all that an index names. Raises UserError."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(read_settings(index, config).get("weight_map", {}).values())
+        if missing := sorted(n for n in names if not (folder / n).is_file()):
+            raise UserError(f"model.path={config.path}: {missing[0]} is missing ({len(missing)} of {len(names)} files)")
+        files = sorted(folder / n for n in names)
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"model.path={config.path}: no .safetensors file in it; give the folder of an exported model")
+    for file in files:
+        if not is_whole(file):
+            raise UserError(f"model.path={config.path}: {file.name} is cut off or damaged; copy or export it again")
+    return files
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a safetensors file has the size that its header says (8 bytes of length, JSON, tensors)."""
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as data:
+            length = struct.unpack("<Q", data.read(8))[0]
+            header = json.loads(data.read(length)) if length <= size - 8 else None
+    except (struct.error, ValueError):
+        return False
+    if header is None:
+        return False
+    ends = [t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"]
+    return size == 8 + length + max(ends, default=0)
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file, remembered beside it as long as size and time of change stay the same."""
+    store, facts = file.parent / DIGESTS, file.stat()
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = read_json(store)
+    entry = known.get(file.name)
+    if isinstance(entry, list) and entry[:2] == [facts.st_size, facts.st_mtime_ns]:
+        return str(entry[2])
+    found = file_digest(file)
+    with contextlib.suppress(OSError):  # a read-only folder only costs the hashing
+        write_json(store, {**known, file.name: [facts.st_size, facts.st_mtime_ns, found]})
+    return found
+
+
+def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+    """End tokens that generation_config.json names (some models list several)."""
+    path = folder / "generation_config.json"
+    ids = read_settings(path, config).get("eos_token_id") if path.is_file() else None
+    return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
+
+
+def read_settings(path: Path, config: ModelConfig) -> dict[str, Any]:
+    """A JSON file of a model's folder. Raises UserError for one that is missing or not whole."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        raise UserError(
+            f"model.path={config.path}: {path.name} is missing or not valid JSON; export it again"
+        ) from None
+    return value if isinstance(value, dict) else {}
+
+
+FACTS = "mft.json"  # written beside the weights by the export
+
+
+def read_export_facts(folder: Path) -> dict[str, Any]:
+    """What the export says of itself: `derived_from`, `prompt` and more; empty for a model that mft did not export."""
+    path = folder / FACTS
+    if not path.is_file():
+        return {}
+    try:
+        facts = read_json(path)
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON (a half-written export?); export the model again") from None
+    return facts if isinstance(facts, dict) else {}
+
+
+def check_context(wanted: int | None, context: int | None) -> None:
+    """Raises UserError if the model has fewer positions than are asked for."""
+    if wanted is not None and context is not None and wanted > context:
+        raise UserError(f"eval.max_model_len={wanted}, but the model has {context} positions; set it lower")
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass
+class Source:
+    """The model that a run starts from, and the folder of the adapter that it goes on from, if model.path names one."""
+
+    base: ModelConfig
+    adapter: Path | None = None
+
+    def tokenizer_path(self, base: str) -> str:
+        """The adapter's folder if it has a tokenizer (with the tokens that the adapter has rows for), else the base."""
+        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if own else base
+
+
+def find_source(config: ModelConfig) -> Source:
+    """Raises UserError for an adapter that does not say which model it belongs to."""
+    folder = Path(config.path).expanduser()
+    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+        return Source(config)
+    facts = folder / "mft.json"
+    said = read_json(facts).get("adapter_of", {}) if facts.is_file() else {}
+    path = said.get("path") or read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not path:
+        raise UserError(
+            f"model.path={config.path}: {CONFIG} names no base model; write it there as base_model_name_or_path"
+        )
+    revision = said.get("revision") if said else read_json(folder / CONFIG).get("revision")
+    return Source(dataclasses.replace(config, path=path, revision=revision), folder)
+
+
+def adapter_rows(folder: Path | None) -> list[int]:
+    """Token ids that an adapter holds rows for. Raises UserError for rows that differ between input and output."""
+    indices = read_json(folder / CONFIG).get("trainable_token_indices") if folder else None
+    kinds = list(indices.values()) if isinstance(indices, dict) else [indices or []]
+    if any(kind != kinds[0] for kind in kinds):
+        raise UserError(f"model.path={folder}: input and output rows of different tokens cannot be trained on")
+    return list(kinds[0]) if kinds else []

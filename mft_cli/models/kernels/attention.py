@@ -1,0 +1,263 @@
+"""Block-diagonal causal attention for packed rows, as attention implementations of transformers.
+
+A row holds documents back to back. The model's forward pass gets their lengths as one extra keyword argument
+(`packed_kwargs`), which transformers hands down to the attention function of every layer, also when activation
+checkpointing runs a layer again. No mask function is registered for these names, so transformers builds no [T, T] mask;
+it also means that an `attention_mask` given to the model would be dropped in silence: packed rows take none.
+
+Three implementations: `mft_packed` calls one kernel per document, `mft_flex` is torch's flex_attention with a block
+mask, `mft_flash` is the flash_attn package's kernel for rows of several lengths (CUDA only).
+Queries are [R, H, T, D], keys and values [R, K, T, D] with K dividing H; outputs [R, T, H, D].
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mft_cli.errors import UserError
+from mft_cli.models.kernels.short_attention import LIMIT, short_attention
+
+BACKENDS = ("auto", "sdpa", "flex", "flash_attention_2")
+ARGUMENT = "packed_rows"
+# Arguments with which an architecture asks for attention that is computed here by none; None and False are harmless.
+UNSUPPORTED = ("s_aux", "position_bias", "cache", "head_mask", "output_attentions")
+
+
+class PackedRows:
+    """The documents of the rows of one forward pass, and what is derived from them once for all layers.
+
+    `lengths[r]` are the lengths of row r's documents; each row's sum to T, so padding is a document of its own.
+    `hidden_keys`, bool [R, T]: positions that no other position may attend to (each still sees itself).
+    """
+
+    def __init__(self, lengths: list[list[int]], hidden_keys: Tensor | None = None):
+        self.lengths = lengths
+        self.flat = [n for row in lengths for n in row]
+        self.hidden_keys = hidden_keys
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._block_masks: dict[int | None, Any] = {}
+        if len({sum(row) for row in lengths}) > 1 or (self.flat and min(self.flat) < 1):
+            raise ValueError(f"the document lengths of every row must be positive and sum to the same width: {lengths}")
+
+    @cached_property
+    def hidden_documents(self) -> list[Tensor | None]:
+        """Per document its part of hidden_keys, None where nothing is hidden."""
+        if self.hidden_keys is None:
+            return [None] * len(self.flat)
+        parts = self.hidden_keys.flatten().split(self.flat)
+        return [part if bool(part.any()) else None for part in parts]
+
+    def mask(self, document: int, window: int | None) -> Tensor | None:
+        """Who may see whom in a document, bool [t, t]; None is plain causal."""
+        key = document, window
+        if key not in self._masks:
+            t, hidden = self.flat[document], self.hidden_documents[document]
+            plain = hidden is None and (window is None or window >= t)
+            self._masks[key] = None if plain else may_attend(t, window, hidden, self._device(hidden))
+        return self._masks[key]
+
+    def _device(self, hidden: Tensor | None) -> torch.device:
+        return hidden.device if hidden is not None else self.device
+
+    device = torch.device("cpu")  # set by the attention function; masks without hidden keys are made there
+
+    def block_mask(self, window: int | None, device: torch.device) -> Any:
+        """The same over whole rows, as a BlockMask of flex_attention."""
+        if window not in self._block_masks:
+            self._block_masks[window] = make_block_mask(self, window, device)
+        return self._block_masks[window]
+
+    def boundaries(self, device: torch.device) -> Tensor:
+        """int32 [documents + 1]: where documents start in the rows laid end to end, and the end."""
+        return F.pad(torch.tensor(self.flat).cumsum(0), (1, 0)).to(device, torch.int32)
+
+
+def may_attend(t: int, window: int | None, hidden: Tensor | None, device: torch.device) -> Tensor:
+    """bool [t, t], query i in rows: causal, at most window - 1 back, and hidden keys only from themselves."""
+    back = torch.arange(t, device=device)[:, None] - torch.arange(t, device=device)
+    allowed = back >= 0
+    if window is not None:
+        allowed &= back < window
+    if hidden is not None:
+        allowed &= ~hidden | (back == 0)
+    return allowed
+
+
+def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -> dict[str, Any]:
+    """Keyword arguments for the forward pass of a model whose attention is one of this module's.
+
+    Give `position_ids` restarted in every document too, and no attention mask. Raises ValueError on uneven rows.
+    """
+    return {ARGUMENT: PackedRows(lengths, hidden_keys)}
+
+
+# ---- the three implementations --------------------------------------------------------------------------------------
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """One attention call per document. With softcap the scores are made in full."""
+    rows = checked(module, query, attention_mask, kwargs)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    # split, not slices: its backward is one cat, where every slice's would be a zero tensor of the whole row
+    parts = [x.transpose(1, 2).flatten(0, 1).split(rows.flat) for x in (query, key, value)]
+    rows.device = query.device
+    outputs = []
+    for index, (q, k, v) in enumerate(zip(*parts, strict=True)):
+        mask = rows.mask(index, sliding_window)
+        outputs.append(document_attention(q, k, v, mask, scale, dropout, softcap))
+    return torch.cat(outputs).view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def document_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float | None
+) -> Tensor:
+    """Causal attention of one document, q [t, H, D], k and v [t, K, D] -> [t, H, D]."""
+    if softcap is not None:
+        return capped_attention(q, k, v, mask, scale, dropout, softcap)
+    if q.device.type == "cpu" and not dropout and len(q) <= LIMIT:
+        return short_attention(q, k, v, mask, scale)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
+    return out[0].transpose(0, 1)
+
+
+def capped_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float
+) -> Tensor:
+    """The same with scores softcap * tanh(score / softcap), as in Gemma 2; no fused kernel on CPU has it."""
+    groups = q.shape[1] // k.shape[1]
+    keys, values = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    scores = torch.einsum("ihd,jhd->hij", q.float(), keys.float()) * scale
+    scores = cap(softcap, scores)
+    allowed = mask if mask is not None else may_attend(len(q), None, None, q.device)
+    shares = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+    return torch.einsum("hij,jhd->ihd", F.dropout(shares, dropout).to(v.dtype), values)
+
+
+def flex_packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """flex_attention over whole rows; compiled on CUDA; plain, slow and without backward on a CPU."""
+    rows = checked(module, query, attention_mask, kwargs)
+    if dropout:
+        raise ValueError("flex attention has no dropout: set model.attention=sdpa, or the model's dropout to 0")
+    block_mask = rows.block_mask(sliding_window, query.device)
+
+    out = flex_function(query.device.type)(
+        query, key, value, score_mod=None if softcap is None else partial(cap, softcap), block_mask=block_mask,
+        scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    return out.transpose(1, 2).contiguous(), None
+
+
+def cap(limit: float, score: Tensor, *_: Tensor) -> Tensor:
+    return limit * torch.tanh(score / limit)
+
+
+@lru_cache
+def flex_function(device_type: str) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention
+
+
+def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    width = sum(rows.lengths[0])
+    document = torch.repeat_interleave(torch.arange(len(rows.flat)), torch.tensor(rows.flat)).view(-1, width).to(device)
+    hidden = torch.zeros_like(document, dtype=torch.bool) if rows.hidden_keys is None else rows.hidden_keys.to(device)
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        seen = (q >= k) & (document[b, q] == document[b, k]) & (~hidden[b, k] | (q == k))
+        return seen if window is None else seen & (q - k < window)
+
+    return create_block_mask(allowed, len(rows.lengths), None, width, width, device=str(device))
+
+
+def flash_packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """flash_attn's kernel for documents of several lengths. 16-bit CUDA tensors, no hidden keys."""
+    from flash_attn import flash_attn_varlen_func
+
+    rows = checked(module, query, attention_mask, kwargs)
+    if rows.hidden_keys is not None:
+        raise ValueError("flash-attention takes no mask, so it cannot hide positions: set model.attention=sdpa or flex")
+    if query.dtype == torch.float32:
+        raise ValueError("flash-attention computes in 16 bits only: set train.precision=bf16 or model.attention=sdpa")
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    ends, longest = rows.boundaries(query.device), max(rows.flat)
+    out = flash_attn_varlen_func(
+        q, k, v, ends, ends, longest, longest, dropout_p=dropout, softmax_scale=scaling, causal=True,
+        window_size=(-1, -1) if sliding_window is None else (sliding_window - 1, 0), softcap=softcap or 0.0,
+    )  # fmt: skip
+    return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> PackedRows:
+    """The rows of this forward pass. Raises ValueError on anything that this module would compute wrongly."""
+    rows = kwargs.get(ARGUMENT)
+    if rows is None:
+        raise ValueError(
+            "packed attention was called without packed_kwargs(...): either the caller left them out, or this "
+            f"architecture ({type(module).__name__}) does not hand them down to its attention"
+        )
+    if attention_mask is not None or not getattr(module, "is_causal", True):
+        raise ValueError("packed attention is causal within documents and takes no attention mask")
+    asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None and kwargs[name] is not False]
+    if asked:
+        raise ValueError(f"{type(module).__name__} needs {asked[0]} in its attention, which packed rows do not support")
+    if (len(rows.lengths), sum(rows.lengths[0])) != (query.shape[0], query.shape[2]):
+        raise ValueError(f"document lengths {rows.lengths} do not fit rows of shape {(query.shape[0], query.shape[2])}")
+    return rows
+
+
+IMPLEMENTATIONS = {
+    "sdpa": ("mft_packed", packed_attention),
+    "flex": ("mft_flex", flex_packed_attention),
+    "flash_attention_2": ("mft_flash", flash_packed_attention),
+}
+
+
+def resolve(name: str, device_type: str) -> str:
+    """Registers backend `name` (one of BACKENDS) and returns what from_pretrained takes as attn_implementation.
+
+    `auto` is flash-attention where it is installed on a GPU, else sdpa. Raises UserError if it cannot run here.
+    """
+    flash = device_type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    if name == "auto":
+        name = "flash_attention_2" if flash else "sdpa"
+    if name not in IMPLEMENTATIONS:
+        raise UserError(f"model.attention={name} is not known; choose one of {', '.join(BACKENDS)}")
+    if name == "flex" and device_type == "cpu":
+        raise UserError("model.attention=flex cannot train on a CPU (torch has no backward of it there); choose sdpa")
+    if name == "flash_attention_2" and not flash:
+        raise UserError("model.attention=flash_attention_2 needs a GPU and the flash_attn package; choose auto or sdpa")
+    return register(name)
+
+
+def register(name: str) -> str:
+    """Makes an implementation known to transformers, whether or not it can run here; its name there."""
+    from transformers import AttentionInterface
+
+    implementation, function = IMPLEMENTATIONS[name]
+    AttentionInterface.register(implementation, function)
+    return implementation

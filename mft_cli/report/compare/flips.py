@@ -1,0 +1,119 @@
+"""Problems whose outcome changed between two runs, with both texts; and how much of the text is the same at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mft_cli.report.compare.pairs import Pair
+from mft_cli.report.read.runs import Evaluation, Record
+from mft_cli.report.wording import shortened
+
+PER_PAIR = 20  # flips shown for a pair
+IN_ALL = 240  # flips shown in the whole report: the page must stay openable
+TEXT_LIMIT = 6000  # characters of one text
+
+
+@dataclass
+class Side:
+    """One run's answer to a problem."""
+
+    completion: str | None  # None where generations.jsonl lacks it
+    answer: str
+    status: str
+    finish_reason: str
+    share: float  # of the problem's completions that are correct
+    tokens: int | None
+
+
+@dataclass
+class Flip:
+    """One problem that one run solved and the other did not (or solved more often)."""
+
+    problem: str
+    gained: bool
+    gold: str
+    prompt: str
+    sample: int
+    first: Side
+    second: Side
+
+
+@dataclass
+class PairFlips:
+    """The flips of one pair; what is not shown is counted."""
+
+    pair: Pair
+    shown: list[Flip]
+
+    @property
+    def left_out(self) -> int:
+        """How many flips the page does not show."""
+        return len(self.pair.gained) + len(self.pair.lost) - len(self.shown)
+
+
+def same_text(first: Evaluation, second: Evaluation) -> tuple[int, int] | None:
+    """How many completions are the same text, of how many; None where the two do not have the same problems."""
+    a, b = first.completions(), second.completions()
+    if not a or a.keys() != b.keys():
+        return None
+    return sum(a[key].get("completion") == b[key].get("completion") for key in a), len(a)
+
+
+def collect(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> list[PairFlips]:
+    """Flips of every compared pair, within the limits; gained and lost in equal shares where both abound."""
+    changed = [pair for pair in pairs if pair.gained or pair.lost]
+    limit = min(PER_PAIR, max(2, IN_ALL // len(changed))) if changed else 0
+    result = []
+    for pair in changed:
+        first, second = (evaluations[pair.benchmark, label] for label in (pair.first, pair.second))
+        gained, lost = chosen(pair.gained, pair.lost, limit)
+        sides = _Side(first), _Side(second)
+        ways = [(problem, True) for problem in gained] + [(problem, False) for problem in lost]
+        shown = [_flip(problem, way, *sides) for problem, way in ways]
+        result.append(PairFlips(pair, shown))
+    return result
+
+
+def chosen(gained: list[str], lost: list[str], limit: int) -> tuple[list[str], list[str]]:
+    """At most `limit` of both; a side that has few leaves its room to the other."""
+    room = max(limit // 2, limit - len(lost))
+    return gained[:room], lost[: limit - len(gained[:room])]
+
+
+class _Side:
+    """An evaluation's rows by problem and sample."""
+
+    def __init__(self, evaluation: Evaluation):
+        self.completions = evaluation.completions()
+        self.scores: dict[str, dict[int, Record]] = {}
+        for row in evaluation.scores:
+            self.scores.setdefault(str(row.get("id")), {})[int(row.get("sample") or 0)] = row
+
+    def at(self, problem: str, sample: int) -> Side:
+        """What stands in the page."""
+        rows = self.scores[problem]
+        row, text = rows.get(sample, {}), self.completions.get((problem, sample), {})
+        completion = text.get("completion")
+        return Side(
+            completion=shortened(str(completion), TEXT_LIMIT) if completion is not None else None,
+            answer="" if row.get("answer") is None else str(row["answer"]),
+            status=str(row.get("status") or ""),
+            finish_reason=str(text.get("finish_reason") or ""),
+            share=sum(other.get("correct") is True for other in rows.values()) / len(rows),
+            tokens=text.get("completion_tokens"),
+        )
+
+
+def _flip(problem: str, gained: bool, first: _Side, second: _Side) -> Flip:
+    samples = sorted(first.scores[problem].keys() & second.scores[problem].keys())
+
+    def outcome(side: _Side, number: int) -> bool:
+        return side.scores[problem][number].get("correct") is True
+
+    # With several samples, the one to look at is one that turned the way the problem did.
+    turned = [s for s in samples if outcome(second, s) == gained and outcome(first, s) != gained]
+    sample = (turned or samples or [0])[0]
+    record = second.completions.get((problem, sample)) or first.completions.get((problem, sample)) or {}
+    gold = next(iter(second.scores[problem].values())).get("gold")
+    prompt = shortened(str(record.get("prompt") or ""), TEXT_LIMIT)
+    return Flip(problem, gained, str(gold), prompt, sample, first.at(problem, sample), second.at(problem, sample))

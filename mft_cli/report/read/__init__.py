@@ -1,0 +1,1 @@
+"""What run folders hold, read with damage told."""

@@ -1,0 +1,261 @@
+"""Reads run folders in whatever state they were left. Imports no torch and computes no statistic.
+
+A run that was killed leaves a torn last line; a resumed run leaves steps that are logged twice; an evaluation that was
+cut short leaves completions without scores. All of that is read, and said in `notes`, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mft_cli.errors import UserError
+from mft_cli.files import flatten
+from mft_cli.report.read import fields
+from mft_cli.report.wording import is_number
+
+MARKS = ("config.yaml", "run.json", "state.json")  # a folder with one of these is a run folder
+DEPTH = 3  # how deep a parent folder is searched: outputs/, outputs/<sweep>/, outputs/<sweep>/<number>/
+STALE_S = 900  # a run that says "running" but wrote nothing for this long was probably killed
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """One model on one benchmark: the files of eval/<benchmark>/."""
+
+    run: str  # the run's label
+    label: str  # the same, with the checkpoint where it is not the last
+    benchmark: str
+    checkpoint: str  # "" for the last step, else "best" or "step-00000100"
+    folder: Path
+    metrics: Record | None
+    generations: list[Record]
+    scores: list[Record]
+    gold: list[Record]
+    notes: list[str] = field(default_factory=list)
+
+    def completions(self) -> dict[tuple[str, int], Record]:
+        """Completions by problem and sample. A line written twice counts once: the later one."""
+        return {(str(row.get("id")), int(row.get("sample") or 0)): row for row in self.generations}
+
+
+@dataclass
+class Run:
+    """One run folder."""
+
+    folder: Path
+    label: str
+    config: Record  # flattened: {"train.learning_rate": 2e-5}
+    state: str  # done, running, stopped, failed; "" where there is no state.json
+    step: int | None
+    total_steps: int | None
+    state_time: str  # when state.json was last written
+    state_seconds: float | None  # the trainer's own count of the time in steps
+    message: str
+    provenance: Record
+    training: list[Record]
+    validation: list[Record]
+    evaluations: list[Evaluation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seconds_in_steps(self) -> float | None:
+        """Time spent in optimizer steps: loading, saving and evaluation are not in it."""
+        if self.state_seconds is not None:
+            return self.state_seconds
+        # Not every step need be logged (log.every_steps), so the sum of the log would be too small.
+        times = [row["step_s"] for row in self.training if is_number(row.get("step_s"))]
+        return sum(times) / len(times) * self.training[-1]["step"] if times else None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the run says of itself that it has not reached its end."""
+        return self.state not in ("", "done")
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_lines(path: Path, notes: list[str]) -> list[Record]:
+    """The objects of a .jsonl file; unreadable lines are counted in `notes`."""
+    if not path.is_file():
+        return []
+    # Split on \n alone: str.splitlines would also cut at U+2028 and the like, which may stand unescaped in JSON.
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    rows, bad = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad == [len(lines)]:
+        notes.append(f"{path.name}: the last line is torn (the writer was cut off) and is left out")
+    elif bad:
+        notes.append(f"{path.name}: {len(bad)} unreadable lines are left out, the first is line {bad[0]}")
+    return rows
+
+
+def read_object(path: Path, notes: list[str]) -> Record | None:
+    """A JSON object, or None where the file is missing or broken (the latter is noted)."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.name} cannot be read")
+        return None
+    return value
+
+
+def read_config(path: Path, notes: list[str]) -> Record:
+    """config.yaml, flattened. OmegaConf reads it as it was written: plain YAML 1.1 takes 1e-5 for a text."""
+    if not path.is_file():
+        return {}
+    try:
+        return flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError):
+        notes.append(f"{path.name} cannot be read")
+        return {}
+
+
+# ---- run folders ----------------------------------------------------------------------------------------------------
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
+    """The runs of the given folders, in the order given; a parent's runs by name, a run named twice once."""
+    paths: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give run folders, or a folder that holds run folders.")
+        found = run_folders(folder)
+        if not found:
+            raise UserError(
+                f"{folder} is no run folder and holds none: a run folder has a {', '.join(MARKS[:-1])} or {MARKS[-1]}."
+            )
+        paths += [path for path in found if path.resolve() not in {known.resolve() for known in paths}]
+    labels = short_labels(paths)
+    return [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+def run_folders(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """The folder itself if it is a run, else the runs below it."""
+    if any((folder / mark).is_file() for mark in MARKS):
+        return [folder]
+    if depth == 0:
+        return []
+    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return [path for child in children for path in run_folders(child, depth - 1)]
+
+
+def short_labels(paths: list[Path]) -> list[str]:
+    """The folders' names, with as many parents as tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max((len(part) for part in parts), default=1) + 1):
+        labels = ["/".join(part[-length:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(path) for path in paths]
+
+
+def read_run(folder: Path, label: str) -> Run:
+    """One run folder."""
+    notes: list[str] = []
+    state = fields.checked(read_object(folder / "state.json", notes) or {}, fields.STATE, "state.json", notes)
+    provenance = read_object(folder / "run.json", notes) or {}
+    rows = read_lines(folder / "metrics.jsonl", notes)
+    run = Run(
+        folder=folder,
+        label=label,
+        config=read_config(folder / "config.yaml", notes),
+        state=str(state.get("state") or ""),
+        step=state.get("step"),
+        total_steps=state.get("total_steps"),
+        state_time=str(state.get("time") or ""),
+        state_seconds=state.get("seconds"),
+        message=str(state.get("message") or ""),
+        provenance=fields.checked(provenance, fields.PROVENANCE, "run.json", notes),
+        training=by_step(rows, "train", notes),
+        validation=by_step(rows, "validation", notes),
+        notes=notes,
+    )
+    if run.step is None and run.training:  # a stopped or failed run's state has no step
+        run.step = run.training[-1]["step"]
+    if run.state == "running":
+        age = time.time() - (folder / "state.json").stat().st_mtime
+        if age > STALE_S:
+            notes.append(f"says it is running, but state.json is {age / 60:.0f} minutes old: it may have been killed")
+    for place in sorted(path for path in folder.glob("eval*") if path.is_dir()):
+        run.evaluations += read_evaluations(run, place)
+    return run
+
+
+def by_step(rows: list[Record], kind: str, notes: list[str]) -> list[Record]:
+    """Rows of one kind by step. A resumed run logs some steps twice; the later row is the one that counted."""
+    rows = [row for row in rows if row.get("kind") == kind]
+    # A skipped step has a loss of NaN, which is no defect of the file: only the step must be right.
+    kept = {row["step"]: row for row in fields.checked_lines(rows, fields.STEP, ("step",), "metrics.jsonl", notes)}
+    return [kept[step] for step in sorted(kept)]
+
+
+def read_metrics(path: Path, notes: list[str]) -> Record | None:
+    """metrics.json of one benchmark."""
+    metrics = read_object(path, notes)
+    if metrics is None:
+        return None
+    metrics = fields.checked(metrics, fields.METRICS, path.name, notes)
+    if "gold_logprob" in metrics:
+        metrics["gold_logprob"] = fields.checked(metrics["gold_logprob"], fields.GOLD, "gold_logprob", notes)
+    if "failure_detection" in metrics:
+        found = fields.checked(metrics["failure_detection"], fields.FAILURE, "failure_detection", notes)
+        if "agreement" in found:
+            found["agreement"] = fields.checked(found["agreement"], fields.AGREEMENT, "agreement", notes)
+        metrics["failure_detection"] = found
+    return metrics
+
+
+def read_rows(path: Path, checks: dict[str, fields.Check], needed: tuple[str, ...], notes: list[str]) -> list[Record]:
+    """The lines of one file whose fields hold what they should."""
+    return fields.checked_lines(read_lines(path, notes), checks, needed, path.name, notes)
+
+
+def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
+    """The benchmarks under eval/, eval-best/ or eval-step-.../."""
+    checkpoint = place.name.removeprefix("eval").removeprefix("-")
+    label = f"{run.label} @ {checkpoint}" if checkpoint else run.label
+    folders = sorted(path for path in place.iterdir() if path.is_dir())
+    found = [read_evaluation(run.label, label, checkpoint, folder) for folder in folders]
+    return [one for one in found if one.metrics or one.generations or one.scores or one.gold or one.notes]
+
+
+def read_evaluation(run: str, label: str, checkpoint: str, folder: Path) -> Evaluation:
+    """One benchmark's folder, which has its name."""
+    notes: list[str] = []
+    return Evaluation(
+        run=run,
+        label=label,
+        benchmark=folder.name,
+        checkpoint=checkpoint,
+        folder=folder,
+        metrics=read_metrics(folder / "metrics.json", notes),
+        generations=read_rows(folder / "generations.jsonl", fields.COMPLETION, ("id",), notes),
+        scores=read_rows(folder / "scores.jsonl", fields.SCORE, ("id",), notes),
+        gold=read_rows(folder / "gold.jsonl", fields.GOLD_LINE, ("id", "logprob_sum", "tokens"), notes),
+        notes=notes,
+    )

@@ -1,0 +1,1 @@
+"""How a report looks: terminal, Markdown and HTML from the same content."""

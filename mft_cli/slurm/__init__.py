@@ -1,0 +1,1 @@
+"""SLURM: where a task stands, submitting, requeueing."""

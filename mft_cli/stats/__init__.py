@@ -1,0 +1,1 @@
+"""Intervals, paired tests, hierarchies over seeds: numbers from numbers, with their sources."""

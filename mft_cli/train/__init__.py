@@ -1,0 +1,1 @@
+"""From a validated configuration to an exported model: run -> setup -> loop -> engine."""

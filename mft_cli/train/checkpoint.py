@@ -1,0 +1,279 @@
+"""Checkpoints: written beside, flushed, renamed, and verified by digest before anything is resumed from them.
+
+Every rank writes the parts of the parameters that it holds, whatever the engine; the manifest says where each part lies
+in its whole. So a checkpoint can be read by any number of ranks, under any ZeRO stage, each reading only what it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mft_cli.distributed.ranks import Ranks
+from mft_cli.errors import UserError
+from mft_cli.files import discard, file_digest, flush_folder, read_json, write_json
+
+PATTERN = re.compile(r"^step-(\d{8})$")
+MANIFEST = "manifest.json"
+FILE_BYTES = (
+    4 * 2**30
+)  # tensors of a rank are written in files of about this size: so much is copied to the CPU at once
+
+
+def step_folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def steps_in(root: Path) -> list[int]:
+    """Steps of the complete-looking checkpoints under `root`, newest first."""
+    if not root.is_dir():
+        return []
+    return sorted((int(m[1]) for p in root.iterdir() if (m := PATTERN.match(p.name))), reverse=True)
+
+
+def save(
+    root: Path, step: int, fragments: Iterable[Fragment], trainer: dict[str, Any], ranks: Ranks | None = None
+) -> Path:
+    """Write `step-<step>`; all ranks have to call. `fragments` are this rank's, `trainer` the small numbers.
+
+    On any failure the temporary folder is removed and older checkpoints are untouched. Raises UserError on every rank
+    when a disk is full.
+    """
+    ranks = ranks or Ranks()
+    final = step_folder(root, step)
+    temporary = root / ranks.from_first(f".tmp-{final.name}-{os.getpid()}")
+    with in_step(ranks, temporary, step):
+        if ranks.rank == 0:
+            sweep(root)
+            temporary.mkdir(parents=True)
+    parts: dict[str, dict[str, Any]] = {}
+    with in_step(ranks, temporary, step):
+        suffix = f"-r{ranks.rank}" if ranks.world > 1 else ""
+        parts = write_fragments(temporary, fragments, suffix)
+    every = {file: facts for found in ranks.gather(parts) for file, facts in found.items()}
+    with in_step(ranks, temporary, step):
+        if ranks.rank == 0:
+            write_json(temporary / "trainer.json", trainer)
+            every["trainer.json"] = file_facts(temporary / "trainer.json")
+            write_json(temporary / MANIFEST, {"step": step, "files": every})
+            flush_folder(temporary)
+            if final.exists():  # the same step saved again, after a resume from an older checkpoint
+                discard(final)
+            os.replace(temporary, final)
+            flush_folder(root)
+    return final
+
+
+@contextlib.contextmanager
+def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
+    """One part of saving, after which all ranks know whether it went well on all of them."""
+    fault: Exception | None = None
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        fault = error
+    full = is_disk_full(fault) if fault else False
+    found = ranks.gather((fault is not None, full))
+    if not any(failed for failed, _ in found):
+        return
+    if ranks.rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if any(full for _, full in found):
+        raise UserError(
+            f"{temporary.parent}: no space left for the checkpoint of step {step}; the last good checkpoint stays; free "
+            f"space and start the same command again"
+        ) from None
+    raise fault or OSError(f"{temporary.parent}: another rank could not write the checkpoint of step {step}")
+
+
+def write_fragments(folder: Path, fragments: Iterable[Fragment], suffix: str) -> dict[str, dict[str, Any]]:
+    """Weights into model*.safetensors, optimizer tensors into optimizer*.safetensors. Returns the manifest's facts."""
+    every: dict[str, dict[str, Any]] = {}
+    writers = {kind: Writer(folder, f"{kind}{suffix}", every) for kind in ("model", "optimizer")}
+    for one in fragments:
+        start = None if one.whole else one.start
+        writers["model"].add(one.name, one.weight, one.shape, start)
+        for kind, tensor in one.moments.items():
+            scalar = tensor.numel() == 1 and one.weight.numel() != 1
+            writers["optimizer"].add(
+                f"{one.name}::{kind}", tensor, () if tensor.ndim == 0 else one.shape, None if scalar else start
+            )
+    for writer in writers.values():
+        writer.close()
+    return every
+
+
+class Writer:
+    """Collects tensors and writes them in files of FILE_BYTES: `stem.safetensors`, `stem-1.safetensors`, ..."""
+
+    def __init__(self, folder: Path, stem: str, every: dict[str, dict[str, Any]]):
+        self.folder, self.stem, self.every = folder, stem, every
+        self.tensors: dict[str, Tensor] = {}
+        self.parts: dict[str, Any] = {}
+        self.bytes = self.files = 0
+
+    def add(self, name: str, tensor: Tensor, shape: tuple[int, ...], start: int | None) -> None:
+        # scalars copied: a step count that several parameters share would be refused
+        self.tensors[name] = (tensor.detach().clone() if tensor.numel() == 1 else tensor.detach()).cpu().contiguous()
+        if start is not None:
+            self.parts[name] = {"start": start, "shape": list(shape)}
+        self.bytes += tensor.numel() * tensor.element_size()
+        if self.bytes >= FILE_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        path = self.folder / f"{self.stem}{f'-{self.files}' if self.files else ''}.safetensors"
+        save_file(self.tensors, path)
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        self.every[path.name] = file_facts(path) | ({"parts": self.parts} if self.parts else {})
+        self.tensors, self.parts, self.bytes, self.files = {}, {}, 0, self.files + 1
+
+    def close(self) -> None:
+        if self.tensors or (not self.files and not self.stem.endswith(tuple(f"-r{n}" for n in range(1, 10)))):
+            self.write()
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def is_disk_full(error: Exception) -> bool:
+    """safetensors tells a full disk in words only."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed runs left behind."""
+    for path in root.glob(".tmp-*") if root.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob(".old-*") if root.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def verify(folder: Path) -> str | None:
+    """None if every file has the manifest's size and digest, else what is wrong."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, facts in manifest["files"].items():
+            path = folder / name
+            if path.stat().st_size != facts["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
+            if file_digest(path) != facts["sha256"]:
+                return f"{name} does not have the digest that was written"
+    except (OSError, ValueError, KeyError) as error:
+        return f"its manifest or a file cannot be read ({error})"
+    return None
+
+
+class Stored:
+    """A checkpoint on the disk, read part by part: the tensors may be larger than the memory."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.trainer: dict[str, Any] = read_json(folder / "trainer.json")
+        manifest = read_json(folder / MANIFEST)["files"]
+        self.files = {name: safe_open(folder / name, "pt") for name in manifest if name.endswith(".safetensors")}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.places: dict[str, list[tuple[str, int, int]]] = {}  # tensor -> (file, first element, elements)
+        for file, handle in self.files.items():
+            parts = manifest[file].get("parts", {})
+            for name in handle.keys():  # noqa: SIM118  not a dict
+                own = tuple(handle.get_slice(name).get_shape())
+                part = parts.get(name, {"start": 0, "shape": own})
+                self.shapes[name] = tuple(part["shape"])
+                self.places.setdefault(name, []).append((file, part["start"], math.prod(own)))
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the stored parameters and buffers."""
+        return [name for name in self.shapes if "::" not in name]
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the optimizer had stepped."""
+        return any("::" in name for name in self.shapes)
+
+    def read(self, name: str, start: int, count: int) -> Tensor:
+        """Elements start .. start + count of the flattened tensor; zeros behind its end. Raises KeyError."""
+        out: Tensor | None = None
+        for file, first, length in self.places[name]:
+            low, high = max(start, first), min(start + count, first + length)
+            if low >= high:
+                continue
+            shape = self.files[file].get_slice(name).get_shape()
+            if len(shape) == 1:
+                part = self.files[file].get_slice(name)[low - first : high - first]
+            else:
+                part = self.files[file].get_tensor(name).reshape(-1)[low - first : high - first]
+            if out is None:
+                out = torch.zeros(count, dtype=part.dtype)
+            out[low - start : high - start] = part
+        return torch.zeros(count) if out is None else out
+
+    def tensor(self, name: str) -> Tensor:
+        """The whole tensor. Raises KeyError."""
+        shape = self.shapes[name]
+        return self.read(name, 0, math.prod(shape)).view(shape)
+
+
+def newest_verified(root: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are all as written; damaged ones are named and passed over. None without any.
+
+    Raises UserError if all are damaged: to start from the first step would be to lose the work without a word. What a kill
+    leaves of a first save is no checkpoint (steps_in): the name is given to whole ones only.
+    """
+    damaged: list[str] = []
+    for step in steps_in(root):
+        folder = step_folder(root, step)
+        problem = verify(folder)
+        if problem is None:
+            for line in damaged:
+                say(f"checkpoint {line} is damaged and passed over")
+            return folder
+        damaged.append(f"{folder.name} ({problem})")
+    if damaged:
+        raise UserError(
+            f"{root}: no checkpoint can be used: damaged {'; '.join(damaged)}; put back a copy, or start from the first step "
+            f"by moving them away, with another run_dir, or with checkpoint.resume=false"
+        )
+    return None
+
+
+def thin(root: Path, keep_last: int, best: int | None) -> None:
+    """Remove all but the newest `keep_last` checkpoints and the best one."""
+    for step in steps_in(root)[keep_last:]:
+        if step != best:
+            discard(step_folder(root, step))
+
+
+Read = Callable[[str, int, int], Tensor]  # (name, start, count) -> elements of a flattened stored tensor
+
+
+@dataclass
+class Fragment:
+    """This rank's part of a trained parameter: whole, or the elements [n] from `start` on of the flattened whole."""
+
+    name: str
+    weight: Tensor
+    shape: tuple[int, ...]  # of the whole parameter
+    start: int = 0
+    moments: dict[str, Tensor] = field(default_factory=dict)  # optimizer tensors of the same elements; scalars whole
+
+    @property
+    def whole(self) -> bool:
+        return tuple(self.weight.shape) == self.shape

@@ -1,0 +1,50 @@
+"""Evaluations after a training: which exports, and the process that does it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from mft_cli.config.schema.runs import EvalRunConfig, TrainConfig
+from mft_cli.config.validate import to_plain
+from mft_cli.console import Say
+from mft_cli.errors import EXIT_USER, UserError
+from mft_cli.export.card import add_scores_to_card
+from mft_cli.files import read_json, write_json
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import run_forwarding
+
+
+def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
+    """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
+    if not config.eval.benchmarks:
+        return
+    for folder, out in exports_to_evaluate(run, config):
+        asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
+        plain = to_plain(asked)
+        plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
+        frozen = run.root / f"{out.name}.json"
+        write_json(frozen, plain)
+        say(f"evaluating {folder}")
+        start = time.monotonic()
+        command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
+        code = run_forwarding(command)
+        if code:
+            kind = UserError if code == EXIT_USER else RuntimeError
+            raise kind(
+                f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. "
+                f"Again: {' '.join(command)}"
+            )
+        scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
+        add_scores_to_card(folder, scores)
+        say(f"evaluated in {time.monotonic() - start:.0f} s")
+
+
+def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
+    """(export, evaluation folder) pairs that eval.checkpoints asks for."""
+    pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
+    if config.eval.checkpoints != "all":
+        return pairs[config.eval.checkpoints]
+    steps = sorted(run.root.glob("export-step-*"))
+    return [(p, run.root / p.name.replace("export", "eval")) for p in steps] + pairs["last"]

@@ -1,0 +1,292 @@
+"""The training loop: the path of one optimizer step, and what happens between steps.
+
+Step k is a function of (seed, k, weights): its examples, its masks, its dropout. So a resumed run goes on as if it had
+never been stopped, and no generator or data-loader state has to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mft_cli import files
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.console import Progress
+from mft_cli.data.encode import Examples
+from mft_cli.data.pack import Order, lay_rows, make_batch, share
+from mft_cli.errors import Stopped, UserError
+from mft_cli.methods.base import Method
+from mft_cli.rng import Draw, digest64
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import StopSignal
+from mft_cli.train import checkpoint as checkpoints
+from mft_cli.train.engine import Outcome, TorchEngine
+from mft_cli.train.engine_deepspeed import DeepSpeedEngine
+from mft_cli.train.metrics import Metrics, memory_gb
+from mft_cli.train.optimizer import learning_rate_factor
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything that is saved besides tensors."""
+
+    step: int = 0  # finished optimizer steps; skipped ones count
+    total_steps: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    label_tokens: int = 0
+    tokens: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class StepResult:
+    """What one optimizer step did."""
+
+    terms: dict[str, float]
+    metrics: dict[str, float]
+    shares: dict[str, float]
+    loss: float
+    outcome: Outcome
+    rate: float
+    epoch: float
+    counts: dict[str, int]
+    tokens: int
+    positions: int
+    examples: list[str]
+
+    @property
+    def norm(self) -> float:
+        """Norm of the whole gradient, before clipping."""
+        return self.outcome.norm
+
+    @property
+    def applied(self) -> bool:
+        return self.outcome.applied
+
+
+@dataclass
+class Fit:
+    """A training run in progress."""
+
+    engine: TorchEngine | DeepSpeedEngine
+    method: Method
+    train: Examples
+    validation: Examples | None
+    config: TrainConfig
+    run: RunDir
+    metrics: Metrics
+    say: Callable[[str], None]
+    stop: StopSignal
+    pad_id: int
+    position: Position
+    flops_per_token: float
+    peak_flops: float | None = None
+    sample: Callable[[int], None] | None = None
+    saved_extra: dict[str, Any] = field(default_factory=dict)
+    see: Callable[[Any], None] = lambda batch: None  # told the batch before its forward pass
+
+    def __post_init__(self) -> None:
+        t = self.config.train
+        self.draw = Draw(self.config.seed)
+        self.order = Order(self.train, self.config.seed, t.global_batch_size)
+        self.row_length = t.row_length or max(1024, self.config.data.max_length)
+        self.last_save = time.monotonic()
+        self.saved_step = self.position.step
+
+    # ---- one step ----
+
+    def step(self, k: int) -> StepResult:
+        """Optimizer step k: examples -> rows -> corrupt -> counts -> sums / counts -> backward -> clip -> step."""
+        engine, method, t = self.engine, self.method, self.config.train
+        ranks = engine.ranks
+        progress = k / self.position.total_steps
+        torch.manual_seed(digest64("torch", self.config.seed, k, ranks.rank))
+        epoch, chosen = self.order.step(k)
+        rows = lay_rows(self.train.lengths[chosen], self.row_length, t.packing)
+        mine = share([[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world)
+        batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
+        method.begin_step(engine.model, progress, engine.master)
+        corrupted = [method.corrupt(batch, progress, self.draw) for batch in batches]
+        counts = self.total([c.counts for c in corrupted])
+        sums: list[dict[str, float]] = []
+        for i, one in enumerate(corrupted):
+            self.see(one.batch)
+            losses = engine.run(method.loss, one.batch)
+            loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
+            engine.backward(loss, last=i == len(corrupted) - 1)
+            # a count may be 0, such as unmasked chunks of a step: its sum is then 0, too
+            found = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
+            found.update({f"={n}": float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()})
+            sums.append(found)
+        values = self.total(sums)
+        terms = {n: v for n, v in values.items() if not n.startswith("=")}
+        total = sum(method.weights[n] * v for n, v in terms.items())
+        rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
+        outcome = engine.step(rate, total)
+        return StepResult(
+            terms=terms,
+            metrics={n[1:]: v for n, v in values.items() if n.startswith("=")},
+            shares=ratios(self.total([c.flat_shares() for c in corrupted])),
+            loss=total, outcome=outcome, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
+            counts={n: int(v) for n, v in counts.items()},
+            tokens=int(self.train.lengths[chosen].sum()),
+            positions=sum(b.input_ids.numel() for b in batches),
+            examples=[self.train.keys[i] for i in chosen],
+        )  # fmt: skip
+
+    def total(self, parts: list[dict[str, Any]]) -> dict[str, float]:
+        """Sums of named numbers over micro-batches and ranks."""
+        names = sorted({n for part in parts for n in part})
+        sums = self.engine.ranks.sum([math.fsum(float(p.get(n, 0)) for p in parts) for n in names])
+        return dict(zip(names, sums, strict=True))
+
+    # ---- the run ----
+
+    def run_to_end(self) -> None:
+        """From the stored position to the last step. Raises Stopped after a signal, UserError after bad steps."""
+        p = self.position
+        bar = Progress("step", p.step, p.total_steps)
+        self.engine.model.train()
+        try:
+            while p.step < p.total_steps:
+                start = time.monotonic()
+                result = self.step(p.step)
+                seconds = time.monotonic() - start
+                self.account(result, seconds)
+                rate = result.tokens / seconds
+                bar.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{rate:,.0f}"})
+                self.between_steps(result)
+        finally:
+            bar.close()
+        if not self.method.trains and self.validation is not None:
+            self.validate()
+        if self.saved_step != p.step or not self.method.trains:
+            self.save()
+
+    def account(self, result: StepResult, seconds: float) -> None:
+        p = self.position
+        p.step += 1
+        p.seconds += seconds
+        p.tokens += result.tokens
+        p.label_tokens += result.counts.get("ce", 0)
+        if result.applied:
+            p.bad_in_a_row = 0
+        elif not result.outcome.searching:
+            p.bad_in_a_row += 1
+            p.skipped += 1
+            self.say(f"step {p.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({p.skipped} so far)")
+        if p.step % self.config.log.every_steps == 0 or p.step == p.total_steps or not result.applied:
+            self.metrics.write(self.row(result, seconds))
+
+    def row(self, result: StepResult, seconds: float) -> dict[str, Any]:
+        row = {
+            "kind": "train", "step": self.position.step, "epoch": round(result.epoch, 6), "loss": result.loss,
+            **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
+            "learning_rate": result.rate, "grad_norm": result.norm, "examples": len(result.examples),
+            "tokens": result.tokens, "label_tokens": result.counts.get("ce", 0),
+            "padding_share": 1 - result.tokens / max(1, result.positions * self.engine.ranks.world),
+            "tokens_per_s": result.tokens / seconds, "step_s": seconds,
+            "memory_gb": memory_gb(self.engine.device), "skipped": not result.applied,
+        }  # fmt: skip
+        if self.peak_flops:
+            row["mfu"] = result.tokens * self.flops_per_token / seconds / (self.peak_flops * self.engine.ranks.world)
+        return row
+
+    def between_steps(self, result: StepResult) -> None:
+        """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
+        p, c = self.position, self.config.checkpoint
+        end_of_epoch = p.step % self.order.steps_per_epoch == 0 or p.step == p.total_steps
+        every = self.config.data.validation.every_steps
+        improved = False
+        if self.validation is not None and (p.step % every == 0 or p.step == p.total_steps if every else end_of_epoch):
+            improved = self.validate()
+        if self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
+            self.method.refresh(self.engine.model, self.engine.master)
+            if self.sample:
+                self.sample(p.step)
+        stopping = self.engine.ranks.any(self.stop.name is not None)
+        broken = p.bad_in_a_row >= self.config.train.max_bad_steps
+        minutes = (time.monotonic() - self.last_save) / 60
+        due = p.step % c.every_steps == 0 if c.every_steps else end_of_epoch
+        late = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
+        if due or late or stopping or broken or (improved and c.keep_best):
+            self.save()
+        if broken:
+            shown = ", ".join(result.examples[:8]) + (" ..." if len(result.examples) > 8 else "")
+            raise UserError(
+                f"{p.bad_in_a_row} steps in a row had no finite loss and gradient; stopped at step {p.step} with a "
+                f"checkpoint. The examples of the last one: {shown}. Look at them with mft data show; a lower "
+                f"train.learning_rate or train.precision=fp32 may help"
+            )
+        if stopping and p.step < p.total_steps:
+            name = self.stop.name or "a signal"
+            raise Stopped(f"stopped by {name} after step {p.step} of {p.total_steps}, saved", self.stop.name)
+
+    def validate(self) -> bool:
+        """Loss on the validation split, on clean inputs. True if it is the best so far."""
+        found = self.validation_loss()
+        p = self.position
+        self.metrics.write({"kind": "validation", "step": p.step, **found})
+        self.say(f"step {p.step}: validation loss {found['loss']:.4f} over {found['label_tokens']:,} label tokens")
+        improved = math.isfinite(found["loss"]) and (p.best_loss is None or found["loss"] < p.best_loss)
+        if improved:
+            p.best_loss, p.best_step = found["loss"], p.step
+        return improved
+
+    @torch.no_grad()
+    def validation_loss(self) -> dict[str, Any]:
+        """Means over the validation split, as the method validates: most by their loss on clean inputs."""
+        examples, t, engine = self.validation, self.config.train, self.engine
+        assert examples is not None
+        self.method.refresh(engine.model, engine.master)
+        engine.model.eval()
+        rows = lay_rows(examples.lengths, self.row_length, t.packing)
+        parts: list[dict[str, Any]] = []
+        terms: dict[str, str] = {}  # metric -> the term whose count divides it
+        for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
+            done = self.method.for_validation(make_batch(examples, block, 0, self.pad_id, engine.device), self.draw)
+            losses = engine.run(self.method.loss, done.batch)
+            terms |= {n: term for n, (_, term) in losses.metrics.items()}
+            found = {n: float(s) for n, s in losses.sums.items()}
+            found |= {f"={n}": float(s) for n, (s, _) in losses.metrics.items()}
+            parts.append(found | {f"#{n}": c for n, c in done.counts.items()})
+        engine.model.train()
+        sums = self.total(parts)
+        counts = {n[1:]: max(1, v) for n, v in sums.items() if n.startswith("#")}
+        loss = sum(self.method.weights[n] * v / counts[n] for n, v in sums.items() if n[0] not in "=#")
+        metrics = {n: sums[f"={n}"] / counts[term] for n, term in terms.items()}
+        return {"loss": loss, "label_tokens": int(counts["ce"]), **metrics}
+
+    # ---- checkpoints ----
+
+    def save(self) -> None:
+        """A checkpoint of this step, then the old ones thinned out."""
+        engine = self.engine
+        self.method.refresh(engine.model, engine.master)
+        trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
+        root = self.run.checkpoints
+        checkpoints.save(root, self.position.step, engine.fragments(), trainer, engine.ranks)
+        self.last_save, self.saved_step = time.monotonic(), self.position.step
+        if engine.ranks.rank:
+            return
+        for step in checkpoints.steps_in(root):
+            if step > self.position.step:  # damaged ones that the resume passed over: they must not push good ones out
+                files.discard(checkpoints.step_folder(root, step))
+        best = self.position.best_step if self.config.checkpoint.keep_best else None
+        every = self.config.eval.checkpoints == "all"
+        if not every:
+            checkpoints.thin(root, self.config.checkpoint.keep_last, best)
+        self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)
+
+
+def ratios(sums: dict[str, float]) -> dict[str, float]:
+    """{"name0": part, "name1": whole} -> {"name": part / whole}."""
+    return {n[:-1]: sums[n] / sums[n[:-1] + "1"] if sums[n[:-1] + "1"] else 0.0 for n in sums if n.endswith("0")}

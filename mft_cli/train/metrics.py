@@ -1,0 +1,150 @@
+"""What a run tells while it runs: metrics.jsonl (the truth), followers that may fail, and progress on the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from mft_cli.config.schema.training import LogConfig
+from mft_cli.files import write_atomically
+from mft_cli.run_dir import RunDir
+
+# Dense bf16 peaks in TFLOP/s, from the makers' data sheets (without sparsity).
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0, "V100": 125.0}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a jsonl file; a torn last line, left by a kill, is passed over."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                rows.append(json.loads(line))
+    return rows
+
+
+class Metrics:
+    """Appends rows to metrics.jsonl and hands them to followers. Rows behind `step` are dropped: they come again."""
+
+    def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, Any], say: Callable[[str], None]):
+        self.path = run.metrics
+        rows = [r for r in read_rows(run.metrics) if r.get("step", 0) <= step]
+        write_atomically(run.metrics, "".join(json.dumps(r) + "\n" for r in rows))
+        self.file = open(run.metrics, "a", encoding="utf-8")  # noqa: SIM115  open as long as the run
+        self.followers = followers(run, config, settings, say)
+        self.say = say
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row; numbers that are not finite become null, which JSON can hold."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self.file.write(json.dumps(clean) + "\n")
+        self.file.flush()
+        for follower in list(self.followers):
+            try:
+                follower(clean)
+            except Exception as error:  # a follower's fault must not cost a run
+                self.followers.remove(follower)
+                self.say(f"a metrics follower failed and is off from here on: {error}")
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        for follower in self.followers:
+            with contextlib.suppress(Exception):
+                getattr(follower, "close", lambda: None)()
+
+
+class NoMetrics(Metrics):
+    """What the ranks behind the first one have: rank 0 writes the sums over all of them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, row: dict[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+Follower = Callable[[dict[str, Any]], None]
+
+
+def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], say: Callable[[str], None]) -> list[Follower]:
+    """Weights & Biases and TensorBoard, where asked for; one that cannot start is said and left out."""
+    made: list[Follower] = []
+    wanted: list[tuple[bool, Callable[..., Follower]]] = [
+        (config.wandb != "off", WandbFollower),
+        (config.tensorboard, TensorboardFollower),
+    ]
+    for on, kind in wanted:
+        if on:
+            try:
+                made.append(kind(run, config, settings))
+            except Exception as error:
+                say(f"{getattr(kind, '__name__', kind)} cannot start and is left out: {error}")
+    return made
+
+
+class WandbFollower:
+    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, Any]):
+        import wandb
+
+        self.run = wandb.init(
+            project=config.wandb_project, name=run.root.name, dir=str(run.root), mode=cast("Any", config.wandb),
+            config=settings, id=run.root.name.replace("/", "-")[-64:], resume="allow",
+        )  # fmt: skip
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        numbers = {f"{row['kind']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}
+        self.run.log(numbers, step=int(row["step"]))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class TensorboardFollower:
+    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, Any]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(run.root / "tensorboard"))
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self.writer.add_scalar(f"{row['kind']}/{name}", value, int(row["step"]))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+# ---- measures -------------------------------------------------------------------------------------------------------
+
+
+def memory_gb(device: torch.device) -> float:
+    """Peak memory in GiB: of the GPU's allocator, else the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def peak_flops(device: torch.device, config: LogConfig) -> float | None:
+    """The device's peak in FLOP/s, if it is known."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops * 1e12
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((v * 1e12 for k, v in PEAK_TFLOPS.items() if k in name), None)
+    return None
+
+
+# ---- the screen -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""`mft train`: the file to read first. From a validated configuration to an exported model, step by named step."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mft_cli import files
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.validate import build, to_plain, to_yaml
+from mft_cli.console import Say
+from mft_cli.distributed.launch import start_ranks, world_size
+from mft_cli.distributed.ranks import Ranks, join, leave
+from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
+from mft_cli.files import read_json, write_atomically, write_json
+from mft_cli.models.device import pick_device
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import StopSignal
+from mft_cli.slurm.srun import place_from_slurm
+from mft_cli.train import checkpoint as checkpoints
+from mft_cli.train.evaluation import evaluate_exports
+from mft_cli.train.exports import write_exports
+from mft_cli.train.resume import check_same_settings, is_done, run_folder
+from mft_cli.train.setup import assemble, describe
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
+    run = RunDir(run_folder(config))
+    if config.launch.node_rank and config.launch.name == "local":  # the first node's driver keeps the run folder
+        if not is_done(run, config):
+            start_and_wait(run, config, run.root / f"frozen-node{config.launch.node_rank}.json", Say(None))
+        return run.root
+    with run.lock():
+        say = Say(run.log)
+        if is_done(run, config):
+            say(f"{run.root} is done; checkpoint.resume=false would train it anew")
+        elif world_size(config.launch) == 1:
+            train_in(run, config, Ranks(), say)
+        else:
+            train_on_ranks(run, config, say)
+        evaluate_exports(run, config, say)
+    return run.root
+
+
+def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
+    """Freeze the configuration and start the ranks, which read it: they never see Hydra, nor a command line's quotes."""
+    try:
+        start_and_wait(run, config, run.root / "frozen.json", say)
+    except RankFailed:
+        if run.get_state().get("state") == "running":  # died without a word
+            run.set_state("failed", message="a rank ended without a word", **where(run))
+        raise
+
+
+def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, say: Say) -> None:
+    """The ranks of this node (with SLURM: of all nodes), to their end. Raises Stopped, UserError, RankFailed."""
+    write_json(frozen, to_plain(config))
+    command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
+    cause: list[str] = []
+    code = start_ranks(command, config.launch, run.root / "logs", say, cause=cause)
+    if code == EXIT_STOPPED:
+        state = run.get_state()
+        raise Stopped(state.get("message", "stopped by a signal"), state.get("by"))
+    if code:
+        if code == EXIT_USER:  # the rank has said it on this terminal
+            raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
+        if cause and not config.launch.node_rank:  # the ranks that failed after it have written what they missed
+            run.set_state("failed", message=cause[0], **where(run))
+        message = run.get_state().get("message", "a rank failed without a word")
+        raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")
+
+
+def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
+    """One rank: reads the frozen configuration, finds the others, trains."""
+    place_from_slurm()
+    config: TrainConfig = build(TrainConfig, read_json(frozen))
+    run = RunDir(folder)
+    ranks = join(pick_device(config))
+    try:
+        train_in(run, config, ranks, Say(run.log if ranks.rank == 0 else None), stop)
+    finally:
+        leave()
+
+
+def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say, stop: StopSignal | None = None) -> None:
+    """Everything up to the export, with the run's state kept true whatever happens."""
+    stop = stop or StopSignal()
+    first = ranks.rank == 0
+    say(f"run folder {run.root}")
+    try:
+        if first:
+            prepare_folder(run, config)
+            run.set_state("running")
+        ready = assemble(run, config, stop, say, ranks)
+        fit = ready.fit
+        say(
+            f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}"
+        )
+        fit.run_to_end()
+        write_exports(ready, say)
+        fit.metrics.close()
+        if first:
+            run.set_state(
+                "done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds
+            )
+        del ready, fit
+        free_memory()
+    except Stopped as stopped:
+        if first:
+            run.set_state("stopped", message=str(stopped), by=stopped.by, **where(run))
+        raise
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        if first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
+            run.set_state("failed", message=message, **where(run))
+            with open(run.log, "a", encoding="utf-8") as log:
+                log.write(message if isinstance(error, UserError) else traceback.format_exc())
+        raise
+    if ranks.world == 1:  # a rank ends here, and a driver goes on: nobody would read the note
+        stop.release()
+    if stop.name:
+        raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
+
+
+def where(run: RunDir) -> dict[str, Any]:
+    """The last saved step, as the state file knows it."""
+    return {k: v for k, v in run.get_state().items() if k in ("step", "total_steps")}
+
+
+def free_memory() -> None:
+    """Before an evaluation or the next job of a sweep: swapped modules are reference cycles that hold their weights."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def prepare_folder(run: RunDir, config: TrainConfig) -> None:
+    """Keep the resolved configuration; refuse a folder that holds another run."""
+    if config.checkpoint.resume:
+        check_same_settings(run, config)
+    else:
+        for step in checkpoints.steps_in(run.checkpoints):
+            files.discard(checkpoints.step_folder(run.checkpoints, step))
+        for folder in run.root.glob("export*"):
+            shutil.rmtree(folder)
+        run.metrics.unlink(missing_ok=True)
+        run.samples.unlink(missing_ok=True)
+    write_atomically(run.config, to_yaml(config))

@@ -1,0 +1,52 @@
+"""Texts generated while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.data.load import Loaded
+from mft_cli.data.pack import make_batch
+from mft_cli.data.prompts import Renderer
+from mft_cli.methods.base import Method
+from mft_cli.rng import Draw
+from mft_cli.run_dir import RunDir
+
+
+def sampler(
+    run: RunDir, config: TrainConfig, model: Any, method: Method, renderer: Renderer, loaded: Loaded
+) -> Callable[[int], None] | None:
+    """Greedy completions of a few validation (else training) prompts, and what the method adds, into samples.jsonl."""
+    if not config.log.samples_every_steps:
+        return None
+    import json
+
+    examples = loaded.validation if loaded.validation is not None else loaded.train
+
+    def sample(step: int) -> None:
+        training, before = model.training, model.config._attn_implementation
+        model.eval()
+        batches = [
+            make_batch(examples, [[i]], 0, 0, model.device) for i in range(min(config.log.samples, len(examples)))
+        ]
+        more = [method.sample(model, batch, renderer.tokenizer, Draw(config.seed)) for batch in batches]
+        model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
+        with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
+            for i in range(len(batches)):
+                start = int(examples.offsets[i])
+                first = start + int(examples.learnt[start : int(examples.offsets[i + 1])].argmax())
+                prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
+                made = model.generate(
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,
+                    do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
+                )  # fmt: skip
+                text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+                row = {"step": step, "row": examples.keys[i], "completion": text, **more[i]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        model.config._attn_implementation = before
+        model.train(training)
+
+    return sample

@@ -1,0 +1,260 @@
+"""Tokenizer, rows, model, method and engine put together, and the position that a run goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mft_cli.config import deepspeed as zero_settings
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.validate import to_plain
+from mft_cli.console import Say
+from mft_cli.data.load import Loaded, load
+from mft_cli.data.prompts import Renderer
+from mft_cli.distributed.ranks import Ranks
+from mft_cli.distributed.zero import gathered, numel_of, partitioned_loading
+from mft_cli.errors import Stopped, UserError
+from mft_cli.files import write_json
+from mft_cli.methods import make
+from mft_cli.methods.base import Method
+from mft_cli.models.adapters import Adapters, attach, four_bits
+from mft_cli.models.device import DTYPES, pick_device, pick_precision
+from mft_cli.models.folder import Source, adapter_rows, find_source
+from mft_cli.models.kernels import fast_modules
+from mft_cli.models.kernels.attention import resolve
+from mft_cli.models.kernels.cross_entropy import causal_lm
+from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.models.vocabulary import add_tokens, add_words, embedding_rows
+from mft_cli.provenance import hardware, provenance
+from mft_cli.run_dir import RunDir
+from mft_cli.signals import StopSignal
+from mft_cli.train.engine import TorchEngine
+from mft_cli.train.engine_deepspeed import DeepSpeedEngine
+from mft_cli.train.loop import Fit, Position
+from mft_cli.train.metrics import Metrics, NoMetrics, peak_flops
+from mft_cli.train.optimizer import total_steps
+from mft_cli.train.resume import check_same_data, resume, settings_digest, weights_sample
+from mft_cli.train.samples import sampler
+
+
+@dataclass
+class Assembly:
+    """A run ready to start, and what its export needs."""
+
+    fit: Fit
+    loaded: Loaded
+    method: Method
+    base_tokenizer: Any  # as it came; the export's, unless the method's new tokens stay
+    tokenizer: Any
+    base_vocabulary: int
+    end_ids: list[int]
+    spare: dict[str, tuple[int, torch.Tensor]]  # embedding rows that new tokens took over, as they were
+    start: str  # the folder or hub id that the weights came from: the adapter's, if the run goes on from one
+    base: str  # the same of the whole model
+    new_ids: list[int]  # of the method's new tokens
+    adapters: Adapters | None
+
+
+def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks: Ranks | None = None) -> Assembly:
+    """Tokenizer, rows, model, method, engine, and the position to go on from."""
+    device = pick_device(config)
+    ranks = ranks or Ranks(device=device)
+    precision = pick_precision(config.train.precision, device)
+    method = make(config.method, config.train.logits_chunk)
+    check_peft(config, method, device)
+    words = read_words(config, method, ranks, say)
+    loaded = ranks.one_after_first(lambda: load(config.data, words.renderer, config.seed))
+    for line in loaded.lines:
+        say(line)
+    if ranks.any(stop.name is not None):
+        raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
+    torch.manual_seed(config.seed)
+    attention = resolve(backend(config, method, precision), device.type)
+    document = zero_settings.document(config, precision, ranks.world)
+    with partitioned_loading(document):
+        weights = load_weights(config, words, loaded, attention, precision, device, say)
+    model, adapters, fast = prepare_model(config, method, words, weights, loaded, say)
+    length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
+    flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
+    engine = make_engine(config, model, method, precision, document, device, ranks)
+    check_same_data(run, config, loaded)
+    ranks.barrier()  # nobody still reads what is written now
+    if ranks.rank == 0:
+        facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
+            "start": weights_sample(config.model.path), "precision": precision, "attention": attention,
+            "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": document,
+        }  # fmt: skip
+        write_json(run.provenance, facts)
+    position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
+    machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
+    position = resume(run, config, engine, position, machine, say)
+    metrics = Metrics(run, config.log, position.step, to_plain(config), say) if ranks.rank == 0 else NoMetrics()
+    fit = Fit(
+        engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
+        metrics=metrics, say=say, stop=stop, pad_id=int(words.tokenizer.pad_token_id), position=position,
+        flops_per_token=flops, peak_flops=peak_flops(device, config.log),
+        sample=sampler(run, config, model, method, words.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+    )  # fmt: skip
+    if adapters is not None:
+        fit.see = adapters.see
+    return Assembly(
+        fit=fit, loaded=loaded, method=method, base_tokenizer=words.base_tokenizer, tokenizer=words.tokenizer,
+        base_vocabulary=weights.base_vocabulary, end_ids=words.renderer.end_ids, spare=weights.spare,
+        start=str(words.source.adapter) if words.source.adapter else words.path, base=words.path, new_ids=weights.new_ids,
+        adapters=adapters,
+    )  # fmt: skip
+
+
+@dataclass
+class Words:
+    """Where the model lies, its tokenizer as it came, and the one that knows the method's new tokens."""
+
+    source: Source
+    path: str
+    base_tokenizer: Any
+    tokenizer: Any
+    wanted: list[str]  # tokens that the method adds
+    renderer: Renderer
+
+
+def read_words(config: TrainConfig, method: Method, ranks: Ranks, say: Say) -> Words:
+    """Finds the model and reads its tokenizer."""
+    source = find_source(config.model)
+    path = ranks.one_after_first(lambda: locate(source.base, say))
+    folder = source.tokenizer_path(path)
+    base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
+    wanted = method.prepare(tokenizer)
+    if method.new_tokens:
+        add_words(tokenizer, wanted)  # they stand in the rows; one that is only put into inputs does not
+    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    return Words(source, path, base_tokenizer, tokenizer, wanted, renderer)
+
+
+@dataclass
+class Weights:
+    """The model as it came, with rows for the new tokens."""
+
+    model: Any
+    base_vocabulary: int
+    spare: dict[str, tuple[int, torch.Tensor]]  # see Assembly
+    new_ids: list[int]
+
+
+def load_weights(
+    config: TrainConfig, words: Words, loaded: Loaded, attention: str, precision: str, device: torch.device, say: Say
+) -> Weights:
+    """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
+    tokenizer, wanted = words.tokenizer, words.wanted
+    four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+    model: Any = load_model(
+        words.path, words.source.base, dtype=torch.float32, attention=attention, quantization=four, device=device
+    )
+    check_context(model, loaded)
+    if words.source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    base_vocabulary = embedding_rows(model)
+    for token in wanted:
+        say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+    spare = spare_rows(model, len(words.base_tokenizer), len(wanted))
+    add_tokens(model, tokenizer, wanted)
+    return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(wanted))
+
+
+def prepare_model(
+    config: TrainConfig, method: Method, words: Words, weights: Weights, loaded: Loaded, say: Say
+) -> tuple[Any, Adapters | None, int]:
+    """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
+    model: Any = weights.model
+    fast, adapters = 0, None
+    if config.peft.name != "none":
+        fast = install_fast_modules(model, config)  # before its linear layers are wrapped
+        rows = [*adapter_rows(words.source.adapter), *weights.new_ids]
+        adapters = attach(model, config.peft, config.seed, rows, words.source.adapter)
+        model = adapters.model
+    model = method.adapt(model, words.tokenizer)
+    for examples in (loaded.train, loaded.validation):
+        if examples is not None:
+            method.check(examples)
+    for line in method.facts():
+        say(line)
+    if adapters is None:
+        fast = install_fast_modules(model, config)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, adapters, fast
+
+
+def make_engine(
+    config: TrainConfig,
+    model: Any,
+    method: Method,
+    precision: str,
+    document: dict[str, Any] | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> TorchEngine | DeepSpeedEngine:
+    """Plain torch, or DeepSpeed where there is a `document` for it; the model compiled if that is asked for."""
+    engine: TorchEngine | DeepSpeedEngine
+    groups = method.param_groups(model)
+    if document is None:
+        engine = TorchEngine(model, groups, config.train, precision, device, ranks)
+    else:
+        engine = DeepSpeedEngine(model, groups, config.train, precision, document, ranks)
+    if config.launch.compile:
+        # the loop calls the body, not the model around it: logits are made only where there are labels
+        inner: Any = causal_lm(model)
+        getattr(inner, inner.base_model_prefix).compile(dynamic=True)
+    return engine
+
+
+def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:
+    """What only the method and the machine know. Raises UserError."""
+    if config.peft.name != "none" and method.peft_refusal:
+        raise UserError(f"peft.name={config.peft.name}: {method.peft_refusal}; set peft=none")
+    if config.train.optimizer == "adamw_8bit_paged" and device.type != "cuda":
+        raise UserError(
+            "train.optimizer=adamw_8bit_paged pages a GPU's memory, and torch sees no GPU: set it to adamw_8bit"
+        )
+
+
+def backend(config: TrainConfig, method: Method, precision: str) -> str:
+    """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
+    wanted = config.model.attention
+    if wanted == "flash_attention_2" and precision == "fp32":
+        raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
+    return "sdpa" if wanted == "auto" and (method.hides_positions or precision == "fp32") else wanted
+
+
+def spare_rows(model: Any, words: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
+    """Name -> (first row, rows) of embedding rows without a word that `new` tokens will take over."""
+    ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    rows = {n: p for n, p in model.named_parameters() if any(p is e for e in ends)}
+    if not new or words + new > embedding_rows(model):
+        return {}
+    with gathered(rows.values()):
+        return {n: (words, p[words : words + new].detach().clone()) for n, p in rows.items()}
+
+
+def check_context(model: Any, loaded: Loaded) -> None:
+    """Raises UserError if an example has more positions than the model knows."""
+    known = getattr(model.config, "max_position_embeddings", None)
+    longest = int(loaded.train.lengths.max())
+    if known is not None and longest > known:
+        raise UserError(
+            f"the longest example has {longest} tokens, but the model has {known} positions; set data.max_length={known} "
+            f"and data.on_long=drop or truncate"
+        )
+
+
+def install_fast_modules(model: Any, config: TrainConfig) -> int:
+    return fast_modules.install(model) if config.train.fast_modules else 0
+
+
+def describe(fit: Fit) -> str:
+    trained = sum(numel_of(p) for p in fit.engine.named.values())
+    world, stage = fit.engine.ranks.world, zero_settings.stage(fit.config.deepspeed)
+    on = (f", {world} ranks" if world > 1 else "") + (f", ZeRO stage {stage}" if stage else "")
+    of = f"{len(fit.train):,} examples in steps of {fit.config.train.global_batch_size}"
+    return f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}{on}"

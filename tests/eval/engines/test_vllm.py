@@ -1,0 +1,78 @@
+"""vLLM's CPU build against plain transformers: an adapter beside its base, log-probabilities, seeds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mft_cli.config.schema.evaluation import EvalConfig
+from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
+from mft_cli.eval.engines.hf import HfEngine, load_model
+from tests.support.adapters import make_adapter
+
+pytestmark = pytest.mark.slow
+PROMPTS = [(1, 50, 60, 70, 71, 72), (1, 80, 81), (1, 90, 91, 92, 93, 94, 95)]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path, tmp_path_factory) -> Path:
+    """The tiny model with heads of a size that vLLM takes."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base")
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_model, **sizes)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def generate(engine, requests, sampling) -> dict[int, Completion]:
+    found: dict[int, Completion] = {}
+    engine.generate(requests, set(), sampling, found.__setitem__, lambda n: None)
+    return found
+
+
+def test_an_adapter_beside_its_base_in_both_engines(base: Path, tokenizer, tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="vllm is not installed: its adapters and log-probabilities are not tested")
+    from mft_cli.eval.engines.vllm import VllmEngine
+
+    adapter = make_adapter(base, tmp_path / "adapter")
+    rows = len(tokenizer)
+    loading = Loading("vllm", str(base), str(adapter), str(base), "float32", "cpu", 64, False)
+    vllm = VllmEngine(loading, tokenizer, EvalConfig(kv_cache_gb=1.0, logprobs_top=rows))
+    try:
+        greedy = Sampling(0.0, 1.0, (), (2,), "tokens", rows)
+        requests = [Request(p, 12) for p in PROMPTS]
+        served = generate(vllm, requests, greedy)
+        sampling = Sampling(1.0, 1.0, (), (2,))
+        one = generate(vllm, [Request(p, 12, seed=7) for p in PROMPTS], sampling)
+        again = generate(vllm, [Request(p, 12, seed=7) for p in PROMPTS], sampling)
+        other = generate(vllm, [Request(p, 12, seed=8) for p in PROMPTS], sampling)
+    finally:
+        vllm.close()
+    assert one == again
+    assert all(one[i].text != other[i].text for i in range(3))
+    plain = HfEngine(load_model(base, "float32", "cpu", False, adapter), tokenizer, 4)
+    expected = generate(plain, requests, greedy)
+    bare = generate(HfEngine(load_model(base, "float32", "cpu", False), tokenizer, 4), requests, greedy)
+    assert {i: c.text for i, c in served.items()} == {i: c.text for i, c in expected.items()}
+    assert {i: c.text for i, c in served.items()} != {i: c.text for i, c in bare.items()}
+    for i in range(3):
+        for name in ("mean_logprob", "mean_entropy", "token_logprobs"):
+            assert served[i].confidence[name] == pytest.approx(expected[i].confidence[name], abs=1e-3)
+
+
+def test_seeds_go_with_more_prompts_than_one_step_takes(base: Path, tokenizer) -> None:
+    """6,000 tokens of prompts, 4,096 a step: a prompt cut in two would turn a CPU's seeded generator back, which it cannot."""
+    pytest.importorskip("vllm", reason="vllm is not installed: seeded sampling of many prompts is not tested")
+    from mft_cli.eval.engines.vllm import VllmEngine
+
+    loading = Loading("vllm", str(base), None, str(base), "float32", "cpu", 128, False)
+    requests = [Request((1, *(3 + (i * 7 + j) % 200 for j in range(99))), 4, seed=i) for i in range(60)]
+    vllm = VllmEngine(loading, tokenizer, EvalConfig(kv_cache_gb=1.0))
+    try:
+        found = generate(vllm, requests, Sampling(1.0, 1.0, (), (2,)))
+    finally:
+        vllm.close()
+    assert sorted(found) == list(range(60))

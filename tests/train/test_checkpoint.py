@@ -1,0 +1,101 @@
+"""Checkpoints appear whole or not at all, are verified, and survive a full disk."""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mft_cli.errors import UserError
+from mft_cli.train import checkpoint
+from mft_cli.train.checkpoint import Fragment
+
+TRAINER = {"position": {"step": 1}}
+
+
+def one(value: float = 1.0) -> list[Fragment]:
+    return [Fragment("w", torch.full((8, 8), value), (8, 8), 0, {"exp_avg": torch.zeros(8, 8)})]
+
+
+def save(root: Path, step: int, fragments: list[Fragment]) -> Path:
+    return checkpoint.save(root, step, fragments, TRAINER)
+
+
+def test_round_trip_and_names(tmp_path: Path):
+    folder = save(tmp_path, 7, one(2.0))
+    assert folder.name == "step-00000007"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "trainer.json",
+    ]
+    assert checkpoint.verify(folder) is None
+    loaded = checkpoint.Stored(folder)
+    assert torch.equal(loaded.tensor("w"), torch.full((8, 8), 2.0))
+    assert loaded.trainer == TRAINER
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str):
+    for step in (1, 2, 3):
+        save(tmp_path, step, one(step))
+    file = tmp_path / "step-00000003" / ("manifest.json" if damage == "manifest" else "optimizer.safetensors")
+    data = file.read_bytes()
+    if damage == "remove":
+        file.unlink()
+    elif damage == "truncate":
+        file.write_bytes(data[:-10])
+    else:
+        file.write_bytes(data[:-4] + bytes(255 - b for b in data[-4:]))
+    said: list[str] = []
+    assert checkpoint.newest_verified(tmp_path, said.append) == tmp_path / "step-00000002"
+    assert "step-00000003" in said[0]
+    assert "damaged" in said[0]
+
+
+def test_leftovers_of_killed_runs_are_no_checkpoints(tmp_path: Path):
+    (tmp_path / ".tmp-step-00000009-123").mkdir(parents=True)
+    (tmp_path / ".old-step-00000001-123").mkdir()
+    save(tmp_path, 2, one())
+    assert checkpoint.steps_in(tmp_path) == [2]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_keep_last_and_best(tmp_path: Path):
+    for step in range(1, 7):
+        save(tmp_path, step, one())
+    checkpoint.thin(tmp_path, 2, best=3)
+    assert checkpoint.steps_in(tmp_path) == [6, 5, 3]
+
+
+def test_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 1, one())
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="no space left for the checkpoint of step 2"):
+        save(tmp_path, 2, one())
+    assert checkpoint.steps_in(tmp_path) == [1]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_really_full_disk(tmp_path: Path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
+    try:
+        save(tmp_path, 1, one())
+        large = [Fragment("w", torch.zeros(100_000), (100_000,))]
+        with pytest.raises(UserError, match="no space left"):
+            save(tmp_path, 2, large)
+        assert checkpoint.newest_verified(tmp_path, print) == tmp_path / "step-00000001"
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
