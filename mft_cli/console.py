@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -108,11 +109,14 @@ class Progress:
             self.bar.close()
 
 
-class Say:
+Logger = Callable[[str], None]  # takes a line for the person who watches and for the log
+
+
+class Log:
     """Prints a line and keeps it in the run's train.log."""
 
-    def __init__(self, log: Path | None = None):
-        self.log = log
+    def __init__(self, path: Path | None = None):
+        self.path = path
 
     def __call__(self, line: str) -> None:
         if sys.stderr.isatty():
@@ -121,8 +125,8 @@ class Say:
             tqdm.write(line)
         else:
             print(line, flush=True)
-        if self.log is not None:
-            with open(self.log, "a", encoding="utf-8") as file:
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 

@@ -42,7 +42,7 @@ class RunDir:
         return locked(self.root, f"{self.root} is in use by another mft process; wait for it, or set run_dir=")
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
+    def recording_state(self) -> Iterator[None]:
         """State running inside; stopped or failed, with the reason, if it is left by an exception."""
         self.set_state("running")
         try:

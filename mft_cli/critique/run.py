@@ -34,7 +34,7 @@ def critique_run(config: CritiqueRunConfig) -> Path:
     run = RunDir(critique_folder(config))
     with run.lock():
         write_atomically(run.config, to_yaml(config))
-        with run.told(), stoppable():
+        with run.recording_state(), stoppable():
             left = make_rows(config, run)
         if left:
             run.set_state("stopped", message=left)

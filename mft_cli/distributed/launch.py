@@ -19,12 +19,12 @@ from typing import IO
 
 from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
+from mft_cli.console import Logger
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
 from mft_cli.slurm import srun as allocation
 from mft_cli.slurm.srun import place_from_slurm as place_from_slurm
 from mft_cli.slurm.srun import rank_exit_code as rank_exit_code
 
-Say = Callable[[str], None]
 SETTLE_S = 1.0  # after a failure the other ranks may still show that they fail of the same cause
 KILL_AFTER_S = 5.0  # between TERM and KILL: after a failure the other ranks hang in a collective and save nothing
 PR_SET_PDEATHSIG = 1
@@ -59,7 +59,7 @@ def threads_per_rank(launch: LaunchConfig) -> int:
 
 
 def start_ranks(
-    command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str] | None = None,
+    command: list[str], launch: LaunchConfig, logs: Path, log: Logger, heard: list[str] | None = None,
     cause: list[str] | None = None,
 ) -> int:  # fmt: skip
     """Run `command` once a rank of this node (with launch.name=slurm: of the allocation) and wait for all of them.
@@ -74,27 +74,27 @@ def start_ranks(
     logs.mkdir(parents=True, exist_ok=True)
     heard = [] if heard is None else heard
     if launch.name == "slurm":
-        return start_srun(command, launch, logs, say, heard)
+        return start_srun(command, launch, logs, log, heard)
     environments = local_environments(launch)
     ranks = [Rank(int(e["RANK"]), command, e, logs, echo=e["RANK"] == "0") for e in environments]
-    group = Group(ranks, launch.grace_s, say, heard)
+    group = Group(ranks, launch.grace_s, log, heard)
     first = group.run()
     if first is not None:
         if text := failure_text(first, ranks):
-            say(text)
+            log(text)
         if cause is not None:
             cause.append(cause_of(first))
         return first.code if first.code > 0 else EXIT_OURS
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
 
-def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say, heard: list[str]) -> int:
+def start_srun(command: list[str], launch: LaunchConfig, logs: Path, log: Logger, heard: list[str]) -> int:
     """One srun for all ranks. A signal goes on as USR1: srun answers INT with a status line and TERM by killing."""
     call, environment = allocation.srun_call(command, launch, ranks_per_node(launch), logs)
     srun = Rank(0, call, environment, logs, echo=True)
     allocation.clear_stopped(logs)
     started = time.time()
-    group = Group([srun], launch.grace_s, say, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
+    group = Group([srun], launch.grace_s, log, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
     first = group.run()
     stopped = allocation.stopped(logs)
     if first is None or stopped == int(environment["WORLD_SIZE"]):  # all have saved, however srun itself was ended
@@ -104,7 +104,7 @@ def start_srun(command: list[str], launch: LaunchConfig, logs: Path, say: Say, h
     for path in sorted(others, key=lambda p: p.stat().st_mtime):
         text = tail(path, 0)
         if "Traceback" in text and last_line(text) not in shown:
-            say(f"a rank failed; the end of {path}:\n{text}")
+            log(f"a rank failed; the end of {path}:\n{text}")
             break
     # srun gives the highest code of the tasks, or 128 + the signal
     return first.code if 0 < first.code < 128 else EXIT_OURS
@@ -198,10 +198,10 @@ class Group:
     """The ranks of one call, watched until the last one has ended."""
 
     def __init__(
-        self, ranks: list[Rank], grace_s: float, say: Say, heard: list[str],
+        self, ranks: list[Rank], grace_s: float, log: Logger, heard: list[str],
         forward_as: int | None = None, end_with: int | None = None,
     ):  # fmt: skip
-        self.ranks, self.grace_s, self.say, self.heard = ranks, grace_s, say, heard
+        self.ranks, self.grace_s, self.log, self.heard = ranks, grace_s, log, heard
         self.forward_as, self.end_with = forward_as, end_with
         self.ended: queue.SimpleQueue[tuple[Rank, int]] = queue.SimpleQueue()
         self.alive: list[Rank] = []
@@ -266,7 +266,7 @@ class Group:
     def pass_on(self, number: int) -> None:
         if number in self.seen:
             if number == signal.SIGINT:
-                self.say("second interrupt: the ranks are killed")
+                self.log("second interrupt: the ranks are killed")
                 self.kill()
             return
         if not self.seen:
@@ -277,7 +277,7 @@ class Group:
         self.heard.append(signal.Signals(number).name)
 
     def too_late(self) -> None:
-        self.say(f"the ranks have not stopped within launch.grace_s={self.grace_s:g} seconds: they are killed")
+        self.log(f"the ranks have not stopped within launch.grace_s={self.grace_s:g} seconds: they are killed")
         self.kill()
 
     def kill(self) -> None:

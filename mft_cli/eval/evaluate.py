@@ -100,7 +100,7 @@ def evaluate_run(config: EvalRunConfig) -> Path:
         write_atomically(run.config, to_yaml(config))
         data = {name: {"where": b.source.path, "split": b.source.split} for name, b in config.eval.benchmarks.items()}
         write_json(run.provenance, provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config))))
-        with run.told(), stoppable():
+        with run.recording_state(), stoppable():
             evaluate(config, run.root / "eval")
         run.set_state("done")
         print(f"results in {run.root}")

@@ -8,23 +8,19 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mft_cli.console import quiet_transformers
+from mft_cli.console import Logger, quiet_transformers
 from mft_cli.errors import UserError
 from mft_cli.files import cache_folder, digest_of, file_digest
 
 CONVERTER_VERSION = 2  # part of the cache's key: a change in what conversion writes makes a new folder
 
 
-Say = Callable[[str], None]
-
-
-def convert_gguf(file: Path, say: Say) -> Path:
+def convert_gguf(file: Path, log: Logger) -> Path:
     """The GGUF file as an ordinary folder (fp32 safetensors, tokenizer), made once and kept in the cache."""
     if not file.exists():
         raise UserError(f"model.path={file}: no such file")
@@ -38,7 +34,7 @@ def convert_gguf(file: Path, say: Say) -> Path:
         known.write_text(json.dumps([stamp, digest]))
         folder = cache_folder() / "models" / f"{file.stem}-{digest_of([digest, CONVERTER_VERSION])[:12]}"
         if not (folder / "config.json").exists():
-            say(f"converting {file.name} (once; kept in {folder})")
+            log(f"converting {file.name} (once; kept in {folder})")
             temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
             try:
                 write_converted(file, temporary)

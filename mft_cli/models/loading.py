@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from mft_cli.config.schema.inputs import ModelConfig
-from mft_cli.console import quiet_transformers
+from mft_cli.console import Logger, quiet_transformers
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
-from mft_cli.models.gguf import Say, convert_gguf
+from mft_cli.models.gguf import convert_gguf
 from mft_cli.models.vocabulary import table
 
 if not torch.cuda.is_available():
@@ -23,13 +23,13 @@ if not torch.cuda.is_available():
     )  # transformers imports deepspeed, which would warn of what it guesses
 
 
-def locate(config: ModelConfig, say: Say = print) -> str:
+def locate(config: ModelConfig, log: Logger = print) -> str:
     """A folder or hub id that from_pretrained takes. Converts a GGUF file first. Raises UserError."""
     path = config.path
     if path.startswith("package:"):
         path = str(package_file(path.removeprefix("package:")))
     if path.endswith(".gguf"):
-        return str(convert_gguf(Path(path).expanduser(), say))
+        return str(convert_gguf(Path(path).expanduser(), log))
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():

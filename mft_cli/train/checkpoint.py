@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mft_cli.console import Logger
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
 from mft_cli.files import discard, file_digest, flush_folder, read_json, write_json
@@ -45,10 +46,8 @@ def steps_in(root: Path) -> list[int]:
     return sorted((int(m[1]) for p in root.iterdir() if (m := PATTERN.match(p.name))), reverse=True)
 
 
-def save(
-    root: Path, step: int, fragments: Iterable[Fragment], trainer: dict[str, Any], ranks: Ranks | None = None
-) -> Path:
-    """Write `step-<step>`; all ranks have to call. `fragments` are this rank's, `trainer` the small numbers.
+def save(root: Path, step: int, shards: Iterable[Shard], trainer: dict[str, Any], ranks: Ranks | None = None) -> Path:
+    """Write `step-<step>`; all ranks have to call. `shards` are this rank's, `trainer` the small numbers.
 
     On any failure the temporary folder is removed and older checkpoints are untouched. Raises UserError on every rank
     when a disk is full.
@@ -63,7 +62,7 @@ def save(
     parts: dict[str, dict[str, Any]] = {}
     with in_step(ranks, temporary, step):
         suffix = f"-r{ranks.rank}" if ranks.world > 1 else ""
-        parts = write_fragments(temporary, fragments, suffix)
+        parts = write_shards(temporary, shards, suffix)
     every = {file: facts for found in ranks.gather(parts) for file, facts in found.items()}
     with in_step(ranks, temporary, step):
         if ranks.rank == 0:
@@ -100,11 +99,11 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
     raise fault or OSError(f"{temporary.parent}: another rank could not write the checkpoint of step {step}")
 
 
-def write_fragments(folder: Path, fragments: Iterable[Fragment], suffix: str) -> dict[str, dict[str, Any]]:
+def write_shards(folder: Path, shards: Iterable[Shard], suffix: str) -> dict[str, dict[str, Any]]:
     """Weights into model*.safetensors, optimizer tensors into optimizer*.safetensors. Returns the manifest's facts."""
     every: dict[str, dict[str, Any]] = {}
     writers = {kind: Writer(folder, f"{kind}{suffix}", every) for kind in ("model", "optimizer")}
-    for one in fragments:
+    for one in shards:
         start = None if one.whole else one.start
         writers["model"].add(one.name, one.weight, one.shape, start)
         for kind, tensor in one.moments.items():
@@ -231,7 +230,7 @@ class Stored:
         return self.read(name, 0, math.prod(shape)).view(shape)
 
 
-def newest_verified(root: Path, say: Callable[[str], None]) -> Path | None:
+def newest_verified(root: Path, log: Logger) -> Path | None:
     """The newest checkpoint whose files are all as written; damaged ones are named and passed over. None without any.
 
     Raises UserError if all are damaged: to start from the first step would be to lose the work without a word. What a kill
@@ -243,7 +242,7 @@ def newest_verified(root: Path, say: Callable[[str], None]) -> Path | None:
         problem = verify(folder)
         if problem is None:
             for line in damaged:
-                say(f"checkpoint {line} is damaged and passed over")
+                log(f"checkpoint {line} is damaged and passed over")
             return folder
         damaged.append(f"{folder.name} ({problem})")
     if damaged:
@@ -265,7 +264,7 @@ Read = Callable[[str, int, int], Tensor]  # (name, start, count) -> elements of 
 
 
 @dataclass
-class Fragment:
+class Shard:
     """This rank's part of a trained parameter: whole, or the elements [n] from `start` on of the flattened whole."""
 
     name: str

@@ -20,7 +20,7 @@ from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.methods.base import Losses
 from mft_cli.models.device import DTYPES
-from mft_cli.train.checkpoint import Fragment, Read
+from mft_cli.train.checkpoint import Read, Shard
 from mft_cli.train.optimizer import make_adamw, restore_state, set_learning_rate, state_tensors
 
 
@@ -146,18 +146,18 @@ class TorchEngine:
 
     # ---- state ----
 
-    def fragments(self) -> Iterator[Fragment]:
+    def shards(self) -> Iterator[Shard]:
         """What this rank has to save, nothing copied. Every rank holds everything: the first one saves it."""
         if self.ranks.rank:
             return
         for name in self.named:
             master = self.master(name)
             moments = state_tensors(self.optimizer, master)
-            yield Fragment(name, master.detach(), tuple(master.shape), 0, moments)
+            yield Shard(name, master.detach(), tuple(master.shape), 0, moments)
         kept = set(self.model.state_dict())
         for name, buffer in self.model.named_buffers():
             if name in kept:
-                yield Fragment(name, buffer, tuple(buffer.shape))
+                yield Shard(name, buffer, tuple(buffer.shape))
 
     def small(self) -> dict[str, Any]:
         """Numbers to save beside the tensors."""

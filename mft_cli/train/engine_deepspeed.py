@@ -21,7 +21,7 @@ from mft_cli.distributed.zero import gathered, is_partitioned, round_weights, sh
 from mft_cli.methods.base import Losses
 from mft_cli.models.device import DTYPES
 from mft_cli.models.kernels.cross_entropy import make_head_loss
-from mft_cli.train.checkpoint import Fragment, Read
+from mft_cli.train.checkpoint import Read, Shard
 from mft_cli.train.engine import Outcome, is_finite
 from mft_cli.train.optimizer import make_adamw, set_learning_rate
 
@@ -168,7 +168,7 @@ class DeepSpeedEngine:
             offset = parameter._hp_mapping.hp_fragment_address.start
         return self.zero.optimizer.state[here[2]][kind].narrow(0, offset, here[1].numel())
 
-    def fragments(self) -> Iterator[Fragment]:
+    def shards(self) -> Iterator[Shard]:
         """What this rank holds of every trained parameter and of the optimizer's state; rank 0 adds the buffers."""
         for name in self.at_hand():
             here = self.place(name)
@@ -182,12 +182,12 @@ class DeepSpeedEngine:
                 for k, v in state.items()
                 if isinstance(v, Tensor)
             }
-            yield Fragment(name, own(master.detach()), shape_of(self.named[name]), start, moments)
+            yield Shard(name, own(master.detach()), shape_of(self.named[name]), start, moments)
         if self.ranks.rank == 0:
             kept = set(self.model.state_dict())
             for name, buffer in self.model.named_buffers():
                 if name in kept:
-                    yield Fragment(name, buffer, tuple(buffer.shape))
+                    yield Shard(name, buffer, tuple(buffer.shape))
 
     def small(self) -> dict[str, Any]:
         return {"loss_scale": {"scale": float(self.zero.loss_scale), "run": 0} if self.dtype == torch.float16 else None}

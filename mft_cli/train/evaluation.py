@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mft_cli.config.schema.runs import EvalRunConfig, TrainConfig
 from mft_cli.config.validate import to_plain
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.errors import EXIT_USER, UserError
 from mft_cli.export.card import add_scores_to_card
 from mft_cli.files import read_json, write_json
@@ -16,7 +16,7 @@ from mft_cli.run_dir import RunDir
 from mft_cli.signals import run_forwarding
 
 
-def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
+def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
     if not config.eval.benchmarks:
         return
@@ -26,7 +26,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
         plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
         frozen = run.root / f"{out.name}.json"
         write_json(frozen, plain)
-        say(f"evaluating {folder}")
+        log(f"evaluating {folder}")
         start = time.monotonic()
         command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
         code = run_forwarding(command)
@@ -38,7 +38,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, say: Say) -> None:
             )
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
-        say(f"evaluated in {time.monotonic() - start:.0f} s")
+        log(f"evaluated in {time.monotonic() - start:.0f} s")
 
 
 def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mft_cli import __version__
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.distributed.zero import is_partitioned, shape_of
 from mft_cli.export.card import export_facts, model_card
@@ -29,7 +29,7 @@ from mft_cli.train.resume import settings_digest
 from mft_cli.train.setup import Assembly
 
 
-def write_exports(ready: Assembly, say: Say) -> None:
+def write_exports(ready: Assembly, log: Log) -> None:
     """export/ of the last step, and export-best/ or export-step-*/ where they are to be evaluated. From checkpoints."""
     fit = ready.fit
     config, run, position = fit.config, fit.run, fit.position
@@ -42,7 +42,7 @@ def write_exports(ready: Assembly, say: Say) -> None:
                 todo.append((run.root / f"export-step-{step:08d}", step))
     for folder, step in todo:
         write_export(ready, folder, step)
-        say(f"exported step {step} to {folder}")
+        log(f"exported step {step} to {folder}")
 
 
 def write_export(ready: Assembly, folder: Path, step: int) -> None:
@@ -154,7 +154,7 @@ def adapter_writer(
         compared = needed <= memory_left()
         write_json(own / "mft.json", {**facts, "compared_with_merged": compared})
         if not compared:
-            ready.fit.say(
+            ready.fit.log(
                 f"{own}: NOT compared with the merged model: that takes two models in fp32, {needed / 2**30:,.0f} GiB, "
                 f"and {memory_left() / 2**30:,.0f} GiB are free here; the merged model itself was checked"
             )

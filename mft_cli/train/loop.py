@@ -16,7 +16,7 @@ import torch
 
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
-from mft_cli.console import Progress
+from mft_cli.console import Logger, Progress
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Order, lay_rows, make_batch, share
 from mft_cli.errors import Stopped, UserError
@@ -83,7 +83,7 @@ class Fit:
     config: TrainConfig
     run: RunDir
     metrics: Metrics
-    say: Callable[[str], None]
+    log: Logger
     stop: StopSignal
     pad_id: int
     position: Position
@@ -182,7 +182,7 @@ class Fit:
         elif not result.outcome.searching:
             p.bad_in_a_row += 1
             p.skipped += 1
-            self.say(f"step {p.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({p.skipped} so far)")
+            self.log(f"step {p.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({p.skipped} so far)")
         if p.step % self.config.log.every_steps == 0 or p.step == p.total_steps or not result.applied:
             self.metrics.write(self.row(result, seconds))
 
@@ -235,7 +235,7 @@ class Fit:
         found = self.validation_loss()
         p = self.position
         self.metrics.write({"kind": "validation", "step": p.step, **found})
-        self.say(f"step {p.step}: validation loss {found['loss']:.4f} over {found['label_tokens']:,} label tokens")
+        self.log(f"step {p.step}: validation loss {found['loss']:.4f} over {found['label_tokens']:,} label tokens")
         improved = math.isfinite(found["loss"]) and (p.best_loss is None or found["loss"] < p.best_loss)
         if improved:
             p.best_loss, p.best_step = found["loss"], p.step
@@ -273,7 +273,7 @@ class Fit:
         self.method.refresh(engine.model, engine.master)
         trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
         root = self.run.checkpoints
-        checkpoints.save(root, self.position.step, engine.fragments(), trainer, engine.ranks)
+        checkpoints.save(root, self.position.step, engine.shards(), trainer, engine.ranks)
         self.last_save, self.saved_step = time.monotonic(), self.position.step
         if engine.ranks.rank:
             return

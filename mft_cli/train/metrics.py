@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 
 from mft_cli.config.schema.training import LogConfig
+from mft_cli.console import Logger
 from mft_cli.files import write_atomically
 from mft_cli.run_dir import RunDir
 
@@ -34,13 +35,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class Metrics:
     """Appends rows to metrics.jsonl and hands them to followers. Rows behind `step` are dropped: they come again."""
 
-    def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, Any], say: Callable[[str], None]):
+    def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, Any], log: Logger):
         self.path = run.metrics
         rows = [r for r in read_rows(run.metrics) if r.get("step", 0) <= step]
         write_atomically(run.metrics, "".join(json.dumps(r) + "\n" for r in rows))
         self.file = open(run.metrics, "a", encoding="utf-8")  # noqa: SIM115  open as long as the run
-        self.followers = followers(run, config, settings, say)
-        self.say = say
+        self.followers = followers(run, config, settings, log)
+        self.log = log
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers that are not finite become null, which JSON can hold."""
@@ -52,7 +53,7 @@ class Metrics:
                 follower(clean)
             except Exception as error:  # a follower's fault must not cost a run
                 self.followers.remove(follower)
-                self.say(f"a metrics follower failed and is off from here on: {error}")
+                self.log(f"a metrics follower failed and is off from here on: {error}")
 
     def close(self) -> None:
         self.file.flush()
@@ -79,7 +80,7 @@ class NoMetrics(Metrics):
 Follower = Callable[[dict[str, Any]], None]
 
 
-def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], say: Callable[[str], None]) -> list[Follower]:
+def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], log: Logger) -> list[Follower]:
     """Weights & Biases and TensorBoard, where asked for; one that cannot start is said and left out."""
     made: list[Follower] = []
     wanted: list[tuple[bool, Callable[..., Follower]]] = [
@@ -91,7 +92,7 @@ def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], say: Cal
             try:
                 made.append(kind(run, config, settings))
             except Exception as error:
-                say(f"{getattr(kind, '__name__', kind)} cannot start and is left out: {error}")
+                log(f"{getattr(kind, '__name__', kind)} cannot start and is left out: {error}")
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import read_yaml, to_plain
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.data.load import Loaded
 from mft_cli.data.sources import local_digest
 from mft_cli.distributed.ranks import Ranks
@@ -127,12 +127,12 @@ def resume(
     engine: TorchEngine | DeepSpeedEngine,
     fresh: Position,
     machine: dict[str, Any],
-    say: Say,
+    log: Log,
 ) -> Position:
     """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
     if not config.checkpoint.resume:
         return fresh
-    folder = newest_checkpoint(run, engine.ranks, say)
+    folder = newest_checkpoint(run, engine.ranks, log)
     if folder is None:
         return fresh
     stored = checkpoints.Stored(folder)
@@ -147,20 +147,20 @@ def resume(
     for name in ("threads", "instruction_set", "machine", "ranks", "zero_stage"):
         before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
         if before != now:
-            say(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
+            log(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
     if position.best_step is not None and not checkpoints.step_folder(run.checkpoints, position.best_step).is_dir():
         position.best_loss = position.best_step = None  # keep_best was off then: the best one is gone
     engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
-    say(f"going on from {folder}")
+    log(f"going on from {folder}")
     return position
 
 
-def newest_checkpoint(run: RunDir, ranks: Ranks, say: Say) -> Path | None:
+def newest_checkpoint(run: RunDir, ranks: Ranks, log: Log) -> Path | None:
     """One rank reads the digests of all files. Raises UserError, on every rank, if no checkpoint is whole."""
     folder, refusal = None, None
     if ranks.rank == 0:
         try:
-            folder = checkpoints.newest_verified(run.checkpoints, say)
+            folder = checkpoints.newest_verified(run.checkpoints, log)
         except UserError as error:
             refusal = str(error)
     folder, refusal = ranks.from_first((folder, refusal))

@@ -14,7 +14,7 @@ import torch
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build, to_plain, to_yaml
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
@@ -35,36 +35,36 @@ def train(config: TrainConfig) -> Path:
     run = RunDir(run_folder(config))
     if config.launch.node_rank and config.launch.name == "local":  # the first node's driver keeps the run folder
         if not is_done(run, config):
-            start_and_wait(run, config, run.root / f"frozen-node{config.launch.node_rank}.json", Say(None))
+            start_and_wait(run, config, run.root / f"frozen-node{config.launch.node_rank}.json", Log(None))
         return run.root
     with run.lock():
-        say = Say(run.log)
+        log = Log(run.log)
         if is_done(run, config):
-            say(f"{run.root} is done; checkpoint.resume=false would train it anew")
+            log(f"{run.root} is done; checkpoint.resume=false would train it anew")
         elif world_size(config.launch) == 1:
-            train_in(run, config, Ranks(), say)
+            train_in(run, config, Ranks(), log)
         else:
-            train_on_ranks(run, config, say)
-        evaluate_exports(run, config, say)
+            train_on_ranks(run, config, log)
+        evaluate_exports(run, config, log)
     return run.root
 
 
-def train_on_ranks(run: RunDir, config: TrainConfig, say: Say) -> None:
+def train_on_ranks(run: RunDir, config: TrainConfig, log: Log) -> None:
     """Freeze the configuration and start the ranks, which read it: they never see Hydra, nor a command line's quotes."""
     try:
-        start_and_wait(run, config, run.root / "frozen.json", say)
+        start_and_wait(run, config, run.root / "frozen.json", log)
     except RankFailed:
         if run.get_state().get("state") == "running":  # died without a word
             run.set_state("failed", message="a rank ended without a word", **where(run))
         raise
 
 
-def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, say: Say) -> None:
+def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> None:
     """The ranks of this node (with SLURM: of all nodes), to their end. Raises Stopped, UserError, RankFailed."""
     write_json(frozen, to_plain(config))
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
     cause: list[str] = []
-    code = start_ranks(command, config.launch, run.root / "logs", say, cause=cause)
+    code = start_ranks(command, config.launch, run.root / "logs", log, cause=cause)
     if code == EXIT_STOPPED:
         state = run.get_state()
         raise Stopped(state.get("message", "stopped by a signal"), state.get("by"))
@@ -84,27 +84,27 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     run = RunDir(folder)
     ranks = join(pick_device(config))
     try:
-        train_in(run, config, ranks, Say(run.log if ranks.rank == 0 else None), stop)
+        train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop)
     finally:
         leave()
 
 
-def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say, stop: StopSignal | None = None) -> None:
+def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal | None = None) -> None:
     """Everything up to the export, with the run's state kept true whatever happens."""
     stop = stop or StopSignal()
     first = ranks.rank == 0
-    say(f"run folder {run.root}")
+    log(f"run folder {run.root}")
     try:
         if first:
             prepare_folder(run, config)
             run.set_state("running")
-        ready = assemble(run, config, stop, say, ranks)
+        ready = assemble(run, config, stop, log, ranks)
         fit = ready.fit
-        say(
+        log(
             f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}"
         )
         fit.run_to_end()
-        write_exports(ready, say)
+        write_exports(ready, log)
         fit.metrics.close()
         if first:
             run.set_state(
@@ -120,8 +120,8 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, say: Say, stop: Sto
         message = str(error) or type(error).__name__
         if first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
             run.set_state("failed", message=message, **where(run))
-            with open(run.log, "a", encoding="utf-8") as log:
-                log.write(message if isinstance(error, UserError) else traceback.format_exc())
+            with open(run.log, "a", encoding="utf-8") as file:
+                file.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
     if ranks.world == 1:  # a rank ends here, and a driver goes on: nobody would read the note
         stop.release()

@@ -10,7 +10,7 @@ import torch
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import to_plain
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.data.load import Loaded, load
 from mft_cli.data.prompts import Renderer
 from mft_cli.distributed.ranks import Ranks
@@ -57,25 +57,25 @@ class Assembly:
     adapters: Adapters | None
 
 
-def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks: Ranks | None = None) -> Assembly:
+def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks: Ranks | None = None) -> Assembly:
     """Tokenizer, rows, model, method, engine, and the position to go on from."""
     device = pick_device(config)
     ranks = ranks or Ranks(device=device)
     precision = pick_precision(config.train.precision, device)
     method = make(config.method, config.train.logits_chunk)
     check_peft(config, method, device)
-    words = read_words(config, method, ranks, say)
+    words = read_words(config, method, ranks, log)
     loaded = ranks.one_after_first(lambda: load(config.data, words.renderer, config.seed))
     for line in loaded.lines:
-        say(line)
+        log(line)
     if ranks.any(stop.name is not None):
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
     attention = resolve(backend(config, method, precision), device.type)
     document = zero_settings.document(config, precision, ranks.world)
     with partitioned_loading(document):
-        weights = load_weights(config, words, loaded, attention, precision, device, say)
-    model, adapters, fast = prepare_model(config, method, words, weights, loaded, say)
+        weights = load_weights(config, words, loaded, attention, precision, device, log)
+    model, adapters, fast = prepare_model(config, method, words, weights, loaded, log)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine = make_engine(config, model, method, precision, document, device, ranks)
@@ -89,11 +89,11 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, say: Say, ranks
         write_json(run.provenance, facts)
     position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
     machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
-    position = resume(run, config, engine, position, machine, say)
-    metrics = Metrics(run, config.log, position.step, to_plain(config), say) if ranks.rank == 0 else NoMetrics()
+    position = resume(run, config, engine, position, machine, log)
+    metrics = Metrics(run, config.log, position.step, to_plain(config), log) if ranks.rank == 0 else NoMetrics()
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
-        metrics=metrics, say=say, stop=stop, pad_id=int(words.tokenizer.pad_token_id), position=position,
+        metrics=metrics, log=log, stop=stop, pad_id=int(words.tokenizer.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
         sample=sampler(run, config, model, method, words.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
     )  # fmt: skip
@@ -119,10 +119,10 @@ class Words:
     renderer: Renderer
 
 
-def read_words(config: TrainConfig, method: Method, ranks: Ranks, say: Say) -> Words:
+def read_words(config: TrainConfig, method: Method, ranks: Ranks, log: Log) -> Words:
     """Finds the model and reads its tokenizer."""
     source = find_source(config.model)
-    path = ranks.one_after_first(lambda: locate(source.base, say))
+    path = ranks.one_after_first(lambda: locate(source.base, log))
     folder = source.tokenizer_path(path)
     base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
     wanted = method.prepare(tokenizer)
@@ -143,7 +143,7 @@ class Weights:
 
 
 def load_weights(
-    config: TrainConfig, words: Words, loaded: Loaded, attention: str, precision: str, device: torch.device, say: Say
+    config: TrainConfig, words: Words, loaded: Loaded, attention: str, precision: str, device: torch.device, log: Log
 ) -> Weights:
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
     tokenizer, wanted = words.tokenizer, words.wanted
@@ -156,14 +156,14 @@ def load_weights(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     base_vocabulary = embedding_rows(model)
     for token in wanted:
-        say(f"token {token} added to the tokenizer, its embedding the mean of all others")
+        log(f"token {token} added to the tokenizer, its embedding the mean of all others")
     spare = spare_rows(model, len(words.base_tokenizer), len(wanted))
     add_tokens(model, tokenizer, wanted)
     return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(wanted))
 
 
 def prepare_model(
-    config: TrainConfig, method: Method, words: Words, weights: Weights, loaded: Loaded, say: Say
+    config: TrainConfig, method: Method, words: Words, weights: Weights, loaded: Loaded, log: Log
 ) -> tuple[Any, Adapters | None, int]:
     """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
     model: Any = weights.model
@@ -178,7 +178,7 @@ def prepare_model(
         if examples is not None:
             method.check(examples)
     for line in method.facts():
-        say(line)
+        log(line)
     if adapters is None:
         fast = install_fast_modules(model, config)
     if config.train.gradient_checkpointing:

@@ -23,7 +23,7 @@ import yaml
 
 from mft_cli.config.compose import CONF
 from mft_cli.config.load import train_config
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.methods.masked_layers import choose
 from mft_cli.methods.selection import keep_largest, removed_count
 from mft_cli.methods.sft import Sft
@@ -81,7 +81,7 @@ def make_fit(folder: Path, method: dict[str, Any], rows: int) -> Fit:
     }  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
-    return assemble(run, train_config(values), StopSignal(), Say(run.log)).fit
+    return assemble(run, train_config(values), StopSignal(), Log(run.log)).fit
 
 
 GROUPS = {"model": "smollm2_135m", "data": "gsm_symbolic"}

@@ -94,7 +94,7 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     import torch
 
     from mft_cli.config.load import train_config
-    from mft_cli.console import Say
+    from mft_cli.console import Log
     from mft_cli.plan.estimate import make_plan
     from mft_cli.plan.settings import Settings
     from mft_cli.run_dir import RunDir
@@ -121,7 +121,7 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     assembly.load_model = load_and_note
     run = RunDir(Path(config.run_dir or ""))
     run.root.mkdir(parents=True)
-    fit = assembly.assemble(run, config, StopSignal(), Say(run.log)).fit
+    fit = assembly.assemble(run, config, StopSignal(), Log(run.log)).fit
     fit.engine.model.train()
     found["load"] = meter.peak() - found["baseline"]
     meter.reset()

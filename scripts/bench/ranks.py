@@ -78,7 +78,7 @@ def settings(run: Path, model: Path, deepspeed: str) -> dict[str, Any]:
 
 def rank_program(values: dict[str, Any], steps: int) -> None:
     """In every rank: assemble, time steps, save; rank 0 writes what it measured to run_dir/found-<time>.json."""
-    from mft_cli.console import Say
+    from mft_cli.console import Log
     from mft_cli.distributed.ranks import join, leave
     from mft_cli.files import write_json
     from mft_cli.models.device import pick_device
@@ -100,7 +100,7 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
         original(self, *arguments)
 
     checkpoint.Stored.__init__ = timed  # type: ignore[method-assign]
-    fit = assemble(run, asked, StopSignal(), Say(), ranks).fit
+    fit = assemble(run, asked, StopSignal(), Log(), ranks).fit
     ranks.barrier()
     found: dict[str, Any] = {"resume": time.perf_counter() - read[0] if read else None}
     found["assemble"], found["ready"] = time.perf_counter() - began, time.time()

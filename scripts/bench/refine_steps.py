@@ -35,7 +35,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
     import yaml
 
     from mft_cli.config.load import train_config
-    from mft_cli.console import Say
+    from mft_cli.console import Log
     from mft_cli.data.pack import lay_rows, make_batch
     from mft_cli.methods.chunk_refine import at, chunk_means, layout_of
     from mft_cli.models.kernels.cross_entropy import head_losses
@@ -48,7 +48,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
     values["method"]["supervise"] = "every_step"  # so that the states of all steps are kept
     with tempfile.TemporaryDirectory() as temporary:
         run = RunDir(Path(temporary))
-        fit = assemble(run, train_config({**values, "run_dir": temporary}), StopSignal(), Say(run.log)).fit
+        fit = assemble(run, train_config({**values, "run_dir": temporary}), StopSignal(), Log(run.log)).fit
         with_rule = fit.validation_loss()
         method: Any = fit.method
         model = fit.engine.model.eval()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mft_cli.config.load import train_config
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.data.pack import lay_rows, make_batch, share
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
@@ -48,7 +48,7 @@ def fit(folder: Path, rows: int, row_length: int = 1024) -> Fit:
     )  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
-    return assemble(run, config, StopSignal(), Say(run.log)).fit
+    return assemble(run, config, StopSignal(), Log(run.log)).fit
 
 
 def speed(made: Fit) -> float:

@@ -13,7 +13,7 @@ import torch
 from mft_cli.cli.data_show import legend_of
 from mft_cli.config import compose as config
 from mft_cli.config import load, schema, validate
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.data.pack import IGNORE
 from mft_cli.methods import make
 from mft_cli.run_dir import RunDir
@@ -86,7 +86,7 @@ def settings(
 def make_fit(settings_: schema.TrainConfig) -> Fit:
     run = RunDir(settings_.run_dir)
     run.root.mkdir(parents=True, exist_ok=True)
-    return assemble(run, settings_, StopSignal(), Say(run.log)).fit
+    return assemble(run, settings_, StopSignal(), Log(run.log)).fit
 
 
 def trained(fit: Fit) -> dict[str, torch.Tensor]:
@@ -184,9 +184,9 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
 
     asked = settings(tiny_model, problem_file, method, FIRST[method], tmp_path, precision=precision)
     run = RunDir(asked.run_dir)
-    ready = assemble(run, asked, StopSignal(), Say())
+    ready = assemble(run, asked, StopSignal(), Log())
     ready.fit.run_to_end()
-    write_exports(ready, Say())
+    write_exports(ready, Log())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run.export), AutoTokenizer.from_pretrained(run.export)
     base = AutoTokenizer.from_pretrained(tiny_model)
     added = set(tokenizer.get_vocab()) - set(base.get_vocab())
@@ -262,10 +262,10 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     model.save_pretrained(wide)
     asked = settings(wide, problem_file, "masked_thought", {"schedule": "constant"}, tmp_path / "run")
     run = RunDir(asked.run_dir)
-    ready = assemble(run, asked, StopSignal(), Say())
+    ready = assemble(run, asked, StopSignal(), Log())
     assert ready.method.vocab_size is None
     ready.fit.run_to_end()
-    write_exports(ready, Say())
+    write_exports(ready, Log())
     before, after = (load_file(f / "model.safetensors")["model.embed_tokens.weight"] for f in (wide, run.export))
     assert after.shape == before.shape
     assert torch.equal(after[words], before[words])

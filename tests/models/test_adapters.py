@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mft_cli.config import compose as config
 from mft_cli.config import load, validate
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.errors import UserError
 from mft_cli.files import read_json
 from mft_cli.methods import make
@@ -44,13 +44,13 @@ def asked(model: Path, data: Path, method: str, run: Path, variant: dict | None 
 
 def ready_for(asked_: Any) -> Assembly:
     RunDir(asked_.run_dir).root.mkdir(parents=True, exist_ok=True)
-    return assemble(RunDir(asked_.run_dir), asked_, StopSignal(), Say())
+    return assemble(RunDir(asked_.run_dir), asked_, StopSignal(), Log())
 
 
 def run_all(asked_: Any) -> Assembly:
     ready = ready_for(asked_)
     ready.fit.run_to_end()
-    write_exports(ready, Say())
+    write_exports(ready, Log())
     return ready
 
 

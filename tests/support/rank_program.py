@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.config import load, schema, validate
-from mft_cli.console import Say
+from mft_cli.console import Log
 from mft_cli.distributed.ranks import Ranks, join, leave
 from mft_cli.distributed.zero import is_partitioned
 from mft_cli.models.device import pick_device
@@ -26,7 +26,7 @@ def make_fit(values: dict[str, Any], ranks: Ranks) -> Fit:
     asked: schema.TrainConfig = load.train_config(values)
     run = RunDir(asked.run_dir or "")
     run.root.mkdir(parents=True, exist_ok=True)
-    return assemble(run, asked, StopSignal(), Say(), ranks).fit
+    return assemble(run, asked, StopSignal(), Log(), ranks).fit
 
 
 def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:

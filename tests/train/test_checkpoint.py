@@ -10,17 +10,17 @@ import torch
 
 from mft_cli.errors import UserError
 from mft_cli.train import checkpoint
-from mft_cli.train.checkpoint import Fragment
+from mft_cli.train.checkpoint import Shard
 
 TRAINER = {"position": {"step": 1}}
 
 
-def one(value: float = 1.0) -> list[Fragment]:
-    return [Fragment("w", torch.full((8, 8), value), (8, 8), 0, {"exp_avg": torch.zeros(8, 8)})]
+def one(value: float = 1.0) -> list[Shard]:
+    return [Shard("w", torch.full((8, 8), value), (8, 8), 0, {"exp_avg": torch.zeros(8, 8)})]
 
 
-def save(root: Path, step: int, fragments: list[Fragment]) -> Path:
-    return checkpoint.save(root, step, fragments, TRAINER)
+def save(root: Path, step: int, shards: list[Shard]) -> Path:
+    return checkpoint.save(root, step, shards, TRAINER)
 
 
 def test_round_trip_and_names(tmp_path: Path):
@@ -93,7 +93,7 @@ def test_a_really_full_disk(tmp_path: Path):
         pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
     try:
         save(tmp_path, 1, one())
-        large = [Fragment("w", torch.zeros(100_000), (100_000,))]
+        large = [Shard("w", torch.zeros(100_000), (100_000,))]
         with pytest.raises(UserError, match="no space left"):
             save(tmp_path, 2, large)
         assert checkpoint.newest_verified(tmp_path, print) == tmp_path / "step-00000001"

@@ -50,7 +50,7 @@ for stage in sys.argv[1:]:
     engine = make(stage)
     rows = [step(engine, k) for k in range(3)] + [step(engine, 3, 1e6), step(engine, 4, 1e6)] + [step(engine, 5)]
     parts = {}
-    for f in engine.fragments():
+    for f in engine.shards():
         parts[f.name] = f.weight.clone().reshape(-1)
         parts |= {f"{f.name}::{k}": v.clone().reshape(-1) for k, v in f.moments.items()}
     small = engine.small()
