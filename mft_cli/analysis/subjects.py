@@ -16,7 +16,7 @@ from mft_cli.data.load import draw, load
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.models.device import pick_device
+from mft_cli.models.device import set_up_device
 from mft_cli.models.folder import ModelFolder, open_model
 from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.loading import load_model, load_tokenizer
@@ -60,7 +60,7 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: in
 
     `own_model`: whether model= names the first model. `split` is train, validation or auto (validation if there is one).
     """
-    device = pick_device(config)
+    device = set_up_device(config.launch)
     subjects = find_subjects(config.model, folders, own_model)
     tokenizer = subjects[0].tokenizer()
     words = shared_words(subjects, tokenizer)

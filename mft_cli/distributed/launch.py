@@ -20,6 +20,7 @@ from typing import IO
 from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.console import Logger
+from mft_cli.distributed.cores import threads_of_rank
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
 from mft_cli.slurm import srun as allocation
 from mft_cli.slurm.srun import place_from_slurm as place_from_slurm
@@ -53,9 +54,8 @@ def world_size(launch: LaunchConfig) -> int:
 
 def threads_per_rank(launch: LaunchConfig) -> int:
     """launch.threads, else OMP_NUM_THREADS, else the cores of this node shared out between its ranks."""
-    own = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0))
-    return launch.threads or (int(own) if own.isdigit() and int(own) else max(1, cores // ranks_per_node(launch)))
+    local = {"LOCAL_WORLD_SIZE": str(ranks_per_node(launch))}
+    return launch.threads or threads_of_rank({k: os.environ[k] for k in ["OMP_NUM_THREADS"] if k in os.environ} | local)
 
 
 def start_ranks(

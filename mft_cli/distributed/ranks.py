@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -92,10 +93,24 @@ def join(device: torch.device) -> Ranks:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
-    return Ranks(
+    ranks = Ranks(
         rank=int(os.environ["RANK"]), world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         local_world=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))), device=device,
     )  # fmt: skip
+    if device.type == "cuda":
+        refuse_shared_gpus(ranks.gather(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"))
+    return ranks
+
+
+def refuse_shared_gpus(names: list[str]) -> None:
+    """`names`: host and serial number of every rank's GPU. Raises UserError where two ranks have the same one."""
+    for rank, name in enumerate(names):
+        first = names.index(name)
+        if first < rank:
+            raise UserError(
+                f"ranks {first} and {rank} have the same GPU ({name}): give every rank one of its own, with "
+                f"launch.gpus=<GPUs of a node>, or in SLURM --gpus-per-task=1"
+            )
 
 
 def leave() -> None:

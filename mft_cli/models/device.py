@@ -1,4 +1,8 @@
-"""Device, precision and memory allocator of this machine."""
+"""Device, precision and memory allocator of this machine.
+
+The precision follows one rule everywhere: 16-bit bfloat where the hardware multiplies it, half precision on GPUs that lack
+it, else single precision. The rule is a function of `Hardware`, so that it can be asked about machines that are not here.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,21 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.schema.launching import LaunchConfig
+from mft_cli.distributed.cores import threads_of_rank
 from mft_cli.errors import UserError
+
+Precision = Literal["bf16", "fp16", "fp32"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # dot products and tiles of Intel and AMD processors
+BF16_CAPABILITY = (8, 0)  # Ampere; V100 is 7.0, T4 is 7.5
 
 # <malloc.h>: mallopt(3)
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
@@ -35,50 +48,105 @@ def memory_left() -> int:
     """Bytes that this process may still take: what the machine has available, or the control group's limit (cgroup v2)."""
     import psutil
 
-    left = int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):
         folder = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
         used = int((folder / "memory.current").read_text())
         facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        left = min(left, int((folder / "memory.max").read_text()) - used + int(facts["inactive_file"]))
-    return left
+        available = min(available, int((folder / "memory.max").read_text()) - used + int(facts["inactive_file"]))
+    return available
 
 
-def pick_device(config: TrainConfig) -> torch.device:
-    wanted = config.launch.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, len(os.sched_getaffinity(0)) // local_world)
-    torch.set_num_threads(config.launch.threads or (int(asked) if asked.isdigit() and int(asked) else share))
-    if wanted != "cpu" and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        return device
-    keep_freed_memory()
-    return torch.device("cpu")
+# ---- precision ------------------------------------------------------------------------------------------------------
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+@dataclass(frozen=True)
+class Hardware:
+    """What decides the precision: the GPU's compute capability, or without a GPU the processor's instruction sets."""
+
+    capability: tuple[int, int] | None = None
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether bf16 products are computed by the hardware. What lacks them emulates them, many times slower."""
+        if self.capability is not None:
+            return self.capability >= BF16_CAPABILITY
+        return bool(self.flags & BF16_FLAGS)
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """`auto`: bf16 where the hardware multiplies it natively, else fp32."""
-    if wanted == "fp16" and device.type != "cuda":
-        raise UserError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if cpu_has_bf16() else "fp32"
+def hardware_of(device: torch.device) -> Hardware:
+    """This machine's, for what computes on `device`; of several GPUs the oldest that is visible decides."""
+    if device.type != "cuda":
+        return Hardware(flags=processor_flags())
+    return Hardware(min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())))
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor has bf16 dot products or tiles (AVX512-BF16, AMX)."""
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Instruction sets by the names that Linux gives them; none where there is no such file."""
     try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
+        lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+
+
+def choose_precision(asked: str, hardware: Hardware) -> Precision:
+    """What `auto` is on this hardware; whatever else is asked for is taken as it is."""
+    if asked == "bf16" or asked == "fp16" or asked == "fp32":
+        return asked
+    if hardware.has_bf16:
+        return "bf16"
+    return "fp32" if hardware.capability is None else "fp16"
+
+
+def emulation_notice(key: str, precision: str, hardware: Hardware) -> str | None:
+    """One line where the precision that `key` asks for is emulated; None where the hardware computes in it."""
+    if precision == "fp32" or (precision == "bf16" and hardware.has_bf16):
+        return None
+    if hardware.capability is None:
+        lacking = "bf16 arithmetic (avx512_bf16 or amx_bf16)" if precision == "bf16" else "fp16 arithmetic"
+        return f"{key}: this processor has no {lacking} and emulates it, many times slower than fp32; auto avoids that"
+    if precision == "fp16":
+        return None
+    version = "{}.{}".format(*hardware.capability)
+    return f"{key}: this GPU (compute capability {version}) has no bf16 arithmetic and emulates it; auto takes fp16"
+
+
+# ---- device ---------------------------------------------------------------------------------------------------------
+
+
+def choose_device(launch: LaunchConfig, visible_gpus: int, environment: Mapping[str, str]) -> torch.device:
+    """The device of this process, of `visible_gpus`. A rank whose launcher shows it one GPU takes that one.
+
+    Raises UserError for GPUs that are asked for and missing.
+    """
+    if launch.device == "cuda" and not visible_gpus:
+        raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
+    if launch.device == "cpu" or not visible_gpus:
+        return torch.device("cpu")
+    local_rank = int(environment.get("LOCAL_RANK", "0")) if visible_gpus > 1 else 0
+    if local_rank >= visible_gpus:
+        raise UserError(
+            f"local rank {local_rank} has no GPU of its own: {visible_gpus} are visible to it; start at most "
+            f"{visible_gpus} ranks on a node, or set launch.device=cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def set_up_device(launch: LaunchConfig) -> torch.device:
+    """Chooses this process's device and readies the process for it: threads, current GPU, allocator. Raises UserError."""
+    device = choose_device(launch, torch.cuda.device_count(), os.environ)
+    torch.set_num_threads(launch.threads or threads_of_rank(os.environ))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
+    return device
+
+
+def training_precision(asked: str, hardware: Hardware) -> Precision:
+    """train.precision on this hardware. Raises UserError for fp16 on a processor: its loss scale would find no use."""
+    if asked == "fp16" and hardware.capability is None:
+        raise UserError("train.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
+    return choose_precision(asked, hardware)

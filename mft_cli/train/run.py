@@ -19,7 +19,7 @@ from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.files import read_json, write_atomically, write_json
-from mft_cli.models.device import pick_device
+from mft_cli.models.device import set_up_device
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.slurm.srun import place_from_slurm
@@ -82,7 +82,7 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     place_from_slurm()
     config: TrainConfig = build(TrainConfig, read_json(frozen))
     run = RunDir(folder)
-    ranks = join(pick_device(config))
+    ranks = join(set_up_device(config.launch))
     try:
         train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop)
     finally:

@@ -20,7 +20,7 @@ from mft_cli.files import write_json
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
-from mft_cli.models.device import DTYPES, pick_device, pick_precision
+from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, set_up_device, training_precision
 from mft_cli.models.folder import Source, adapter_rows, find_source
 from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import resolve
@@ -59,9 +59,11 @@ class Assembly:
 
 def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks: Ranks | None = None) -> Assembly:
     """Tokenizer, rows, model, method, engine, and the position to go on from."""
-    device = pick_device(config)
+    device = set_up_device(config.launch)
     ranks = ranks or Ranks(device=device)
-    precision = pick_precision(config.train.precision, device)
+    precision = training_precision(config.train.precision, hardware_of(device))
+    if line := emulation_notice(f"train.precision={precision}", precision, hardware_of(device)):
+        log(line)
     method = make(config.method, config.train.logits_chunk)
     check_peft(config, method, device)
     words = read_words(config, method, ranks, log)

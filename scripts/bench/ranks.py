@@ -81,14 +81,14 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
     from mft_cli.console import Log
     from mft_cli.distributed.ranks import join, leave
     from mft_cli.files import write_json
-    from mft_cli.models.device import pick_device
+    from mft_cli.models.device import set_up_device
     from mft_cli.run_dir import RunDir
     from mft_cli.signals import StopSignal
     from mft_cli.train import checkpoint
     from mft_cli.train.setup import assemble
 
     asked = load.train_config(values)
-    ranks = join(pick_device(asked))
+    ranks = join(set_up_device(asked.launch))
     run = RunDir(Path(values["run_dir"]))
     run.root.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()

@@ -12,7 +12,7 @@ from mft_cli.config import load, schema, validate
 from mft_cli.console import Log
 from mft_cli.distributed.ranks import Ranks, join, leave
 from mft_cli.distributed.zero import is_partitioned
-from mft_cli.models.device import pick_device
+from mft_cli.models.device import set_up_device
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train import checkpoint
@@ -88,7 +88,7 @@ def start_from(fit: Fit, states: Path, k: int) -> None:
 def main(cases: Path, out: Path) -> None:
     wanted = json.loads(cases.read_text())
     first = {k: v for k, v in next(iter(wanted.values())).items() if k != "states"}
-    ranks = join(pick_device(validate.build(schema.TrainConfig, first)))
+    ranks = join(set_up_device(validate.build(schema.TrainConfig, first).launch))
     results: dict[str, Any] = {}
     for name, values in wanted.items():
         states = values.pop("states", None)

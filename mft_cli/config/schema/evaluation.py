@@ -85,7 +85,9 @@ class EvalConfig:
     )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision of generation; auto: bfloat16.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
+        "auto", "Precision of generation; auto: as train.precision."
+    )
     batch_size: AtLeastOne = key(16, "Prompts at a time (hf engine).")
     max_model_len: AtLeastOne | None = key(None, "Context in tokens; null: what the longest prompt needs.")
     enforce_eager: bool | None = key(None, "vllm without compilation; null: eager on CPU, compiled on GPU.")

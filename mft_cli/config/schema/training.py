@@ -35,7 +35,8 @@ class TrainingConfig:
     eps: Positive = key(1e-8, "AdamW epsilon.")
     max_grad_norm: NonNegative = key(1.0, "Clip the gradient's norm to this; 0 does not clip.")
     precision: Literal["auto", "bf16", "fp32", "fp16"] = key(
-        "auto", "auto: bf16 where the hardware multiplies it fast, else fp32. Master weights are always fp32."
+        "auto",
+        "auto: bf16 where the hardware multiplies it, fp16 on older GPUs, else fp32. Master weights are always fp32.",
     )
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, slower.")
     logits_chunk: AtLeastOne = key(1024, "Positions whose logits are held at once.")

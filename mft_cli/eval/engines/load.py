@@ -13,18 +13,23 @@ from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Engine, Loading
 
+DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # train.precision's names and eval.dtype's
+
 
 def device_and_dtype(config: EvalRunConfig) -> tuple[str, str]:
     """(device, dtype) that a model runs on here; sets torch's threads. Raises UserError for a GPU that is not there."""
     import torch
 
+    from mft_cli.models.device import choose_device, choose_precision, emulation_notice, hardware_of
+
     if config.launch.threads is not None:
         torch.set_num_threads(config.launch.threads)
-    has_gpu = torch.cuda.is_available()
-    if config.launch.device == "cuda" and not has_gpu:
-        raise UserError("launch.device=cuda, but torch sees no GPU; use launch.device=cpu")
-    device = "cuda" if has_gpu and config.launch.device != "cpu" else "cpu"
-    return device, "bfloat16" if config.eval.dtype == "auto" else config.eval.dtype
+    device = choose_device(config.launch, torch.cuda.device_count(), {})
+    hardware, asked = hardware_of(device), {v: k for k, v in DTYPE_NAMES.items()}.get(config.eval.dtype, "auto")
+    precision = choose_precision(asked, hardware)
+    if line := emulation_notice(f"eval.dtype={config.eval.dtype}", precision, hardware):
+        print(line, flush=True)
+    return device.type, DTYPE_NAMES[precision]
 
 
 def choose_engine(config: EvalConfig) -> tuple[str, str]:
