@@ -35,9 +35,9 @@ def equal_fast(
         return False
     if gold == answer:
         return True
-    wanted, found = _forms(gold, answer, unit, multiple)
+    gold_form, answer_form = _forms(gold, answer, unit, multiple)
     margin = exact(tolerance)
-    return compare(wanted, found, lambda left, right: _at_once(left, right, margin), margin)
+    return compare(gold_form, answer_form, lambda first, second: _at_once(first, second, margin), margin)
 
 
 def equal_slowly(
@@ -47,10 +47,10 @@ def equal_slowly(
     from mft_cli.answers import symbolic
 
     margin = exact(tolerance)
-    wanted, found = _forms(gold.strip(), answer.strip(), unit, multiple)
-    verdict = compare(wanted, found, lambda left, right: symbolic.same(left, right, margin), margin)
+    gold_form, answer_form = _forms(gold.strip(), answer.strip(), unit, multiple)
+    verdict = compare(gold_form, answer_form, lambda first, second: symbolic.same(first, second, margin), margin)
     if verdict is None:
-        verdict = symbolic.same(wanted, found, margin)
+        verdict = symbolic.same(gold_form, answer_form, margin)
     return bool(verdict)
 
 
@@ -84,14 +84,19 @@ def canonical(answer: str) -> str:
 
 
 def _forms(gold: str, answer: str, unit: str | None, multiple: bool) -> tuple[Form, Form]:
-    wanted, found = read(gold, listing=multiple), read(answer, listing=multiple)
-    if unit and not wanted.unit:
+    gold_form, answer_form = read(gold, listing=multiple), read(answer, listing=multiple)
+    if unit and not gold_form.unit:
         stated = unit_of(re.sub(r"[${}^\\\d]|circ", "", unit) + (" degree" if "circ" in unit else ""), _power(unit))
-        wanted = Form(wanted.kind, wanted.text, wanted.items, wanted.number, wanted.name, stated)
-    if wanted.kind == "number" and found.kind == "expr" and "," not in answer and not product_of_letters(answer):
+        gold_form = Form(gold_form.kind, gold_form.text, gold_form.items, gold_form.number, gold_form.name, stated)
+    if (
+        gold_form.kind == "number"
+        and answer_form.kind == "expr"
+        and "," not in answer
+        and not product_of_letters(answer)
+    ):
         number = parse_number(answer)  # the gold is a number, so "5 m" is five metres and not 5 times m
-        found = Form("number", number=number) if number is not None else found
-    return wanted, found
+        answer_form = Form("number", number=number) if number is not None else answer_form
+    return gold_form, answer_form
 
 
 def _power(unit: str) -> int:
@@ -139,10 +144,10 @@ def _at_once(gold: Form, answer: Form, margin: Fraction) -> bool | None:
 
 def _apart(gold: Form, answer: Form, margin: Fraction) -> bool:
     """Whether two forms surely differ."""
-    for one, other in ((gold, answer), (answer, gold)):
-        if one.kind == "equation" and other.kind in ("expr", "number") and not other.name:
+    for first, second in ((gold, answer), (answer, gold)):
+        if first.kind == "equation" and second.kind in ("expr", "number") and not second.name:
             return True
-        if other.kind == "expr" and VARIABLE_LETTER.search(other.text) and value(one) is not None:
+        if second.kind == "expr" and VARIABLE_LETTER.search(second.text) and value(first) is not None:
             return True
     return surely_differ(gold, answer, margin)
 
@@ -167,8 +172,8 @@ def _ordered(gold: Sequence[Form], answer: Sequence[Form], leaf: Leaf, margin: F
     if len(gold) != len(answer):
         return False
     verdicts = set()
-    for wanted, found in zip(gold, answer, strict=True):
-        verdicts.add(compare(wanted, found, leaf, margin))
+    for gold_item, answer_item in zip(gold, answer, strict=True):
+        verdicts.add(compare(gold_item, answer_item, leaf, margin))
         if False in verdicts:
             return False
     return None if None in verdicts else True
@@ -178,13 +183,13 @@ def _unordered(gold: Sequence[Form], answer: Sequence[Form], leaf: Leaf, margin:
     """Whether each gold item has an answer of its own, and none is left over."""
     if len(gold) != len(answer):
         return False
-    left, unknown = list(answer), False
-    for wanted in gold:
+    remaining, unknown = list(answer), False
+    for gold_item in gold:
         verdicts = []
-        for place, found in enumerate(left):
-            verdicts.append(compare(wanted, found, leaf, margin))
+        for index, answer_item in enumerate(remaining):
+            verdicts.append(compare(gold_item, answer_item, leaf, margin))
             if verdicts[-1]:
-                del left[place]
+                del remaining[index]
                 break
         else:
             if None not in verdicts:

@@ -12,7 +12,7 @@ from math import gcd, isqrt, prod
 MAX_TERMS = 80
 MAX_RADICAND = 10**8  # trial division takes 10,000 steps
 Monomial = tuple[int, int, tuple[tuple[str, int], ...]]  # square-free radicand, power of i (0 or 1), powers by name
-ONE: Monomial = (1, 0, ())
+UNIT_MONOMIAL: Monomial = (1, 0, ())
 
 
 class NotExact(Exception):
@@ -29,7 +29,7 @@ class Exact:
 
     @classmethod
     def number(cls, value: Fraction) -> Exact:
-        return cls({ONE: value})
+        return cls({UNIT_MONOMIAL: value})
 
     @classmethod
     def letter(cls, name: str) -> Exact:
@@ -95,9 +95,9 @@ class Exact:
 
     def sqrt(self) -> Exact:
         """Of a rational number; of a negative one the root with i."""
-        if self.terms.keys() - {ONE}:
+        if self.terms.keys() - {UNIT_MONOMIAL}:
             raise NotExact
-        value = self.terms.get(ONE, Fraction(0))
+        value = self.terms.get(UNIT_MONOMIAL, Fraction(0))
         outside, radicand = square_free(abs(value.numerator) * value.denominator)
         return Exact({(radicand, int(value < 0), ()): Fraction(outside, value.denominator)})
 

@@ -106,8 +106,8 @@ def _structure(text: str, depth: int, name: str = "") -> Form:
     if depth > MAX_DEPTH or len(text) > 2000:
         return Form("expr", text, name=name)
     for reader in (_member, _number_here, _matrix, _sets, _listed, _bracketed, _ratio, _plus_minus, _related, _equated):
-        if (found := reader(text, depth)) is not None:
-            return replace(found, name=found.name or name)
+        if (form := reader(text, depth)) is not None:
+            return replace(form, name=form.name or name)
     return replace(_leaf(text), name=name)
 
 
@@ -122,8 +122,8 @@ def _number_here(text: str, depth: int) -> Form | None:
 
 def _matrix(text: str, depth: int) -> Form | None:
     match = MATRIX.fullmatch(text)
-    if match is None and (found := unwrap(text)) is not None and found[0] + found[2] in ("()", "[]"):
-        match = MATRIX.fullmatch(found[1])  # an array in brackets of its own
+    if match is None and (enclosed := unwrap(text)) is not None and enclosed[0] + enclosed[2] in ("()", "[]"):
+        match = MATRIX.fullmatch(enclosed[1])  # an array in brackets of its own
         match = match if match and match[1] in ("matrix", "smallmatrix", "array") else None
     if match is None or r"\begin" in match[2]:
         return None
@@ -141,8 +141,8 @@ def _sets(text: str, depth: int) -> Form | None:
     if r"\cup" not in text and r"\setminus" not in text:
         return None
     for kind, sign in (("minus", r"\setminus"), ("union", r"\cup")):
-        parts, found = split(text, (sign,))
-        if found and all(parts) and len(parts) <= MAX_ITEMS:
+        parts, signs = split(text, (sign,))
+        if signs and all(parts) and len(parts) <= MAX_ITEMS:
             return Form(kind, items=tuple(_structure(part, depth + 1) for part in parts))
     return None
 
@@ -170,25 +170,25 @@ def _list(parts: list[str], depth: int) -> Form:
 
 
 def _bracketed(text: str, depth: int) -> Form | None:
-    found = unwrap(text)
-    if found is None:
+    enclosed = unwrap(text)
+    if enclosed is None:
         return Form("list") if text in (r"\emptyset", r"\{\}") else None
-    left, content, right = found
-    if left == r"\{" and not content:
+    opening, content, closing = enclosed
+    if opening == r"\{" and not content:
         return Form("list")
     if not content:
         return None
-    if (left, right) in ((r"\{", r"\}"), ("{", "}")):
+    if (opening, closing) in ((r"\{", r"\}"), ("{", "}")):
         condition = re.split(r"\\mid\b|\||(?<![\d:]):(?!\d)", content, maxsplit=1)
-        if len(condition) == 2 and left != "{" and "|" not in condition[1]:
+        if len(condition) == 2 and opening != "{" and "|" not in condition[1]:
             return _structure(condition[1], depth + 1)
         return _list([p for p in split(content, (",", ";"))[0] if p], depth)
     parts = [part for part in split(content, (",", ";"))[0] if part]
-    if len(parts) > MAX_ITEMS or left not in ("(", "[", r"\langle") or right not in (")", "]", r"\rangle"):
+    if len(parts) > MAX_ITEMS or opening not in ("(", "[", r"\langle") or closing not in (")", "]", r"\rangle"):
         return None
     if len(parts) == 1:
-        return _structure(content, depth + 1) if left + right == "()" else None
-    return Form("tuple", left + right, tuple(_structure(part, depth + 1) for part in parts))
+        return _structure(content, depth + 1) if opening + closing == "()" else None
+    return Form("tuple", opening + closing, tuple(_structure(part, depth + 1) for part in parts))
 
 
 def _ratio(text: str, depth: int) -> Form | None:
@@ -211,7 +211,7 @@ def _plus_minus(text: str, depth: int) -> Form | None:
         signs.sub(lambda m: "+" if m[1] == "pm" else "-", text),
         signs.sub(lambda m: "-" if m[1] == "pm" else "+", text),
     ]
-    return _list([one.strip().removeprefix("+").strip() for one in both], depth)
+    return _list([variant.strip().removeprefix("+").strip() for variant in both], depth)
 
 
 def _related(text: str, depth: int) -> Form | None:

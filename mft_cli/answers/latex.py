@@ -101,13 +101,13 @@ def tokens(text: str) -> Iterator[tuple[str, int, int, int]]:
 
 def split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The parts between separators that stand outside of all brackets, and the separators found."""
-    parts, found, start = [], [], 0
+    parts, signs, start = [], [], 0
     for token, begin, end, depth in tokens(text):
         if depth == 0 and token in separators:
             parts.append(text[start:begin].strip())
-            found.append(token)
+            signs.append(token)
             start = end
-    return [*parts, text[start:].strip()], found
+    return [*parts, text[start:].strip()], signs
 
 
 def unwrap(text: str) -> tuple[str, str, str] | None:

@@ -87,9 +87,9 @@ def clean(text: str) -> str:
 
 def _unwrap(text: str) -> str:
     text = text.strip()
-    for left, right in WRAPPERS:
-        inner = text[len(left) : -len(right)]
-        if text.startswith(left) and text.endswith(right) and inner.strip() and left not in inner:
+    for opening, closing in WRAPPERS:
+        inner = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and inner.strip() and opening not in inner:
             text = inner.strip()
     return text
 
@@ -105,12 +105,12 @@ def _fraction_text(match: re.Match[str]) -> str:
 
 def _right_side(text: str) -> str:
     """What stands behind the last single equals sign: the answer of "x = 5" and of "2 + 3 = 5"."""
-    left, equals, right = text.rpartition("=")
-    if equals and not left.strip():
-        return right.strip()
-    if not equals or left[-1] in "<>!=≤≥" or re.search(r"[<>≤≥]|\\[lgn]e[q]?\b", left):
+    before, equals, after = text.rpartition("=")
+    if equals and not before.strip():
+        return after.strip()
+    if not equals or before[-1] in "<>!=≤≥" or re.search(r"[<>≤≥]|\\[lgn]e[q]?\b", before):
         return text
-    return right.strip()
+    return after.strip()
 
 
 def _read(text: str) -> Number | None:

@@ -15,7 +15,10 @@ import logging
 import re
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
+from math_verify import verify
 
 from mft_cli.answers.forms import TRIGONOMETRIC, Form, read
 
@@ -35,31 +38,26 @@ def same(gold: Form, answer: Form, margin: Fraction = Fraction(0)) -> bool:
         return _same_equation(gold, answer)
     if {gold.kind, answer.kind} & {"union", "minus", "tuple", "list"} or "mathbb{R}" in gold.text + answer.text:
         return _same_set(gold, answer)
-    left, right = value(gold), value(answer)
-    if left is None or right is None:
+    gold_value, answer_value = value(gold), value(answer)
+    if gold_value is None or answer_value is None:
         return False
     if answer.name and gold.name:
-        right = _rename(gold.name, answer.name, right)
-    return _same_value(left, right, margin)
+        answer_value = _rename(gold.name, answer.name, answer_value)
+    return _same_value(gold_value, answer_value, margin)
 
 
 # ---- parsing --------------------------------------------------------------------------------------------------------
 
 
-def value(form: Form) -> Any:
+def value(form: Form) -> sympy.Expr | None:
     """The sympy object of a number or an expression, or None."""
-    import sympy
-
     if form.number is not None:
         return sympy.Rational(form.number.value.numerator, form.number.value.denominator)
     return _parse(form.text) if form.kind == "expr" else None
 
 
 @lru_cache(maxsize=512)
-def _parse(text: str) -> Any:
-    import sympy
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
-
+def _parse(text: str) -> sympy.Expr | None:
     text = text.replace(r"\left", "").replace(r"\right", "")
     text = DECIMAL.sub(lambda m: _as_fraction(m[1], m[2]), text)
     if TRIGONOMETRIC.search(text):
@@ -70,7 +68,7 @@ def _parse(text: str) -> Any:
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
     )
     try:
-        found = latex2sympy(
+        expression = latex2sympy(
             text,
             is_real=True,
             normalization_config=rules,
@@ -78,22 +76,20 @@ def _parse(text: str) -> Any:
         )
     except Exception:  # the parser raises anything on what it cannot read
         return None
-    if not isinstance(found, sympy.Basic) or isinstance(found, (sympy.Set, sympy.Tuple)):
+    if not isinstance(expression, sympy.Basic) or isinstance(expression, (sympy.Set, sympy.Tuple)):
         return None
-    found = found.doit()  # the parser evaluates nothing: \sqrt{x^2} becomes |x| here
+    expression = expression.doit()  # the parser evaluates nothing: \sqrt{x^2} becomes |x| here
     if IMAGINARY.search(text) and not INDEX.search(text):
-        found = found.subs({s: sympy.I for s in found.free_symbols if s.name == "i"})
-    return found
+        expression = expression.subs({s: sympy.I for s in expression.free_symbols if s.name == "i"})
+    return expression
 
 
 def _as_fraction(whole: str, part: str) -> str:
     return rf"{{\frac{{{int(whole + part)}}}{{{10 ** len(part)}}}}}"
 
 
-def _rename(gold: str, answer: str, expression: Any) -> Any:
+def _rename(gold: str, answer: str, expression: sympy.Expr) -> sympy.Expr:
     """f(x) = 2x for the gold f(n) = 2n: the variable of a function has any name."""
-    import sympy
-
     first, second = (re.fullmatch(r".*\(([A-Za-z])\)", name) for name in (gold, answer))
     if first is None or second is None or first[1] == second[1]:
         return expression
@@ -105,84 +101,73 @@ def _rename(gold: str, answer: str, expression: Any) -> Any:
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
-def _same_value(left: Any, right: Any, margin: Fraction) -> bool:
-    import sympy
-
-    if left == right:
+def _same_value(gold: sympy.Expr, answer: sympy.Expr, margin: Fraction) -> bool:
+    if gold == answer:
         return True
-    if left in _infinite() or right in _infinite():
+    if gold in _infinite() or answer in _infinite():
         return False
-    difference = left - right
+    difference = gold - answer
     if margin:
         size = sympy.Abs(difference).evalf(DIGITS)
         return bool(size.is_Float or size.is_Integer or size == 0) and bool(size <= sympy.Rational(margin))
     if difference.has(sympy.Float):
         return False
     if not difference.free_symbols:
-        return _is_zero(difference, sympy.N(sympy.Abs(left) + sympy.Abs(right), DIGITS))
-    return _agree_at_points(left, right)
+        return _is_zero(difference, sympy.N(sympy.Abs(gold) + sympy.Abs(answer), DIGITS))
+    return _agree_at_points(gold, answer)
 
 
-def _infinite() -> tuple[Any, ...]:
-    import sympy
-
+def _infinite() -> tuple[sympy.Expr, ...]:
     return (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
 
 
-def _is_zero(difference: Any, size: Any) -> bool:
+def _is_zero(difference: sympy.Expr, size: sympy.Expr) -> bool:
     """Whether a number is zero: by its value first, which settles what differs, then by algebra.
 
     `size`: how large the two numbers are that were subtracted.
     """
-    import sympy
-
     if difference.is_Rational:
         return bool(difference == 0)
     gap = sympy.N(sympy.Abs(difference) / (1 + size), DIGITS, maxn=400)
     if gap.is_Float and gap > sympy.Float("1e-40"):
         return False
-    found = difference.equals(0)
-    return bool(sympy.simplify(difference) == 0) if found is None else bool(found)
+    proved = difference.equals(0)
+    return bool(sympy.simplify(difference) == 0) if proved is None else bool(proved)
 
 
-def _agree_at_points(left: Any, right: Any) -> bool:
+def _agree_at_points(gold: sympy.Expr, answer: sympy.Expr) -> bool:
     """Whether two expressions in the same variables agree: refuted by values at points, proved by algebra.
 
     With floor, ceiling, factorial or a binomial the variables are counts, and points are integers. If algebra neither
     proves nor refutes it, agreement to 60 digits at all points counts as proof.
     """
-    import sympy
-    from math_verify import verify
-
     if (
-        left.free_symbols != right.free_symbols
-        and sympy.simplify(left).free_symbols != sympy.simplify(right).free_symbols
+        gold.free_symbols != answer.free_symbols
+        and sympy.simplify(gold).free_symbols != sympy.simplify(answer).free_symbols
     ):
         return False
-    names = sorted(left.free_symbols | right.free_symbols, key=str)
-    discrete = (left - right).has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial)
+    names = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    discrete = (gold - answer).has(sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial)
     agreed = 0
     for number, (top, bottom) in enumerate(POINTS):
         if discrete:
-            points = {s: sympy.Integer(top + bottom + 3 * place * (number + 1)) for place, s in enumerate(names)}
+            points = {s: sympy.Integer(top + bottom + 3 * index * (number + 1)) for index, s in enumerate(names)}
         else:
-            points = {s: sympy.Rational(top + 3 * place, bottom + 2 * place) for place, s in enumerate(names)}
-            if (left - right).has(sympy.Abs) and number % 2:
+            points = {s: sympy.Rational(top + 3 * index, bottom + 2 * index) for index, s in enumerate(names)}
+            if (gold - answer).has(sympy.Abs) and number % 2:
                 points = {s: -value for s, value in points.items()}
-        verdict = _agree(left, right, points)
+        verdict = _agree(gold, answer, points)
         if verdict is False:
             return False
         agreed += verdict is True
     if agreed >= 3:
         return True
-    return bool(verify(left, right, timeout_seconds=None))  # undefined functions, sums: math-verify's word
+    return bool(verify(gold, answer, timeout_seconds=None))  # undefined functions, sums: math-verify's word
 
 
-def _agree(left: Any, right: Any, points: dict[Any, Any]) -> bool | None:
+def _agree(gold: sympy.Expr, answer: sympy.Expr, points: dict[sympy.Symbol, sympy.Expr]) -> bool | None:
     """Equality at one point to many digits; None where the expressions have no value there."""
-    import sympy
-
-    first, second = (sympy.N(side.subs(points).doit(), DIGITS) for side in (left, right))
+    first, second = (sympy.N(side.subs(points).doit(), DIGITS) for side in (gold, answer))
     if not (first.is_number and second.is_number) or first.has(sympy.nan, sympy.zoo, sympy.oo):
         return None
     if second.has(sympy.nan, sympy.zoo, sympy.oo):
@@ -196,42 +181,36 @@ def _agree(left: Any, right: Any, points: dict[Any, Any]) -> bool | None:
 
 def _same_equation(gold: Form, answer: Form) -> bool:
     """Whether two equations are the same up to a constant factor: y = 2x + 3 and 2x - y + 3 = 0."""
-    import sympy
-
     sides = [_sides(form) for form in (gold, answer)]
     if sides[0] is None or sides[1] is None:
         return False
-    left, right = (sympy.expand(a - b) for a, b in sides)  # type: ignore[misc]
-    if left == 0 or right == 0 or left.free_symbols != right.free_symbols:
+    gold_side, answer_side = (sympy.expand(a - b) for a, b in sides)  # type: ignore[misc]
+    if gold_side == 0 or answer_side == 0 or gold_side.free_symbols != answer_side.free_symbols:
         return False
-    ratio = sympy.simplify(left / right)
+    ratio = sympy.simplify(gold_side / answer_side)
     return not ratio.free_symbols and ratio not in (0, *_infinite())
 
 
-def _sides(form: Form) -> tuple[Any, Any] | None:
+def _sides(form: Form) -> tuple[sympy.Expr, sympy.Expr] | None:
     if form.kind == "equation":
-        left, right = (value(item) for item in form.items)
+        first, second = (value(item) for item in form.items)
     elif form.name:
-        left, right = _parse(form.name), value(form)
+        first, second = _parse(form.name), value(form)
     else:
         return None
-    return None if left is None or right is None else (left, right)
+    return None if first is None or second is None else (first, second)
 
 
 def _same_set(gold: Form, answer: Form) -> bool:
     """Whether two sets of real numbers are equal."""
-    import sympy
-
     first, second = as_set(gold), as_set(answer)
     if first is None or second is None:
         return False
     return bool(first == second or sympy.SymmetricDifference(first, second).doit().is_empty)
 
 
-def as_set(form: Form) -> Any:
+def as_set(form: Form) -> sympy.Set | None:
     """The sympy set of a union, difference, interval or list of real numbers, or None."""
-    import sympy
-
     if form.kind in ("union", "minus"):
         parts = [as_set(item) for item in form.items]
         if any(part is None for part in parts):
@@ -241,9 +220,10 @@ def as_set(form: Form) -> Any:
         return sympy.S.Reals
     if form.kind == "tuple" and len(form.items) == 2 and form.text[0] in "([" and form.text[-1] in ")]":
         ends = [value(item) for item in form.items]
-        if any(end is None or not end.is_extended_real for end in ends):
+        real = [end for end in ends if end is not None and end.is_extended_real]
+        if len(real) < 2:
             return None
-        start, end = (sympy.nsimplify(sympy.simplify(end)) if end.is_finite else end for end in ends)
+        start, end = (sympy.nsimplify(sympy.simplify(end)) if end.is_finite else end for end in real)
         return sympy.Interval(start, end, form.text[0] == "(", form.text[-1] == ")")
     members = [value(item) for item in (form.items if form.kind == "list" else (form,))]
     return None if any(m is None for m in members) else sympy.FiniteSet(*(sympy.simplify(m) for m in members))

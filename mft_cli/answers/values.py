@@ -58,7 +58,7 @@ class Rounded:
 
     @classmethod
     def seen(cls, value: complex, *before: Rounded) -> Rounded:
-        return cls(value, max(abs(value), *(one.size for one in before), 0.0))
+        return cls(value, max(abs(value), *(operand.size for operand in before), 0.0))
 
     def __add__(self, other: Rounded) -> Rounded:
         return self.seen(self.value + other.value, self, other)
@@ -96,8 +96,8 @@ def surely_differ(gold: Form, answer: Form, margin: Fraction = Fraction(0)) -> b
 
 def value(form: Form) -> tuple[complex, float] | None:
     """(value, largest magnitude on the way) of a number or a closed expression, or None."""
-    found = _valued(form, Rounded)
-    return (found.value, found.size) if found is not None and math.isfinite(found.size) else None
+    rounded = _valued(form, Rounded)
+    return (rounded.value, rounded.size) if rounded is not None and math.isfinite(rounded.size) else None
 
 
 def surely_same(gold: Form, answer: Form) -> bool | None:
@@ -114,8 +114,8 @@ def surely_same(gold: Form, answer: Form) -> bool | None:
 
 def exact_value(form: Form) -> Exact | None:
     """The exact value of a number or an expression, or None."""
-    found: Exact | None = _valued(form, Exact)
-    return found
+    exact: Exact | None = _valued(form, Exact)
+    return exact
 
 
 def _difference(form: Form) -> Exact | None:

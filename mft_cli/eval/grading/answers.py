@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Required, TypedDict
 
 from mft_cli.answers.choices import extract_choice, options
 from mft_cli.answers.equality import equal_fast
@@ -13,10 +13,18 @@ from mft_cli.answers.extraction import extract
 from mft_cli.answers.mathematics import equal_text, extract_math, extract_text
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.grading import workers
-from mft_cli.eval.grading.graders import OK, TRUNCATED, UNPARSED, gold_parts
+from mft_cli.eval.grading.graders import OK, TRUNCATED, UNPARSED, GoldParts, gold_parts
 from mft_cli.eval.journal import Record
 
-Parts = dict[str, Any]
+
+class Question(TypedDict, total=False):
+    """The arguments of `answers.equal_fast` and `answers.equal_slowly`."""
+
+    gold: Required[str]
+    answer: Required[str]
+    tolerance: float | None
+    unit: str | None
+    multiple: bool
 
 
 def grade_answers(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
@@ -33,17 +41,17 @@ def grade_answers(records: Sequence[Record], benchmark: BenchmarkConfig, config:
         scores.append(_score(record, parts, answer, bool(verdict)))
         if verdict is None:
             slow.append((len(scores) - 1, question))
-    found = workers.compare([q for _, q in slow], workers=config.score_workers, timeout_s=config.answer_timeout_s)
-    for (i, _), word in zip(slow, found, strict=True):
+    words = workers.compare([q for _, q in slow], workers=config.score_workers, timeout_s=config.answer_timeout_s)
+    for (i, _), word in zip(slow, words, strict=True):
         scores[i]["correct"] = word == workers.EQUAL
         if word in (workers.TIMED_OUT, workers.FAILED):
             scores[i]["status"] = "timed_out" if word == workers.TIMED_OUT else UNPARSED
     return scores
 
 
-def comparison(parts: Parts, answer: str, benchmark: BenchmarkConfig) -> Parts:
+def comparison(parts: GoldParts, answer: str, benchmark: BenchmarkConfig) -> Question:
     """The arguments of `answers.equal_fast` and `equal_slowly` for one answer."""
-    given = {"gold": parts["answer"], "answer": answer, "tolerance": parts.get("tolerance")}
+    given: Question = {"gold": parts["answer"], "answer": answer, "tolerance": parts.get("tolerance")}
     if benchmark.answer_type == "math":
         given |= {"unit": parts.get("unit"), "multiple": bool(parts.get("multiple"))}
     return given
@@ -94,7 +102,7 @@ def _read(record: Record, find: Callable[[str, bool], str | None]) -> str | None
     return find(re.sub(r"\S{1,200}\Z", "", text), False)
 
 
-def _score(record: Record, parts: Parts, answer: str | None, correct: bool) -> Record:
+def _score(record: Record, parts: GoldParts, answer: str | None, correct: bool) -> Record:
     return {
         "id": record["id"],
         "sample": record.get("sample", 0),

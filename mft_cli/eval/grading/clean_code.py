@@ -101,8 +101,8 @@ def continuation(text: str, prompt: str) -> str:
 
 
 def _until(stop: re.Pattern[str], text: str) -> str:
-    found = stop.search(text)
-    return text[: found.start()] if found else text
+    end = stop.search(text)
+    return text[: end.start()] if end else text
 
 
 def _longest_body(reading: str, prompt: str) -> str:
@@ -135,13 +135,13 @@ def needed(source: str, entry_point: str) -> str | None:
     """The imports, definitions and assignments at the top level that the entry point needs, in their order."""
     body = ast.parse(source).body
     bound = [_bound(node) for node in body]
-    wanted, keep = {entry_point}, set[int]()
+    needed_names, keep = {entry_point}, set[int]()
     while True:
-        found = {i for i, names in enumerate(bound) if names & (wanted | {"*"})} - keep
-        if not found:
+        added = {i for i, names in enumerate(bound) if names & (needed_names | {"*"})} - keep
+        if not added:
             break
-        keep |= found
-        wanted |= {n.id for i in found for n in ast.walk(body[i]) if isinstance(n, ast.Name)}
+        keep |= added
+        needed_names |= {n.id for i in added for n in ast.walk(body[i]) if isinstance(n, ast.Name)}
     try:
         return "\n\n".join(ast.unparse(body[i]) for i in sorted(keep)) + "\n"
     except (RecursionError, ValueError):

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
@@ -50,8 +49,8 @@ def grade_code(records: Sequence[Record], benchmark: BenchmarkConfig, config: Ev
         if program is not None:
             jobs[keys[-1]] = Job(program, completed(gold["prompt"]), gold["test"], gold["entry_point"])
     verdicts, retried, kind = run_all(list(jobs.values()), config)
-    found = dict(zip(jobs, zip(verdicts, retried, strict=True), strict=True))
-    return [_score(r, key, found.get(key), kind) for r, key in zip(records, keys, strict=True)]
+    outcomes = dict(zip(jobs, zip(verdicts, retried, strict=True), strict=True))
+    return [_score(r, key, outcomes.get(key), kind) for r, key in zip(records, keys, strict=True)]
 
 
 def need_sandbox(config: EvalConfig) -> None:
@@ -61,7 +60,7 @@ def need_sandbox(config: EvalConfig) -> None:
 
 
 def read_gold(record: Record) -> dict[str, str]:
-    """The gold's fields, with known faults of published tests mended. Raises UserError if one is missing."""
+    """The gold's fields, with known faults of published tests corrected. Raises UserError if one is missing."""
     try:
         gold = json.loads(record["gold"])
         fields = {name: str(gold[name]) for name in FIELDS}
@@ -107,13 +106,13 @@ def _run(sandbox: Sandbox, job: Job, limits: Limits) -> Verdict:
         ) from None
 
 
-def _score(record: Record, key: tuple[str, str | None], found: tuple[Verdict, bool] | None, kind: str) -> Record:
+def _score(record: Record, key: tuple[str, str | None], outcome: tuple[Verdict, bool] | None, kind: str) -> Record:
     task, program = key
     score = {"id": record["id"], "sample": record.get("sample", 0), "gold": task, "answer": None}
-    if found is None:
+    if outcome is None:
         status = TRUNCATED if record.get("finish_reason") == "length" else UNPARSED
         return {**score, "correct": False, "status": status, "verdict": "no_program", "sandbox": kind}
-    verdict, again = found
+    verdict, again = outcome
     return {
         **score, "answer": digest_of(program), "correct": verdict.verdict == PASSED,
         "status": TIMED_OUT if verdict.verdict == TIMED_OUT else OK, "verdict": verdict.verdict,
@@ -121,7 +120,7 @@ def _score(record: Record, key: tuple[str, str | None], found: tuple[Verdict, bo
     }  # fmt: skip
 
 
-def code_metrics(scores: Sequence[Record]) -> dict[str, Any]:
+def code_metrics(scores: Sequence[Record]) -> dict[str, object]:
     """How many programs ended in which verdict, how many ran twice, and in which kind of sandbox."""
     return {
         "verdicts": dict(sorted(Counter(s["verdict"] for s in scores).items())),

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 from mft_cli.eval.grading.jail.examiner import BAD_TEST, DIED, FAILED, PASSED, TIMED_OUT
 from mft_cli.eval.grading.jail.wire import BadMessage, Channel, Gone, Overtime
@@ -71,14 +71,14 @@ def open_sandbox(limits: Limits, *, allow_none: bool = False, kinds: tuple[str, 
         with contextlib.ExitStack() as stack:
             try:
                 sandbox = stack.enter_context(make_sandbox(kind, limits))
-                found = run_job(sandbox, trial, limits)
+                outcome = run_job(sandbox, trial, limits)
             except (SandboxFailure, OSError) as error:
                 reasons[kind] = str(error)[:300]
                 continue
-            if found.verdict == PASSED:
+            if outcome.verdict == PASSED:
                 yield sandbox
                 return
-            reasons[kind] = f"a trial ended in {found.verdict} {found.detail}"
+            reasons[kind] = f"a trial ended in {outcome.verdict} {outcome.detail}"
     raise no_sandbox(reasons)
 
 
@@ -112,7 +112,7 @@ class _Pair:
         for end in (*between, ours[1], theirs[1]):
             end.close()
 
-    def _paper(self, job: Job) -> dict[str, Any]:
+    def _paper(self, job: Job) -> dict[str, object]:
         limits = self.limits.for_jail()
         return {
             **job.__dict__, "call_s": self.limits.call_s, "limits": limits,
@@ -159,12 +159,12 @@ class _Pair:
 
     def _verdict(self) -> Verdict:
         try:
-            found = Channel(self.verdicts).receive(self.limits.start_s)
+            message = Channel(self.verdicts).receive(self.limits.start_s)
         except (Gone, Overtime, BadMessage):
             if self.scratch is None:
                 raise SandboxFailure(self._said() or "the examiner's side did not start") from None
             return Verdict(DIED, "the tests' process ended without a verdict, perhaps over the memory of an answer")
-        return Verdict(found["verdict"], found["detail"], found["calls"])
+        return Verdict(message["verdict"], message["detail"], message["calls"])
 
     def _said(self) -> str:
         self.errors.seek(0)

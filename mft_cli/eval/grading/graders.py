@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.journal import Record
@@ -58,7 +58,19 @@ NEEDS = {
 }
 
 
-def gold_parts(gold: str) -> dict[str, Any]:
+class GoldParts(TypedDict, total=False):
+    """A gold answer and what the row says about it; the meaning of each key stands at the top of this file."""
+
+    answer: Required[str]
+    unit: str | None
+    tolerance: float | None
+    multiple: bool
+    group: str
+    labels: dict[str, str]
+    choices: dict[str, str]
+
+
+def gold_parts(gold: str) -> GoldParts:
     """A gold of the types number, math, choice and text as an object that has `answer` (see the top of this file)."""
     if gold.startswith('{"'):  # LaTeX never does
         try:
@@ -66,7 +78,7 @@ def gold_parts(gold: str) -> dict[str, Any]:
         except ValueError:
             parts = None
         if isinstance(parts, dict) and isinstance(parts.get("answer"), str):
-            return parts
+            return cast(GoldParts, parts)
     return {"answer": gold}
 
 
@@ -82,13 +94,13 @@ def grade(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalCon
     return scores
 
 
-def more_metrics(scores: Sequence[Record], benchmark: BenchmarkConfig) -> dict[str, Any]:
+def more_metrics(scores: Sequence[Record], benchmark: BenchmarkConfig) -> Record:
     """What an answer type adds to metrics.json; nothing for most."""
     name = MORE_METRICS.get(benchmark.answer_type)
-    found: dict[str, Any] = _named(name)(scores) if name else {}
-    return found
+    metrics: Record = _named(name)(scores) if name else {}
+    return metrics
 
 
-def _named(place: str) -> Any:
-    module, name = place.split(":")
+def _named(entry: str) -> Any:
+    module, name = entry.split(":")
     return getattr(import_module(module), name)

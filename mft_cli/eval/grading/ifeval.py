@@ -45,11 +45,11 @@ def follows(instruction: str, arguments: dict[str, Any], text: str) -> bool:
 # ---- counting -------------------------------------------------------------------------------------------------------
 
 
-def compared(found: int, relation: str, wanted: int) -> bool:
+def compared(count: int, relation: str, bound: int) -> bool:
     """The two relations that the data has. Raises UserError for another."""
     if relation not in ("at least", "less than"):
         raise UserError(f"relation {relation!r} is not known; expected 'at least' or 'less than'")
-    return found >= wanted if relation == "at least" else found < wanted
+    return count >= bound if relation == "at least" else count < bound
 
 
 def sentences(text: str) -> int:
@@ -90,8 +90,8 @@ def keyword_frequency(text: str, keyword: str, frequency: int, relation: str) ->
 
 
 def lacks_words(text: str, forbidden_words: Sequence[str]) -> bool:
-    found = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in forbidden_words)
-    return not any(found)
+    occurrences = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in forbidden_words)
+    return not any(occurrences)
 
 
 def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:

@@ -70,18 +70,18 @@ def loose_variants(text: str) -> list[str]:
     return [*cut, *(part.replace("*", "") for part in cut)]
 
 
-def instruction_metrics(scores: Sequence[Record]) -> dict[str, Any]:
+def instruction_metrics(scores: Sequence[Record]) -> dict[str, object]:
     """Prompt- and instruction-level accuracy, strict and loose, and each kind of instruction by itself.
 
     Intervals: Wilson for one verdict a problem, as the accuracy's; else a bootstrap over problems, since the
     instructions of one completion are not independent.
     """
-    found: dict[str, Any] = {}
+    accuracies: dict[str, object] = {}
     for how in ("strict", "loose"):
         groups = _by_problem(scores, how)
-        found[f"prompt_{how}"] = _mean([[all(sample) for sample in group] for group in groups])
-        found[f"instruction_{how}"] = _mean([[ok for sample in group for ok in sample] for group in groups])
-    return {"instruction_following": {**found, "by_instruction": _by_instruction(scores)}}
+        accuracies[f"prompt_{how}"] = _mean([[all(sample) for sample in group] for group in groups])
+        accuracies[f"instruction_{how}"] = _mean([[ok for sample in group for ok in sample] for group in groups])
+    return {"instruction_following": {**accuracies, "by_instruction": _by_instruction(scores)}}
 
 
 def _by_problem(scores: Sequence[Record], how: str) -> list[list[list[bool]]]:
@@ -91,7 +91,7 @@ def _by_problem(scores: Sequence[Record], how: str) -> list[list[list[bool]]]:
     return list(groups.values())
 
 
-def _mean(groups: list[list[bool]]) -> dict[str, Any]:
+def _mean(groups: list[list[bool]]) -> dict[str, object]:
     """The mean over all values; Wilson's interval, or a bootstrap over the groups (their sums over their counts)."""
     right, of = [sum(g) for g in groups], [len(g) for g in groups]
     value = math.fsum(right) / sum(of)
@@ -106,7 +106,7 @@ def _mean(groups: list[list[bool]]) -> dict[str, Any]:
     return {"value": value, "interval": [max(0.0, low), min(1.0, high)], "n": sum(of)}
 
 
-def _by_instruction(scores: Sequence[Record]) -> dict[str, Any]:
+def _by_instruction(scores: Sequence[Record]) -> dict[str, object]:
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for score in scores:
         for name, strict, loose in zip(score["instructions"], score["strict"], score["loose"], strict=True):

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
@@ -50,9 +49,9 @@ def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, con
     pairs = [(record, json.loads(record["gold"])) for record in records]
     answers = judge([question(r, gold, first) for r, gold in pairs for first in (True, False)], config.judge)
     scores = []
-    for place, (record, gold) in enumerate(pairs):
+    for index, (record, gold) in enumerate(pairs):
         # the completion is A the first time and B the second
-        votes = [vote(answers[2 * place], "A"), vote(answers[2 * place + 1], "B")]
+        votes = [vote(answers[2 * index], "A"), vote(answers[2 * index + 1], "B")]
         preference = sum(0.5 if v is None else v for v in votes) / 2
         scores.append(
             {
@@ -74,7 +73,7 @@ def question(record: Record, gold: dict[str, str], first: bool) -> str:
     """What the judge is asked; the completion is answer A if `first`. Filled in one go: answers may hold {B}."""
     two = (record["completion"], gold["output"])
     values = {"instruction": gold["instruction"], "A": two[0 if first else 1], "B": two[1 if first else 0]}
-    return re.sub(r"\{(instruction|A|B)\}", lambda found: values[found[1]], QUESTION)
+    return re.sub(r"\{(instruction|A|B)\}", lambda match: values[match[1]], QUESTION)
 
 
 def vote(answer: str, ours: str) -> float | None:
@@ -109,7 +108,7 @@ def judge(questions: Sequence[str], api: ApiConfig) -> list[str]:
 
 def preference_metrics(
     scores: Sequence[Record], records: Sequence[Record], out: Path, model: str, api: ApiConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Win rates in percent for metrics.json. Writes model_outputs.json and annotations.json as alpaca_eval has them."""
     golds = [json.loads(score["gold"]) for score in scores]
     outputs = [

@@ -96,8 +96,8 @@ class Sandbox:
                 "scratch_bytes": self.scratch_bytes, "command": inner,
             }  # fmt: skip
             return [self.python, "-I", "-S", "-B", str(JAIL / "namespaces.py"), json.dumps(spec)]
-        binds = [word for what, where in self.mounts for word in ("--ro-bind", what, where)]
-        links = [word for target, where in self.links for word in ("--symlink", target, where)]
+        binds = [word for what, target in self.mounts for word in ("--ro-bind", what, target)]
+        links = [word for source, target in self.links for word in ("--symlink", source, target)]
         return [
             str(shutil.which("bwrap")), *binds, *links, "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null",
             "--perms", "1777", "--size", str(self.scratch_bytes), "--tmpfs", "/tmp", "--remount-ro", "/",
@@ -111,23 +111,21 @@ def make_sandbox(kind: str, limits: Limits) -> Iterator[Sandbox]:
     """A sandbox of this kind; for root the files that nobody may not read are copied for as long as it lasts."""
     drop = os.getuid() == 0 and kind != NONE
     mounts, links = _system_mounts()
-    python = os.path.realpath(sys.executable)
+    python, site = os.path.realpath(sys.executable), _site_packages()
     with tempfile.TemporaryDirectory(prefix="mft-sandbox-") as copies:
         os.chmod(copies, 0o755)
         if kind == NONE:
-            packages = str(_site_packages()) if _site_packages() else ""
-            yield Sandbox(
-                kind, python, (), (), (str(JAIL.parent), *filter(None, [packages])), limits.scratch_bytes, drop
-            )
+            path = (str(JAIL.parent), *([str(site)] if site else []))
+            yield Sandbox(kind, python, (), (), path, limits.scratch_bytes, drop)
             return
-        own = {python: python, str(JAIL): "/mft/jail", **_library_mounts()}
-        own |= {str(site / name): f"/mft/packages/{name}" for site in [_site_packages()] if site for name in PACKAGES}
-        for number, (what, where) in enumerate(own.items()):
-            if os.path.exists(what) and not any(_inside(where, w) for _, w in mounts):
-                mounts.append((_readable(what, Path(copies) / str(number)) if drop else what, where))
+        extra_mounts = {python: python, str(JAIL): "/mft/jail", **_library_mounts()}
+        extra_mounts |= {str(site / name): f"/mft/packages/{name}" for name in PACKAGES} if site else {}
+        for number, (what, target) in enumerate(extra_mounts.items()):
+            if os.path.exists(what) and not any(_inside(target, w) for _, w in mounts):
+                mounts.append((_readable(what, Path(copies) / str(number)) if drop else what, target))
         copied = [
             what
-            for what, where in mounts
+            for what, target in mounts
             if drop and what.startswith(copies) and os.path.isfile(f"{what}/json/__init__.py")
         ]
         if copied:
@@ -145,15 +143,15 @@ def _compile(python: str, stdlib: str) -> None:
 
 def _system_mounts() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """The C library and its like, under /usr/lib and, on systems that still part them, /lib."""
-    own = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"  # Debian and its kin; else the libraries lie in /usr/lib
-    places = (own if os.path.isdir(own) else "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-    mounts = [(p, p) for p in places if os.path.exists(p)]
+    multiarch = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"  # Debian's; elsewhere the libraries lie in /usr/lib
+    system = (multiarch if os.path.isdir(multiarch) else "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+    mounts = [(path, path) for path in system if os.path.exists(path)]
     links = []
-    for place in ("/lib", "/lib64"):
-        if os.path.islink(place):
-            links.append((os.readlink(place), place))
-        elif os.path.isdir(place):
-            mounts.append((place, place))
+    for system_folder in ("/lib", "/lib64"):
+        if os.path.islink(system_folder):
+            links.append((os.readlink(system_folder), system_folder))
+        elif os.path.isdir(system_folder):
+            mounts.append((system_folder, system_folder))
     return mounts, links
 
 
@@ -162,16 +160,16 @@ def _library_mounts() -> dict[str, str]:
     stdlib = sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix})
     shared = Path(sysconfig.get_config_var("LIBDIR") or "") / (sysconfig.get_config_var("INSTSONAME") or "none")
     places = [stdlib, *([str(shared)] if shared.suffix != ".a" and shared.is_file() else [])]
-    return {place: place for place in places}
+    return {path: path for path in places}
 
 
 def _site_packages() -> Path | None:
-    found = find_spec("numpy")
-    return Path(found.origin).parents[1] if found and found.origin else None
+    spec = find_spec("numpy")
+    return Path(spec.origin).parents[1] if spec and spec.origin else None
 
 
-def _inside(place: str, folder: str) -> bool:
-    return place == folder or place.startswith(folder.rstrip("/") + "/")
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _readable(what: str, copy: Path) -> str:
@@ -207,8 +205,8 @@ def resident_bytes(root: int) -> int:
 
 def scratch_files(folder: int) -> int:
     """Files in the sandbox's own /tmp, by an open descriptor of it. Each costs kernel memory that no limit counts."""
-    found = os.fstatvfs(folder)
-    return found.f_files - found.f_ffree
+    usage = os.fstatvfs(folder)
+    return usage.f_files - usage.f_ffree
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 CHILD = "import sys; sys.path.insert(0, {root!r}); from mft_cli.eval.grading.workers import child; child({seconds!r})"
 
 
-def compare(questions: Sequence[Mapping[str, Any]], *, workers: int, timeout_s: float) -> list[str]:
+def compare(questions: Sequence[Mapping[str, object]], *, workers: int, timeout_s: float) -> list[str]:
     """Answer questions, each the arguments of `answers.equal_slowly` (gold, answer ...), in order.
 
     One of EQUAL, DIFFERENT, TIMED_OUT, FAILED for each. Equal questions are asked once.

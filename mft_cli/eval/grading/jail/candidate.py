@@ -11,6 +11,8 @@ import os
 import socket
 import sys
 import types
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .confine import filter_calls, set_limits, silence
@@ -34,7 +36,11 @@ def main(channel_fd: int, control_fd: int) -> None:
             name, args, kwargs = decode(channel.receive())
         except Gone:
             return
-        reply(channel, lambda name=name, args=args, kwargs=kwargs: namespace[name](*args, **kwargs))
+        reply(channel, partial(_call, namespace, name, args, kwargs))
+
+
+def _call(namespace: dict[str, Any], name: str, args: list[object], kwargs: dict[str, object]) -> object:
+    return namespace[name](*args, **kwargs)
 
 
 def _load(channel: Channel, source: str) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def _load(channel: Channel, source: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def reply(channel: Channel, work: Any) -> None:
+def reply(channel: Channel, work: Callable[[], object]) -> None:
     """Do the work and send {"value": ...} or {"raised": [name of a built-in exception, message]}."""
     try:
         message = {"value": encode(work())}

@@ -11,7 +11,6 @@ import os
 import platform
 import resource
 import struct
-from typing import Any
 
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 4, 38, 22, 2
 EPERM, ENOSYS = 1, 38
@@ -42,13 +41,13 @@ CLONE3 = 435  # its flags lie in memory, where a filter cannot look; libc falls 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
-def set_limits(limits: dict[str, Any]) -> None:
+def set_limits(limits: dict[str, float]) -> None:
     """Hard limits: memory_bytes (address space), cpu_s, processes, file_bytes, open_files."""
-    wanted = {
+    limit_values = {
         "AS": limits["memory_bytes"], "CPU": limits["cpu_s"], "NPROC": limits["processes"],
         "FSIZE": limits["file_bytes"], "NOFILE": limits["open_files"], "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0,
     }  # fmt: skip
-    for name, value in wanted.items():
+    for name, value in limit_values.items():
         kind = getattr(resource, f"RLIMIT_{name}", None)
         if kind is not None:
             hard = resource.getrlimit(kind)[1]

@@ -12,12 +12,24 @@ import socket
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 from .confine import filter_calls, set_limits, silence
 from .wire import BadMessage, Channel, Gone, Overtime, decode, encode
 
 PASSED, FAILED, BROKEN, TIMED_OUT, DIED, BAD_TEST = "passed", "failed", "raised", "timed_out", "died", "bad_test"
+
+
+class Job(TypedDict):
+    """What the supervisor sends: the program, what it is examined with, and the limits of both sides."""
+
+    program: str
+    prompt: str
+    test: str
+    entry_point: str
+    call_s: float
+    limits: dict[str, float]
+    examiner_limits: dict[str, float]
 
 
 class Fatal(BaseException):
@@ -37,22 +49,22 @@ class Candidate:
         self.raised: str | None = None  # the last exception, for the verdict's text
         self.calls = 0
 
-    def load(self, program: str, limits: dict[str, Any]) -> None:
+    def load(self, program: str, limits: dict[str, float]) -> None:
         """Start the program. Raises Fatal, or what its top level raised."""
         self._exchange({"limits": limits}, limits["start_s"])  # the machine's time, not the program's
         self._exchange({"program": program}, self.call_s)
 
-    def stub(self, name: str) -> Callable[..., Any]:
+    def stub(self, name: str) -> Callable[..., object]:
         """A function that calls the candidate's function of this name with copies of its arguments."""
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             self.calls += 1
             return self._exchange(encode([name, list(args), kwargs]), self.call_s)
 
         call.__name__ = call.__qualname__ = name
         return call
 
-    def _exchange(self, message: Any, limit_s: float) -> Any:
+    def _exchange(self, message: object, limit_s: float) -> object:
         if self.fatal:
             raise Fatal
         try:
@@ -78,10 +90,10 @@ class Candidate:
 
 
 def _exception(kind: str, text: str) -> Exception:
-    found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, Exception):
+    exception = getattr(builtins, kind, None)
+    if isinstance(exception, type) and issubclass(exception, Exception):
         try:
-            return found(text)
+            return exception(text)
         except TypeError:  # UnicodeDecodeError wants five arguments
             pass
     return CandidateError(f"{kind}: {text}")
@@ -100,7 +112,7 @@ def main(channel_fd: int, control_fd: int) -> None:
     control.send({"verdict": verdict, "detail": detail, "calls": candidate.calls})
 
 
-def examine(job: dict[str, Any], candidate: Candidate) -> tuple[str, str]:
+def examine(job: Job, candidate: Candidate) -> tuple[str, str]:
     """The verdict on one program and a line on why."""
     try:
         candidate.load(job["program"], job["limits"])
@@ -118,7 +130,7 @@ def examine(job: dict[str, Any], candidate: Candidate) -> tuple[str, str]:
     return candidate.fatal or verdict  # a test that swallows everything does not turn a dead candidate into a pass
 
 
-def run_tests(job: dict[str, Any], candidate: Candidate) -> None:
+def run_tests(job: Job, candidate: Candidate) -> None:
     """Run the prompt (if it is a program), the tests, and their `check(candidate)` if they define one."""
     module = types.ModuleType("tests")
     sys.modules["tests"] = module

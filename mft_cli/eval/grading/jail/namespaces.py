@@ -23,10 +23,10 @@ NOBODY = 65534
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name: str, *args: Any) -> None:
+def call(name: str, *args: object) -> None:
     """A libc function that returns 0. Raises OSError with its name."""
-    found = [a.encode() if isinstance(a, str) else a for a in args]
-    if getattr(libc, name)(*found) != 0:
+    arguments = [a.encode() if isinstance(a, str) else a for a in args]
+    if getattr(libc, name)(*arguments) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}{args}: {os.strerror(error)}")
 

@@ -39,7 +39,7 @@ class Opaque:
         return f"<{self.kind}>"
 
 
-def encode(value: Any, depth: int = 0) -> Any:
+def encode(value: Any, depth: int = 0) -> object:
     """JSON-able form of plain data; subclasses become their built-in type, anything else an opaque mark."""
     if depth > MAX_DEPTH:
         raise BadMessage(f"data nested deeper than {MAX_DEPTH}")
@@ -53,7 +53,7 @@ def encode(value: Any, depth: int = 0) -> Any:
     return _tagged(value, depth + 1)
 
 
-def _tagged(value: Any, depth: int) -> Any:
+def _tagged(value: Any, depth: int) -> object:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
@@ -74,7 +74,7 @@ def _tagged(value: Any, depth: int) -> Any:
     return {"opaque": type(value).__name__[:100]}
 
 
-def decode(value: Any, depth: int = 0) -> Any:
+def decode(value: object, depth: int = 0) -> Any:
     """The value back, built of built-in types and `Opaque` alone. Raises BadMessage for anything else."""
     if depth > 2 * MAX_DEPTH:
         raise BadMessage("data nested too deep")
@@ -115,7 +115,7 @@ class Channel:
         self.socket = connection
         self.rest = b""
 
-    def send(self, message: Any, timeout_s: float | None = None) -> None:
+    def send(self, message: object, timeout_s: float | None = None) -> None:
         """Raises BadMessage if the message is too long, Overtime, or Gone."""
         data = json.dumps(message).encode() + b"\n"
         if len(data) > MAX_MESSAGE:
@@ -145,10 +145,10 @@ class Channel:
             raise BadMessage("a line that is not JSON") from None
 
     def _chunk(self, deadline: float | None) -> bytes:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        remaining_s = None if deadline is None else deadline - time.monotonic()
+        if remaining_s is not None and remaining_s <= 0:
             raise Overtime
-        self.socket.settimeout(left)
+        self.socket.settimeout(remaining_s)
         try:
             chunk = self.socket.recv(1 << 20)
         except TimeoutError:
