@@ -47,7 +47,7 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
     if config.decode == "refine" and config.engine == "vllm":
         raise UserError("eval.decode=refine runs in plain transformers: set eval.engine=hf or auto, or decode=plain")
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
-        raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
+        raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
 
 
 def check_api(config: schema.EvalConfig) -> None:

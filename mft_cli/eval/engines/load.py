@@ -44,7 +44,7 @@ def choose_engine(config: EvalConfig) -> tuple[str, str]:
         return "refine", _version("transformers")
     installed = util.find_spec("vllm") is not None
     if config.engine == "vllm" and not installed:
-        raise UserError("eval.engine=vllm, but vllm is not installed: pip install 'mft[vllm]', or use eval.engine=hf")
+        raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
     name = "hf" if config.engine == "hf" or not installed else "vllm"
     if name == "hf" and config.tensor_parallel > 1:
         raise UserError(f"eval.tensor_parallel={config.tensor_parallel} needs eval.engine=vllm; hf takes one device")
