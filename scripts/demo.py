@@ -79,9 +79,9 @@ def matrix_product_speed(precision: str, seconds: float = 1.0) -> float:
 def pick_precision() -> str:
     import torch
 
-    from mft_cli.models.device import pick_precision
+    from mft_cli.models.device import choose_precision, hardware_of
 
-    return pick_precision("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return choose_precision("auto", hardware_of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ FEATURES = (
     Feature("deepspeed=zero1..3, several ranks", has_package("deepspeed"), "pip install 'deepspeed>=0.19,<0.20'"),
     Feature("DeepSpeed's and vLLM's compiled parts", has_program("g++"), "apt-get install g++"),
     Feature("peft=qlora, 8-bit optimizers", has_package("bitsandbytes"), "pip install bitsandbytes==0.50.2"),
-    Feature("sandboxed programs (humaneval) by bubblewrap; without it by user namespaces", has_program("bwrap"), "apt-get install bubblewrap"),
+    Feature("humaneval in bubblewrap (without it: user namespaces)", has_program("bwrap"), "apt-get install bubblewrap"),
     Feature("launch=slurm", has_program("sbatch"), "a login node of a SLURM cluster"),
     Feature("hydra/launcher=mft_slurm", has_package("submitit"), "pip install 'submitit>=1.5.3,<1.6'"),
     Feature("hydra/sweeper=optuna", has_package("optuna"), "pip install 'hydra-optuna-sweeper>=1.3,<1.4'"),
@@ -71,8 +71,9 @@ def machine() -> list[str]:
     import psutil
 
     from mft_cli.files import cache_folder
+    from mft_cli.models.device import processor_flags
 
-    flags = cpu_flags()
+    flags = processor_flags()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
     lines = [
@@ -116,14 +117,6 @@ def nvidia_driver() -> str | None:
     return done.stdout.split("\n", 1)[0].strip() or None if done.returncode == 0 else None
 
 
-def cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}
-
-
 def hub_cache() -> Path:
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
@@ -165,23 +158,17 @@ def choices() -> list[str]:
     """What `auto` takes here, and why."""
     import torch
 
-    from mft_cli.models.device import cpu_has_bf16, pick_precision
+    from mft_cli.models.device import choose_precision, hardware_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = pick_precision("auto", device)
-    if device.type == "cuda":
-        reason = "the GPU multiplies bf16" if precision == "bf16" else "the GPU has no bf16"
-    else:
-        reason = (
-            "the processor multiplies bf16 (avx512_bf16 or amx_bf16)"
-            if cpu_has_bf16()
-            else "the processor has no bf16 arithmetic"
-        )
+    hardware = hardware_of(device)
+    name = "GPU" if hardware.capability else "processor"
+    reason = f"the {name} {'multiplies' if hardware.has_bf16 else 'does not multiply'} bf16"
     engine = "vllm (installed)" if util.find_spec("vllm") else "hf (vllm is not installed)"
     return [
-        f"precision   auto takes {precision}: {reason}",
+        f"device      auto takes {device.type}",
+        f"precision   auto takes {choose_precision('auto', hardware)}: {reason}",
         f"engine      auto takes {engine}",
-        f"device      {device.type}",
     ]
 
 

@@ -273,7 +273,8 @@ def test_mistakes(words, message, tmp_path):
 # ---- Optuna ---------------------------------------------------------------------------------------------------------
 
 needs_optuna = pytest.mark.skipif(
-    importlib.util.find_spec("optuna") is None, reason="OPTUNA IS NOT INSTALLED (pip install 'hydra-optuna-sweeper>=1.3,<1.4')"
+    importlib.util.find_spec("optuna") is None,
+    reason="OPTUNA IS NOT INSTALLED (pip install 'hydra-optuna-sweeper>=1.3,<1.4')",
 )
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=1")
 SPACE = "train.learning_rate=tag(log,interval(1e-4,1e-1))"
