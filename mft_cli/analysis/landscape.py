@@ -104,7 +104,7 @@ def check_count(kind: str, count: int) -> None:
 
 def data_digest(ready: Prepared) -> str:
     e = ready.examples
-    return digest_of([e.ids.tolist(), e.tokens.tolist(), e.learnt.tolist()])
+    return digest_of([e.ids.tolist(), e.tokens.tolist(), e.loss_mask.tolist()])
 
 
 def key_of(scene: Scene, place: Place, shared: list[Any]) -> str:

@@ -43,10 +43,10 @@ class Variant:
     corrupted: tuple[int, ...] = ()  # positions
 
 
-def pick_targets(learnt: np.ndarray, question: np.ndarray, identity: int, how: Corruption, draw: Draw) -> list[int]:
+def pick_targets(loss_mask: np.ndarray, question: np.ndarray, identity: int, how: Corruption, draw: Draw) -> list[int]:
     """Up to `how.positions` response tokens with all three regions behind them, by a seeded draw; in order."""
-    response = np.flatnonzero(learnt)
-    first = int(question[0]) if len(question) else len(learnt)
+    response = np.flatnonzero(loss_mask)
+    first = int(question[0]) if len(question) else len(loss_mask)
     fit = torch.tensor([int(j) for j in response[how.near + 1 :] if j > first], dtype=torch.int64)
     return sorted(fit[lowest(draw, "analysis.target", 0, identity, fit, how.positions)].tolist())
 
@@ -57,11 +57,11 @@ def lowest(draw: Draw, stream: str, epoch: int, identity: int, positions: torch.
     return torch.argsort(draws, stable=True)[:count]
 
 
-def region_of(region: str, j: int, learnt: np.ndarray, question: np.ndarray, near: int) -> np.ndarray:
+def region_of(region: str, j: int, loss_mask: np.ndarray, question: np.ndarray, near: int) -> np.ndarray:
     """Positions of a region of the context of position j."""
     if region == "question":
         return question[question < j]
-    response = np.flatnonzero(learnt[:j])
+    response = np.flatnonzero(loss_mask[:j])
     return response[-near:] if region == "near" else response[:-near]
 
 
@@ -71,21 +71,25 @@ def variants_of(examples: Examples, i: int, special: np.ndarray, how: Corruption
     Targets with the same question share one copy: what comes behind a target cannot change its prediction.
     """
     here = slice(int(examples.offsets[i]), int(examples.offsets[i + 1]))
-    tokens, learnt, identity = np.array(examples.tokens[here]), np.array(examples.learnt[here]), int(examples.ids[i])
-    question = np.flatnonzero(~learnt & ~np.isin(tokens, special))
+    tokens, loss_mask, identity = (
+        np.array(examples.tokens[here]),
+        np.array(examples.loss_mask[here]),
+        int(examples.ids[i]),
+    )
+    question = np.flatnonzero(~loss_mask & ~np.isin(tokens, special))
     question = question[question > 0]
-    targets = pick_targets(learnt, question, identity, how, draw)
+    targets = pick_targets(loss_mask, question, identity, how, draw)
     if not targets:
         return []
     found = [Variant(tokens[: targets[-1]], np.zeros(targets[-1], dtype=bool), targets)]
     for epoch in range(how.draws):
         for _, together in groupby(targets, key=lambda j: int((question < j).sum())):
             group = list(together)
-            region = region_of("question", group[-1], learnt, question, how.near)
+            region = region_of("question", group[-1], loss_mask, question, how.near)
             found.append(corrupt(tokens, "question", region, group, identity, epoch, how, draw))
         for name in ("near", "far"):
             for j in targets:
-                region = region_of(name, j, learnt, question, how.near)
+                region = region_of(name, j, loss_mask, question, how.near)
                 found.append(corrupt(tokens, name, region, [j], identity, epoch, how, draw))
     return found
 
@@ -120,7 +124,7 @@ def as_examples(variants: list[Variant]) -> Examples:
         ids=np.arange(len(variants)),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         tokens=np.concatenate([v.tokens for v in variants]).astype(np.int32),
-        learnt=np.zeros(total, dtype=bool),
+        loss_mask=np.zeros(total, dtype=bool),
         lines=np.full(total, -1, dtype=np.int32),
         spans=(hidden * HIDDEN + np.concatenate(read) * READ).astype(np.uint8),
         ratio=np.full(len(variants), np.nan, dtype=np.float32),

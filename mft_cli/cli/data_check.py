@@ -13,7 +13,7 @@ from typing import Any
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.files import BadRow
-from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Found, Hit, Index, TrainingRow
+from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Hit, Index, Overlap, TrainingRow
 from mft_cli.data.questions import questions_of
 from mft_cli.data.sources import Row, keep, load_rows, make_row, open_source, text
 from mft_cli.eval.problems import load_problems
@@ -99,7 +99,7 @@ def as_training_row(row: Row) -> TrainingRow:
 # ---- what is printed and written ------------------------------------------------------------------------------------
 
 
-def as_json(found: Found, names: list[str], questions: list[str], show: int) -> dict[str, Any]:
+def as_json(found: Overlap, names: list[str], questions: list[str], show: int) -> dict[str, Any]:
     """Counts for each benchmark, all questions that count as contaminated, and some of the others."""
     totals = Counter(names)
     benchmarks: dict[str, Any] = {}

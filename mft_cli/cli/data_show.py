@@ -19,8 +19,8 @@ from mft_cli.models.loading import load_tokenizer, locate
 from mft_cli.models.vocabulary import add_words
 from mft_cli.rng import Draw
 
-BRACKETS = {"masked": ("⟦", "⟧"), "unlearnt": ("⟨", "⟩")}  # where there is no colour
-STYLES = {"prompt": "dim", "learnt": "green", "masked": "bold white on red", "unlearnt": "yellow"}
+BRACKETS = {"masked": ("⟦", "⟧"), "dropped": ("⟨", "⟩")}  # where there is no colour
+STYLES = {"prompt": "dim", "trained on": "green", "masked": "bold white on red", "dropped": "yellow"}
 
 
 def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> None:
@@ -49,9 +49,9 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
 
 def legend_of(method: Method, colour: bool) -> Text:
     """What colours, or brackets, stand for: those that this method's examples can have. Without colour it may be empty."""
-    words = {"prompt": "prompt", "learnt": "learnt"} if colour else {}
+    words = {"prompt": "prompt", "trained on": "trained on"} if colour else {}
     words |= {"masked": method.marked_as} if method.marked_as else {}
-    words |= {"unlearnt": "label dropped"} if method.drops_labels else {}
+    words |= {"dropped": "label dropped"} if method.drops_labels else {}
     return Text(" ").join(marked(kind, word, colour) for kind, word in words.items())
 
 
@@ -77,26 +77,26 @@ def render(
     touched = done.batch.input_ids != clean.input_ids
     changed = (touched if done.noisy is None else touched | done.noisy)[0].tolist()
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]
-    learnt, text = clean.learnt[0].tolist(), Text()
-    for kind, ids in runs(clean.input_ids[0].tolist(), learnt, changed, dropped):
+    loss_mask, text = clean.loss_mask[0].tolist(), Text()
+    for kind, ids in runs(clean.input_ids[0].tolist(), loss_mask, changed, dropped):
         text += marked(kind, tokenizer.decode(ids), colour)
     share = done.shares.get("masked_share")
-    word = "with noise" if done.noisy is not None else "not learnt" if method.drops_labels else "masked"
+    word = "with noise" if done.noisy is not None else "not trained on" if method.drops_labels else "masked"
     masked = f", {share[0]} of {share[1]} candidates {word}" if share else ""
     spans = ", ".join(
         f"span {n}: {int(((clean.spans[0] >> b) & 1).sum())} tokens" for b, n in enumerate(examples.span_names)
     )
-    counts = f"{len(learnt)} tokens, {done.counts['ce']} labels{masked}" + (f", {spans}" if spans else "")
+    counts = f"{len(loss_mask)} tokens, {done.counts['ce']} labels{masked}" + (f", {spans}" if spans else "")
     told = method.describe(done)
     counts += f"\n{told}" if told else ""
     return text, counts
 
 
-def runs(ids: list[int], learnt: list[bool], masked: list[bool], dropped: list[bool]) -> list[tuple[str, list[int]]]:
+def runs(ids: list[int], loss_mask: list[bool], masked: list[bool], dropped: list[bool]) -> list[tuple[str, list[int]]]:
     """Consecutive tokens of one kind together, so that characters of several tokens are decoded whole."""
     result: list[tuple[str, list[int]]] = []
-    for token, is_learnt, is_masked, is_dropped in zip(ids, learnt, masked, dropped, strict=True):
-        kind = "masked" if is_masked else "unlearnt" if is_dropped else "learnt" if is_learnt else "prompt"
+    for token, in_loss, is_masked, is_dropped in zip(ids, loss_mask, masked, dropped, strict=True):
+        kind = "masked" if is_masked else "dropped" if is_dropped else "trained on" if in_loss else "prompt"
         if not result or result[-1][0] != kind:
             result.append((kind, []))
         result[-1][1].append(token)

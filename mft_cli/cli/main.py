@@ -118,7 +118,7 @@ VERBS = {
     "report": "compare runs: tables, curves, one HTML page",
     "compare": "paired differences of runs: intervals, exact tests, flips, what could have been detected",
     "sweep": "many runs: how far they are, once more those that failed, which setting is best",
-    "data": "look at training data: what is learnt, what would be masked, which benchmark questions it holds",
+    "data": "look at training data: what is trained on, what would be masked, which benchmark questions it holds",
     "generate": "completions of your own questions",
     "critique": "make training data for masked critique: solutions, a teacher's critiques, verified",
     "plan": "memory, time and disk of a training before it is paid for",

@@ -29,6 +29,6 @@ HELP = """mft mask: what mask_finetune removed
   mft mask diff MASKS MASKS          how many weights two masks both remove, against what chance gives
 
 MASKS: a masks.mft file, or the folder of an export that holds one. BASE: a model folder, hub id, .gguf file or
-package:<python package>/<file>. Masks fit the base model that they were learnt on and no other: its weights are digested.
+package:<python package>/<file>. Masks fit the base model that they were trained on and no other: its weights are digested.
 Layout of the file and meaning of the numbers: docs/mask_finetune.md
 """

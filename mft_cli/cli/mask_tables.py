@@ -65,7 +65,7 @@ def diff(first: str, second: str) -> None:
     """Prints, for every weight that both mask, the removed entries that they share."""
     a, b = packed.read(Path(first)), packed.read(Path(second))
     if a.facts.get("base_digest") != b.facts.get("base_digest"):
-        print("warning: the two were learnt on different base models")
+        print("warning: the two were trained on different base models")
     found = packed.diff(a, b)
     only = len(a.packed) + len(b.packed) - 2 * (len(found) - 1)
     if only:

@@ -37,7 +37,7 @@ Takes every override of mft train, and:
   gpu_memory_gb=80  memory of one, 1e9 bytes; reserve=0.05 of it is left for what the plan does not count
   mfu=0.4 peak_tflops=312  what share of which peak is reached; without the peak no time is given
   rows=N mean_tokens=N     training examples and tokens of one, where the data or the tokenizer is not here
-  label_share=0.6   share of tokens that are learnt (default: counted, else 1)
+  label_share=0.6   share of tokens that are trained on (default: counted, else 1)
   arch=FILE         the model's config.json, or its numbers: arch='{model_type: llama, hidden_size: 4096, ...}'
   json=true         for scripts
 Prints for every ZeRO stage what lies on a GPU, with and without gradient checkpointing, what fits, and the arithmetic.

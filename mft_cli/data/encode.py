@@ -26,7 +26,7 @@ from mft_cli.data.sources import Row, Rows
 from mft_cli.errors import UserError
 from mft_cli.files import cache_folder, digest_of, file_digest
 
-ARRAYS = ("ids", "offsets", "tokens", "learnt", "lines", "spans", "ratio")
+ARRAYS = ("ids", "offsets", "tokens", "loss_mask", "lines", "spans", "ratio")
 BLOCK = 512  # rows tokenized at once
 
 
@@ -37,7 +37,7 @@ class Examples:
     ids: np.ndarray  # int64 [N], 64-bit digest of source and row
     offsets: np.ndarray  # int64 [N + 1]
     tokens: np.ndarray  # int32 [T]
-    learnt: np.ndarray  # bool [T], response tokens
+    loss_mask: np.ndarray  # bool [T], response tokens
     lines: np.ndarray  # int32 [T], line of the response that a token starts in; -1 outside
     spans: np.ndarray  # uint8 [T], one bit for each name in span_names
     ratio: np.ndarray  # float32 [N], the source's own mask_ratio; NaN: the method's
@@ -52,17 +52,17 @@ class Examples:
         return np.diff(self.offsets)
 
     def label_counts(self) -> np.ndarray:
-        """Labels of each example: its learnt tokens but for a first token, which nothing predicts."""
-        sums = np.concatenate([[0], np.cumsum(self.learnt, dtype=np.int64)])
+        """Labels of each example: its tokens in the loss but for a first token, which nothing predicts."""
+        sums = np.concatenate([[0], np.cumsum(self.loss_mask, dtype=np.int64)])
         starts = self.offsets[:-1]
-        return sums[self.offsets[1:]] - sums[starts] - self.learnt[np.minimum(starts, len(self.learnt) - 1)]
+        return sums[self.offsets[1:]] - sums[starts] - self.loss_mask[np.minimum(starts, len(self.loss_mask) - 1)]
 
     def take(self, chosen: np.ndarray) -> Examples:
         """The examples at these positions, in this order."""
         lengths = self.lengths[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         flat = np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        per_token = {n: getattr(self, n)[flat] for n in ("tokens", "learnt", "lines", "spans")}
+        per_token = {n: getattr(self, n)[flat] for n in ("tokens", "loss_mask", "lines", "spans")}
         keys = [self.keys[i] for i in chosen]
         return replace(self, ids=self.ids[chosen], offsets=offsets, ratio=self.ratio[chosen], keys=keys, **per_token)
 
@@ -132,7 +132,7 @@ def encode_rows(
         line = 0
         for piece in result:
             columns["tokens"].append(np.array(piece.ids, dtype=np.int32))
-            columns["learnt"].append(np.full(len(piece.ids), piece.learnt))
+            columns["loss_mask"].append(np.full(len(piece.ids), piece.loss_mask))
             lines, line = line_numbers(piece, line)
             columns["lines"].append(lines)
             columns["spans"].append(span_bits(piece, row.spans, span_names))
@@ -142,7 +142,7 @@ def encode_rows(
         ids=np.array(columns["ids"], dtype=np.int64),
         offsets=np.concatenate([[0], np.cumsum(columns["lengths"])]).astype(np.int64),
         tokens=np.concatenate(columns["tokens"]),
-        learnt=np.concatenate(columns["learnt"]),
+        loss_mask=np.concatenate(columns["loss_mask"]),
         lines=np.concatenate(columns["lines"]),
         spans=np.concatenate(columns["spans"]),
         ratio=np.full(len(columns["ids"]), math.nan if source.mask_ratio is None else source.mask_ratio, np.float32),
@@ -169,9 +169,9 @@ def pieces_of(source: SourceConfig, rows: list[Row], renderer: Renderer) -> Iter
 
 
 def line_numbers(piece: Piece, first: int) -> tuple[np.ndarray, int]:
-    """Line of every token of a learnt piece, counted on from `first`, and the next piece's first line."""
+    """Line of every token of a piece in the loss, counted on from `first`, and the next piece's first line."""
     result = np.full(len(piece.ids), -1, dtype=np.int32)
-    if not piece.learnt or piece.offsets is None:
+    if not piece.loss_mask or piece.offsets is None:
         return result, first
     breaks = np.array([m.start() for m in re.finditer("\n", piece.text)], dtype=np.int64)
     starts = np.array([s for s, _ in piece.offsets], dtype=np.int64)
@@ -183,15 +183,15 @@ def line_numbers(piece: Piece, first: int) -> tuple[np.ndarray, int]:
 def span_range(text: str, pattern: str) -> tuple[int, int] | None:
     """Characters of a span: a /regex/'s first group (or whole match), or the place of a literal text."""
     if pattern.startswith("/"):
-        found = re.search(pattern.strip("/"), text, re.DOTALL)
-        return found.span(1 if found.re.groups else 0) if found else None
+        match = re.search(pattern.strip("/"), text, re.DOTALL)
+        return match.span(1 if match.re.groups else 0) if match else None
     at = text.find(pattern.strip())
     return (at, at + len(pattern.strip())) if at >= 0 else None
 
 
 def check_spans(pieces: list[Piece], spans: dict[str, str]) -> None:
     """Every named span must lie in a response, and a literal one only once. Raises ValueError."""
-    texts = [p.text for p in pieces if p.learnt]
+    texts = [p.text for p in pieces if p.loss_mask]
     for name, pattern in spans.items():
         if not any(span_range(t, pattern) for t in texts):
             raise ValueError(f"the span {name!r} is not in the response")
@@ -202,12 +202,12 @@ def check_spans(pieces: list[Piece], spans: dict[str, str]) -> None:
 def span_bits(piece: Piece, spans: dict[str, str], names: tuple[str, ...]) -> np.ndarray:
     """One bit a named span: tokens that lie wholly inside its characters (by the tokenizer's offsets)."""
     bits = np.zeros(len(piece.ids), dtype=np.uint8)
-    if not piece.learnt or piece.offsets is None:
+    if not piece.loss_mask or piece.offsets is None:
         return bits
     for i, name in enumerate(names):
-        found = span_range(piece.text, spans[name])
-        if found:
-            inside = [s >= found[0] and e <= found[1] and e > s for s, e in piece.offsets]
+        span = span_range(piece.text, spans[name])
+        if span:
+            inside = [s >= span[0] and e <= span[1] and e > s for s, e in piece.offsets]
             bits[: len(inside)] |= np.array(inside, dtype=np.uint8) << i
     return bits
 
@@ -256,7 +256,7 @@ def truncate(examples: Examples, limit: int) -> Examples:
         [np.arange(s, min(e, s + limit)) for s, e in zip(examples.offsets, examples.offsets[1:], strict=False)]
     )
     lengths = np.minimum(examples.lengths, limit)
-    per_token = {n: getattr(examples, n)[keep] for n in ("tokens", "learnt", "lines", "spans")}
+    per_token = {n: getattr(examples, n)[keep] for n in ("tokens", "loss_mask", "lines", "spans")}
     return replace(examples, offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), **per_token)
 
 
@@ -273,7 +273,7 @@ def cache_key(name: str, source: SourceConfig, rows: Rows, renderer: Renderer, d
     from dataclasses import asdict
 
     here = Path(__file__).parent
-    code = [file_digest(here / f) for f in ("encode.py", "prompts.py", "sources.py", "generated.py")]
+    code = [file_digest(file) for file in sorted(here.glob("*.py"))]  # all of it: what is split off later counts too
     chosen = hashlib.sha256(np.array([r.id for r in rows.rows], dtype=np.int64).tobytes()).hexdigest()
     limits = [data.max_length, data.on_long, data.on_bad_row]
     tokenizer = tokenizer_digest(renderer.tokenizer)

@@ -42,7 +42,7 @@ def suffix(name: str | Path) -> str:
 
 def local_files(source: SourceConfig) -> list[Path] | None:
     """The files that `path` names, or the first of `local` under MFT_DATA_DIR; None: neither. Raises UserError."""
-    paths = [Path(one).expanduser() for one in expand(source.path)]
+    paths = [Path(name).expanduser() for name in expand(source.path)]
     if all(path.is_file() for path in paths):
         return paths
     if is_url(source.path):
@@ -62,7 +62,7 @@ def local_copy(source: SourceConfig) -> list[Path] | None:
     if not Path(folder).is_dir():
         raise UserError(f"MFT_DATA_DIR={folder}: no such folder")
     for candidate in source.local:
-        files = [Path(folder) / one for one in expand(candidate)]
+        files = [Path(folder) / name for name in expand(candidate)]
         if all(file.is_file() for file in files):
             return files
     return None
@@ -94,9 +94,9 @@ def offline() -> bool:
 
 
 def download(url: str, source: SourceConfig) -> Path:
-    place = download_place(url)
-    if place.is_file():
-        return place
+    target = download_place(url)
+    if target.is_file():
+        return target
     hint = local_hint(source)
     if offline():
         raise UserError(f"{url}: is not downloaded yet, and HF_HUB_OFFLINE is set; unset it{hint}")
@@ -105,11 +105,11 @@ def download(url: str, source: SourceConfig) -> Path:
             content = answer.read()
     except (OSError, urllib.error.URLError) as error:
         raise UserError(f"{url}: cannot be downloaded ({error}); check the address and the network{hint}") from None
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, place)
-    return place
+    os.replace(temporary, target)
+    return target
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -163,13 +163,15 @@ def read_jsonl(file: Path) -> Raw:
                 yield number, f"{file}:{number}", parse_object(line, f"{file}:{number}")
 
 
-def parse_object(line: str, where: str) -> dict[str, Any] | BadRow:
+def parse_object(line: str, location: str) -> dict[str, Any] | BadRow:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        return BadRow(f"{where}: invalid JSON ({error.msg} at column {error.colno})")
+        return BadRow(f"{location}: invalid JSON ({error.msg} at column {error.colno})")
     return (
-        value if isinstance(value, dict) else BadRow(f"{where}: expected a JSON object, found {type(value).__name__}")
+        value
+        if isinstance(value, dict)
+        else BadRow(f"{location}: expected a JSON object, found {type(value).__name__}")
     )
 
 
@@ -179,8 +181,8 @@ def read_json(file: Path) -> Raw:
     if not isinstance(values, list):
         raise UserError(f"{file}: expected a JSON list of objects, found {type(values).__name__}")
     for index, value in enumerate(values):
-        where = f"{file}: item {index}"
-        yield index, where, value if isinstance(value, dict) else BadRow(f"{where}: expected an object")
+        location = f"{file}: item {index}"
+        yield index, location, value if isinstance(value, dict) else BadRow(f"{location}: expected an object")
 
 
 def read_csv(file: Path) -> Raw:
@@ -188,9 +190,9 @@ def read_csv(file: Path) -> Raw:
     with open_text(file, encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
         for values in reader:
-            where = f"{file}:{reader.line_num}"
+            location = f"{file}:{reader.line_num}"
             torn = None in values or None in values.values()
-            yield reader.line_num, where, BadRow(f"{where}: wrong number of columns") if torn else values
+            yield reader.line_num, location, BadRow(f"{location}: wrong number of columns") if torn else values
 
 
 def read_parquet(file: Path) -> Raw:

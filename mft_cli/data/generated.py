@@ -33,10 +33,10 @@ def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, 
     held_out = round(HELD_OUT_SHARE * len(templates))
     chosen = templates[:held_out] if split == "heldout" else templates[held_out:]
     generators = GSMSymbolicDataset(GSMSymbolicDatasetConfig(seed=0, size=1)).generators
-    wanted, seen, attempt = 2000 if rows is None else rows, set[str](), 0
-    while len(seen) < wanted:
-        if attempt > 50 * wanted + 1000:
-            raise UserError(f"generated:gsm_symbolic cannot make {wanted} different {split} problems; set rows lower")
+    count, seen, attempt = 2000 if rows is None else rows, set[str](), 0
+    while len(seen) < count:
+        if attempt > 50 * count + 1000:
+            raise UserError(f"generated:gsm_symbolic cannot make {count} different {split} problems; set rows lower")
         rng = Random(digest64("gsm_symbolic", seed, attempt))
         attempt += 1
         template = chosen[rng.randrange(len(chosen))]

@@ -46,8 +46,8 @@ def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
         train, result.validation = split(train, data.validation, seed)
         result.lines.append(f"validation: {len(result.validation):,} rows taken from the training rows")
     if data.fraction < 1:
-        wanted = max(1, round(data.fraction * len(train)))
-        train = train.take(draw(train, wanted, "fraction", seed))
+        kept = max(1, round(data.fraction * len(train)))
+        train = train.take(draw(train, kept, "fraction", seed))
         result.lines.append(f"data.fraction={data.fraction}: {len(train):,} training examples kept")
     result.train = train
     return result
@@ -63,15 +63,15 @@ def mixture(
         result.lines.extend(lines)
         if sources is data.sources:  # not those of validation only
             result.asked.append(digests_of(rows.rows))
-        result.digests[name] = {"where": rows.where, "digest": rows.digest, "rows": len(examples)}
+        result.digests[name] = {"where": rows.location, "digest": rows.digest, "rows": len(examples)}
         parts.append(examples)
     return concatenate(parts)
 
 
-def draw(examples: Examples, wanted: int, stream: str, seed: int) -> np.ndarray:
-    """Positions of `wanted` examples by a seeded draw, in their order; a smaller draw is a subset of a larger."""
+def draw(examples: Examples, count: int, stream: str, seed: int) -> np.ndarray:
+    """Positions of `count` examples by a seeded draw, in their order; a smaller draw is a subset of a larger."""
     ranked = sorted(range(len(examples)), key=lambda i: digest64(stream, seed, int(examples.ids[i])))
-    return np.array(sorted(ranked[:wanted]), dtype=np.int64)
+    return np.array(sorted(ranked[:count]), dtype=np.int64)
 
 
 def split(train: Examples, asked: ValidationConfig, seed: int) -> tuple[Examples, Examples]:

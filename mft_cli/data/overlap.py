@@ -28,7 +28,7 @@ KINDS = {
     "phrase": "shares n-grams with a row, but fewer",
 }
 COUNTED = ("exact", "normalised", "ngram")  # contamination; the others are said apart
-RANK = {kind: place for place, kind in enumerate(KINDS)}
+RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 BATCH = 2000
 BLOOM_BITS = 24
 
@@ -54,7 +54,7 @@ class Hit:
 
 
 @dataclass
-class Found:
+class Overlap:
     """What a scan found. `hits` holds the best row of each question, and `rows` how many rows had each kind of it."""
 
     hits: dict[int, Hit] = field(default_factory=dict)
@@ -77,8 +77,8 @@ class _Grams:
     def __init__(self, n: int, questions: Sequence[tuple[int, list[int]]], total: np.ndarray):
         self.n = n
         hashes = [np.unique(_hashes(np.array(ids, dtype=np.uint64), n)) for _, ids in questions]
-        for (number, _), found in zip(questions, hashes, strict=True):
-            total[number] = len(found)
+        for (number, _), grams in zip(questions, hashes, strict=True):
+            total[number] = len(grams)
         flat = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
         owner = np.repeat([number for number, _ in questions], [len(h) for h in hashes]).astype(np.int64)
         order = np.argsort(flat, kind="stable")
@@ -93,9 +93,9 @@ class _Grams:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         hashes = _hashes(ids, self.n)
         at = np.nonzero(self.bloom[hashes >> np.uint64(64 - BLOOM_BITS)])[0]
-        place = np.minimum(np.searchsorted(self.hashes, hashes[at]), len(self.hashes) - 1)
-        real = self.hashes[place] == hashes[at]
-        both = np.unique(rows[at[real]] * len(self.hashes) + place[real])  # an n-gram counts once in a row
+        slot = np.minimum(np.searchsorted(self.hashes, hashes[at]), len(self.hashes) - 1)
+        real = self.hashes[slot] == hashes[at]
+        both = np.unique(rows[at[real]] * len(self.hashes) + slot[real])  # an n-gram counts once in a row
         row, gram = both // len(self.hashes), both % len(self.hashes)
         counts = self.starts[gram + 1] - self.starts[gram]
         first = np.repeat(self.starts[gram] - (np.cumsum(counts) - counts), counts)
@@ -128,25 +128,25 @@ class Index:
         self.vocabulary = _Vocabulary()
         self.total = np.zeros(len(questions), dtype=np.int64)
         self.n = [LONG if len(w) >= LONG_FROM else SHORT for w in self.words]
-        ids = [[self.vocabulary[word] for word in found] for found in self.words]
+        ids = [[self.vocabulary[word] for word in tokens] for tokens in self.words]
         self.grams = [
             _Grams(n, [(i, ids[i]) for i in range(len(ids)) if self.n[i] == n and len(ids[i]) >= n], self.total)
             for n in (SHORT, LONG)
         ]
         self.by_digest: dict[int, list[int]] = defaultdict(list)
-        for number, found in enumerate(self.words):
-            if found:
-                self.by_digest[digest(found)].append(number)
+        for number, tokens in enumerate(self.words):
+            if tokens:
+                self.by_digest[digest(tokens)].append(number)
 
-    def scan(self, rows: Iterable[TrainingRow]) -> Found:
+    def scan(self, rows: Iterable[TrainingRow]) -> Overlap:
         """Look for every question in every row."""
-        found, rows = Found(), iter(rows)
+        matches, rows = Overlap(), iter(rows)
         while batch := list(islice(rows, BATCH)):
-            self._scan_batch(batch, found)
-            found.scanned += len(batch)
-        return found
+            self._scan_batch(batch, matches)
+            matches.scanned += len(batch)
+        return matches
 
-    def _scan_batch(self, batch: list[TrainingRow], found: Found) -> None:
+    def _scan_batch(self, batch: list[TrainingRow], matches: Overlap) -> None:
         texts = [[words(text) for text in (*row.questions, *row.others)] for row in batch]
         ids: list[int] = []
         ends = [0]
@@ -160,28 +160,28 @@ class Index:
         equal = [self._equal(row, parts) for row, parts in zip(batch, texts, strict=True)]
         for row, kinds in zip(batch, equal, strict=True):
             for question, kind in kinds.items():
-                self._add(found, question, kind, 1.0, row)
+                self._add(matches, question, kind, 1.0, row)
         for grams in self.grams:
             keys, counts = grams.pairs(flat, row_of, len(self.texts))
             shares = counts / self.total[keys % len(self.texts)]
             for key, share in zip(keys.tolist(), shares.tolist(), strict=True):
-                place, question = divmod(key, len(self.texts))
-                if question not in equal[place]:
-                    kind = "phrase" if share < NEAR else self._kind(question, texts[place])
-                    self._add(found, question, kind, share, batch[place])
+                index, question = divmod(key, len(self.texts))
+                if question not in equal[index]:
+                    kind = "phrase" if share < NEAR else self._kind(question, texts[index])
+                    self._add(matches, question, kind, share, batch[index])
 
     def _equal(self, row: TrainingRow, parts: list[list[str]]) -> dict[int, str]:
         result = {}
-        for text, found in zip(row.questions, parts, strict=False):
-            for question in self.by_digest.get(digest(found), ()):
+        for text, tokens in zip(row.questions, parts, strict=False):
+            for question in self.by_digest.get(digest(tokens), ()):
                 result[question] = "exact" if " ".join(text.split()) == self.texts[question] else "normalised"
         return result
 
     def _kind(self, question: int, parts: list[list[str]]) -> str:
         """The kind of a match that is no equality: plain n-grams, then numbers, then n-grams of words, in one text."""
-        n, wanted = self.n[question], self.words[question]
-        mine, numbers = _ngrams(wanted, n), Counter(filter(_is_number, wanted))
-        prose = {gram for gram in _ngrams(_numberless(wanted), n) if _is_prose(gram)}
+        n, tokens = self.n[question], self.words[question]
+        mine, numbers = _ngrams(tokens, n), Counter(filter(_is_number, tokens))
+        prose = {gram for gram in _ngrams(_numberless(tokens), n) if _is_prose(gram)}
         kind = "phrase"
         for part in parts:
             if len(mine & _ngrams(part, n)) >= SAME * len(mine) and not numbers - Counter(filter(_is_number, part)):
@@ -190,26 +190,26 @@ class Index:
                 kind = "near"
         return kind
 
-    def _add(self, found: Found, question: int, kind: str, coverage: float, row: TrainingRow) -> None:
-        found.rows[question][kind] += 1
+    def _add(self, matches: Overlap, question: int, kind: str, coverage: float, row: TrainingRow) -> None:
+        matches.rows[question][kind] += 1
         if kind in COUNTED:
-            found.row_keys[row.key].add(question)
-        before = found.hits.get(question)
+            matches.row_keys[row.key].add(question)
+        before = matches.hits.get(question)
         if before is None or (RANK[kind], -coverage) < (RANK[before.kind], -before.coverage):
             text = row.questions[0] if kind in ("exact", "normalised") else "\n".join((*row.questions, *row.others))
-            found.hits[question] = Hit(question, kind, coverage, row.key, text)
+            matches.hits[question] = Hit(question, kind, coverage, row.key, text)
 
 
-def _ngrams(found: list[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(found[i : i + n]) for i in range(len(found) - n + 1)}
+def _ngrams(tokens: list[str], n: int) -> set[tuple[str, ...]]:
+    return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
 
 
 def _is_number(word: str) -> bool:
     return word[0].isdigit()
 
 
-def _numberless(found: list[str]) -> list[str]:
-    return ["0" if _is_number(word) else word for word in found]
+def _numberless(tokens: list[str]) -> list[str]:
+    return ["0" if _is_number(word) else word for word in tokens]
 
 
 def _is_prose(gram: tuple[str, ...]) -> bool:

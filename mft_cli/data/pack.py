@@ -26,7 +26,7 @@ class Batch:
 
     input_ids: Tensor  # int64 [R, T]
     labels: Tensor  # int64 [R, T], the token that position j has to predict, or IGNORE
-    learnt: Tensor  # bool [R, T], the token at j is a response token
+    loss_mask: Tensor  # bool [R, T], the token at j is a response token
     positions: Tensor  # int64 [R, T], restarted at 0 for every example
     example: Tensor  # int64 [R, T], 64-bit id of the example at j; 0 in padding
     real: Tensor  # bool [R, T], not padding
@@ -99,7 +99,7 @@ def make_batch(
     flat = {
         "input_ids": np.full(shape, pad_id, dtype=np.int64),
         "labels": np.full(shape, IGNORE, dtype=np.int64),
-        "learnt": np.zeros(shape, dtype=bool),
+        "loss_mask": np.zeros(shape, dtype=bool),
         "positions": np.zeros(shape, dtype=np.int64),
         "example": np.zeros(shape, dtype=np.int64),
         "real": np.zeros(shape, dtype=bool),
@@ -113,10 +113,10 @@ def make_batch(
             start, end = int(examples.offsets[i]), int(examples.offsets[i + 1])
             n = end - start
             here = slice(at, at + n)
-            tokens, learnt = examples.tokens[start:end], examples.learnt[start:end]
+            tokens, loss_mask = examples.tokens[start:end], examples.loss_mask[start:end]
             flat["input_ids"][r, here] = tokens
-            flat["labels"][r, at : at + n - 1] = np.where(learnt[1:], tokens[1:], IGNORE)
-            flat["learnt"][r, here] = learnt
+            flat["labels"][r, at : at + n - 1] = np.where(loss_mask[1:], tokens[1:], IGNORE)
+            flat["loss_mask"][r, here] = loss_mask
             flat["positions"][r, here] = np.arange(n)
             flat["example"][r, here] = examples.ids[i]
             flat["real"][r, here] = True
@@ -125,6 +125,6 @@ def make_batch(
             flat["ratio"][r, here] = examples.ratio[i]
             at += n
     lengths = [[int(examples.lengths[i]) for i in row] for row in rows] or [[]]
-    lengths = [own + [shape[1] - sum(own)] * (shape[1] > sum(own)) for own in lengths]
+    lengths = [ns + [shape[1] - sum(ns)] * (shape[1] > sum(ns)) for ns in lengths]
     tensors: dict[str, Any] = {n: torch.from_numpy(array).to(device, non_blocking=True) for n, array in flat.items()}
     return Batch(**tensors, lengths=lengths, epoch=epoch, span_names=examples.span_names)

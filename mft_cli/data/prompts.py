@@ -24,10 +24,10 @@ class UnsafeText(ValueError):
 
 @dataclass
 class Piece:
-    """A run of token ids; `learnt` marks response tokens, `text` and `offsets` are kept for responses."""
+    """A run of token ids; `loss_mask` marks response tokens, `text` and `offsets` are kept for responses."""
 
     ids: list[int]
-    learnt: bool = False
+    loss_mask: bool = False
     text: str = ""
     offsets: list[tuple[int, int]] | None = None
 
@@ -92,7 +92,7 @@ class Renderer:
         if instruction:
             question = f"{question}\n\n{instruction}"
         filled = {"{question}": question, "{choices}": options}
-        return re.sub(r"\{question\}|\{choices\}", lambda found: filled[found.group()], prompt.template)
+        return re.sub(r"\{question\}|\{choices\}", lambda match: filled[match.group()], prompt.template)
 
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:
@@ -106,7 +106,7 @@ class Renderer:
     def response_piece(self, response: str, answer: str | None = None) -> Piece:
         text = self.response_text(response, answer)
         self.check(text)
-        piece = self._learnt(text)
+        piece = self._response(text)
         piece.ids.append(self.end_id)
         return piece
 
@@ -136,16 +136,16 @@ class Renderer:
                 raise ValueError("the chat template rewrites earlier turns, so that spans cannot be verified")
             pieces.append(Piece(self.encode(before[len(done) :])))
             if loss_on == "all" or i == last:
-                pieces.append(self._learnt(content))
+                pieces.append(self._response(content))
             else:
                 pieces.append(Piece(self.encode(content)))
             tail = self.encode(after[len(before) + len(content) :])
-            if pieces[-1].learnt and tail[:1] == [self.end_id]:
+            if pieces[-1].loss_mask and tail[:1] == [self.end_id]:
                 pieces[-1].ids.append(tail.pop(0))
             pieces.append(Piece(tail))
             done = after
-        while pieces and not pieces[-1].learnt:
-            pieces.pop()  # nothing is learnt behind the last answer
+        while pieces and not pieces[-1].loss_mask:
+            pieces.pop()  # nothing is trained on behind the last answer
         pieces[0].ids[:] = self._start(pieces[0].ids)
         return pieces
 
@@ -154,7 +154,7 @@ class Renderer:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _learnt(self, text: str) -> Piece:
+    def _response(self, text: str) -> Piece:
         done = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return Piece(list(done["input_ids"]), True, text, [tuple(o) for o in done["offset_mapping"]])
 
@@ -164,8 +164,8 @@ class Renderer:
 
     def check(self, text: str) -> None:
         """Control tokens inside a text would end a turn or forge one: refused."""
-        if self.control and (found := self.control.search(text)):
-            raise UnsafeText(f"the text holds the control token {found.group()!r}")
+        if self.control and (match := self.control.search(text)):
+            raise UnsafeText(f"the text holds the control token {match.group()!r}")
 
     def _chat(self, messages: Messages, ask: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))

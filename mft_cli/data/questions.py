@@ -36,9 +36,9 @@ def words(text: str) -> list[str]:
     return WORD.findall(WRITTEN.sub("", text))
 
 
-def digest(found: list[str]) -> int:
+def digest(tokens: list[str]) -> int:
     """64 bits of a question's words: with 400,000 training rows, a chance match of 1,000 questions has odds of 1e-11."""
-    return int.from_bytes(hashlib.blake2b(" ".join(found).encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest(), "little")
 
 
 def questions_of(row: Row) -> list[str]:
@@ -50,7 +50,7 @@ def questions_of(row: Row) -> list[str]:
 
 def digests_of(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray]:
     """(row ids int64 [K], question digests uint64 [K]) of all questions that hold a word."""
-    pairs = [(row.id, digest(found)) for row in rows for text in questions_of(row) if (found := words(text))]
+    pairs = [(row.id, digest(tokens)) for row in rows for text in questions_of(row) if (tokens := words(text))]
     ids = np.fromiter((id for id, _ in pairs), dtype=np.int64, count=len(pairs))
     return ids, np.fromiter((value for _, value in pairs), dtype=np.uint64, count=len(pairs))
 
@@ -88,6 +88,6 @@ def with_inherited(digests: np.ndarray, base: Path) -> np.ndarray:
 
 def known(questions: Iterable[str], digests: np.ndarray) -> list[bool]:
     """Whether each question is among sorted `digests`."""
-    found = [words(text) for text in questions]
-    wanted = np.array([digest(one) if one else 0 for one in found], dtype=np.uint64)
-    return [bool(hit and one) for hit, one in zip(np.isin(wanted, digests), found, strict=True)]
+    tokens = [words(text) for text in questions]
+    wanted_digests = np.array([digest(question) if question else 0 for question in tokens], dtype=np.uint64)
+    return [bool(hit and question) for hit, question in zip(np.isin(wanted_digests, digests), tokens, strict=True)]

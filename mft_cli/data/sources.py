@@ -40,7 +40,7 @@ class Rows:
     """A source's rows, and what was left out."""
 
     rows: list[Row]
-    where: str
+    location: str
     digest: str
     read: int = 0
     bad: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Rows:
     repeated: int = 0
 
     def summary(self) -> str:
-        parts = [f"{len(self.rows):,} rows from {self.where}"]
+        parts = [f"{len(self.rows):,} rows from {self.location}"]
         if self.filtered:
             parts.append(f"{self.filtered:,} left out by keep_if")
         if self.repeated:
@@ -63,8 +63,8 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
 
     Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named).
     """
-    where, digest, raw = open_source(source)
-    result, seen = Rows([], where, digest), set[str]()
+    location, digest, raw = open_source(source)
+    result, seen = Rows([], location, digest), set[str]()
     for index, key, values in raw:
         result.read += 1
         try:
@@ -84,7 +84,7 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
                 ) from None
             result.bad.append(str(problem))
     if not result.rows:
-        raise UserError(f"{result.where}: no usable row of {result.read} read ({result.summary()})")
+        raise UserError(f"{result.location}: no usable row of {result.read} read ({result.summary()})")
     result.rows = draw_rows(source, result.rows, name, seed)
     return result
 
@@ -98,17 +98,17 @@ def is_known(value: str, seen: set[str]) -> bool:
 
 def draw_rows(source: SourceConfig, rows: list[Row], name: str, seed: int) -> list[Row]:
     """`fraction`, then `rows`, by a seeded draw in the file's order. A smaller share is a subset of a larger."""
-    wanted = max(1, round(source.fraction * len(rows)))
+    count = max(1, round(source.fraction * len(rows)))
     if source.rows is not None:
         if source.rows > len(rows):
             raise UserError(
                 f"source {name}: rows={source.rows}, but only {len(rows)} are there; set rows lower or to null"
             )
-        wanted = min(wanted, source.rows)
-    if wanted == len(rows):
+        count = min(count, source.rows)
+    if count == len(rows):
         return rows
     ranked = sorted(range(len(rows)), key=lambda i: digest64("rows", seed, rows[i].id))
-    return [rows[i] for i in sorted(ranked[:wanted])]
+    return [rows[i] for i in sorted(ranked[:count])]
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
     """A hub data set (or a local folder in the hub's layout), through the datasets library."""
     from datasets import concatenate_datasets, load_dataset
 
-    where = source.path + (f"/{source.name}" if source.name else "") + f":{source.split}"
+    location = source.path + (f"/{source.name}" if source.name else "") + f":{source.split}"
     try:
         parts = [
             load_dataset(source.path, name, split=source.split, revision=source.revision)
@@ -153,49 +153,49 @@ def open_hub(source: SourceConfig) -> tuple[str, str, Raw]:
         rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except Exception as error:  # the library raises many kinds for offline, missing, gated and misnamed
         raise UserError(
-            f"{where}: cannot be loaded ({first_line(error)}); check the name and the network{local_hint(source)}"
+            f"{location}: cannot be loaded ({first_line(error)}); check the name and the network{local_hint(source)}"
         ) from None
     digest = digest_of([source.path, source.name, source.split, source.revision, getattr(rows, "_fingerprint", "")])
-    return where, digest, ((i, f"{where}[{i}]", values) for i, values in enumerate(rows))
+    return location, digest, ((i, f"{location}[{i}]", values) for i, values in enumerate(rows))
 
 
 # ---- one row --------------------------------------------------------------------------------------------------------
 
 
-def get(values: dict[str, Any], path: str, where: str) -> Any:
+def get(values: dict[str, Any], path: str, location: str) -> Any:
     """A field; dots reach into objects and lists, `a|b` is the first that exists. Raises BadRow with those there are."""
     for option in [path] if path in values else path.split("|"):
-        found: Any = values
+        value: Any = values
         for part in [option] if option in values else option.split("."):
-            if isinstance(found, list) and part.isdigit() and int(part) < len(found):
-                found = found[int(part)]
-            elif isinstance(found, dict) and part in found:
-                found = found[part]
+            if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
+            elif isinstance(value, dict) and part in value:
+                value = value[part]
             else:
                 break
         else:
-            return found
-    raise BadRow(f"{where}: no field {path!r}; fields: {', '.join(map(str, values))}")
+            return value
+    raise BadRow(f"{location}: no field {path!r}; fields: {', '.join(map(str, values))}")
 
 
-def text(values: dict[str, Any], path: str, where: str, *, empty: bool = False) -> str:
+def text(values: dict[str, Any], path: str, location: str, *, empty: bool = False) -> str:
     """A field's text; `a+b` joins fields that are not empty with a blank line. Numbers become text.
 
     A path with braces is a text with fields in it: `{Body} {Question}`; a list there is a line an item, a list of lists
     a table.
     """
     if "{" in path:
-        joined = re.sub(r"\{([^{}]+)\}", lambda found: laid_out(get(values, found[1], where)), path)
+        joined = re.sub(r"\{([^{}]+)\}", lambda match: laid_out(get(values, match[1], location)), path)
     else:
-        parts = [get(values, p, where) for p in path.split("+")]
+        parts = [get(values, p, location) for p in path.split("+")]
         for part in parts:
             if not isinstance(part, (str, int, float)) and part is not None:
-                raise BadRow(f"{where}: field {path!r} is {type(part).__name__}, expected text")
+                raise BadRow(f"{location}: field {path!r} is {type(part).__name__}, expected text")
         joined = "\n\n".join(str(part) for part in parts if part not in (None, ""))
     if not joined.strip() and not empty:
-        raise BadRow(f"{where}: field {path!r} is empty")
+        raise BadRow(f"{location}: field {path!r} is empty")
     if any(0xD800 <= ord(c) <= 0xDFFF for c in joined):
-        raise BadRow(f"{where}: field {path!r} is not valid UTF-8")
+        raise BadRow(f"{location}: field {path!r} is not valid UTF-8")
     return joined
 
 
@@ -208,32 +208,32 @@ def laid_out(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def keep(source: SourceConfig, values: dict[str, Any], where: str) -> bool:
+def keep(source: SourceConfig, values: dict[str, Any], location: str) -> bool:
     """Whether a row passes keep_if; text such as "True" in a CSV counts as its value, /text/ is searched for."""
-    return all(same(get(values, k, where), wanted) for k, wanted in source.keep_if.items())
+    return all(same(get(values, k, location), expected) for k, expected in source.keep_if.items())
 
 
-def same(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, str) and len(wanted) > 2 and wanted.startswith("/") and wanted.endswith("/"):
-        return re.search(wanted[1:-1], laid_out(found)) is not None
-    return found == wanted or (isinstance(found, str) and found.strip().lower() == str(wanted).lower())
+def same(value: Any, expected: Any) -> bool:
+    if isinstance(expected, str) and len(expected) > 2 and expected.startswith("/") and expected.endswith("/"):
+        return re.search(expected[1:-1], laid_out(value)) is not None
+    return value == expected or (isinstance(value, str) and value.strip().lower() == str(expected).lower())
 
 
-def make_row(source: SourceConfig, values: dict[str, Any], id: int, where: str) -> Row:
-    row = Row(id, where, meta=values)
+def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: str) -> Row:
+    row = Row(id, location, meta=values)
     if source.layout != "question_response":
-        row.messages = conversation(source, values, where)
+        row.messages = conversation(source, values, location)
         return row
-    row.question = without(source.remove_question, text(values, source.question, where))
-    row.response = without(source.remove, text(values, source.response, where)) if source.response else ""
+    row.question = without(source.remove_question, text(values, source.question, location))
+    row.response = without(source.remove, text(values, source.response, location)) if source.response else ""
     if source.choices:
-        answer = get(values, source.answer, where) if source.answer else None
-        given = [get(values, field, where) for field in source.choices]
-        row.choices, row.answer = read_choices(given, answer, source.choices_seed, row.question, where)
+        answer = get(values, source.answer, location) if source.answer else None
+        given = [get(values, field, location) for field in source.choices]
+        row.choices, row.answer = read_choices(given, answer, source.choices_seed, row.question, location)
     elif source.answer:
-        row.answer = without(source.remove_answer, text(values, source.answer, where))
-    row.system = text(values, source.system, where, empty=True) or None if source.system else None
-    row.spans = {n: p if p.startswith("/") else text(values, p, where) for n, p in source.spans.items()}
+        row.answer = without(source.remove_answer, text(values, source.answer, location))
+    row.system = text(values, source.system, location, empty=True) or None if source.system else None
+    row.spans = {n: p if p.startswith("/") else text(values, p, location) for n, p in source.spans.items()}
     return row
 
 
@@ -242,25 +242,25 @@ def without(pattern: str | None, text: str) -> str:
     return text if pattern is None else re.sub(pattern, "", text)
 
 
-def conversation(source: SourceConfig, values: dict[str, Any], where: str) -> list[dict[str, str]]:
+def conversation(source: SourceConfig, values: dict[str, Any], location: str) -> list[dict[str, str]]:
     """`messages` ({"role", "content"}) or ShareGPT ({"from", "value"}) turns, checked: it must end with an answer."""
-    turns = get(values, source.messages, where)
+    turns = get(values, source.messages, location)
     if source.layout == "text_turns" and isinstance(turns, str):
         turns = split_turns(turns)
     if not isinstance(turns, list):
-        raise BadRow(f"{where}: field {source.messages!r} is {type(turns).__name__}, expected a list of turns")
+        raise BadRow(f"{location}: field {source.messages!r} is {type(turns).__name__}, expected a list of turns")
     role, content = ("from", "value") if source.layout == "sharegpt" else ("role", "content")
     result = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get(content), str) or turn.get(role) not in SHAREGPT_ROLES:
             raise BadRow(
-                f"{where}: a turn needs {role!r} (one of {', '.join(SHAREGPT_ROLES)}) and the text {content!r}"
+                f"{location}: a turn needs {role!r} (one of {', '.join(SHAREGPT_ROLES)}) and the text {content!r}"
             )
         result.append({"role": SHAREGPT_ROLES[turn[role]], "content": turn[content]})
     while result and result[-1]["role"] != "assistant":
         result.pop()  # a last question without an answer teaches nothing
     if not any(t["role"] == "assistant" and t["content"].strip() for t in result):
-        raise BadRow(f"{where}: no assistant turn with text")
+        raise BadRow(f"{location}: no assistant turn with text")
     return result
 
 

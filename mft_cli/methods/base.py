@@ -53,7 +53,7 @@ class Method:
     new_tokens: tuple[str, ...] = ()  # added to tokenizer and model before training
     hides_positions = False  # whether batches have hidden_keys, which not every attention backend can do
     marked_as: str | None = None  # what `mft data show` calls the inputs that it marks, if any are
-    drops_labels = False  # whether some response tokens are not learnt
+    drops_labels = False  # whether some response tokens are not trained on
     keep_new_tokens = True  # whether new tokens stay in the export
     peft_refusal: str | None = None  # why this method trains no adapters
     trains = True  # False: no step is made, the model is exported as adapt left it

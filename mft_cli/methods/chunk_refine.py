@@ -116,7 +116,7 @@ class ChunkRefine(Method):
         plain = int((layout.share > 0).sum()) if self.trains_backbone else 0
         counts["ce"] = counts["masked_tokens"] + plain  # supervised tokens: the log's label_tokens
         shares = {
-            "masked_share": (int(tokens.sum()), int((batch.real & batch.learnt).sum())),
+            "masked_share": (int(tokens.sum()), int((batch.real & batch.loss_mask).sum())),
             "masked_chunk_share": (counts["masked"], int(candidates.sum())),
         }
         return Corrupted(corrupted, counts, shares)
@@ -128,7 +128,7 @@ class ChunkRefine(Method):
     def describe(self, corrupted: Corrupted) -> str:
         masked, whole = corrupted.shares["masked_chunk_share"]
         numbers = corrupted.batch.extra["number"][0, :masked].tolist()
-        others = "" if self.trains_backbone else ", only these are learnt"
+        others = "" if self.trains_backbone else ", only these are trained"
         return f"masked chunks {numbers} of {whole} (of {self.config.chunk_size} tokens, counted from 0){others}"
 
     # ---- loss ----

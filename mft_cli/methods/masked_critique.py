@@ -1,7 +1,7 @@
 """Masked critique: some *labels* inside a teacher's critique are dropped, the inputs stay.
 
 A response is <think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans>, its eight tags special tokens.
-Inside the spans named in `spans`, behind the first `skip_first` tokens of each, a token is not learnt with probability
+Inside the spans named in `spans`, behind the first `skip_first` tokens of each, a token is not trained on with probability
 `mask_ratio`. Tags are never dropped: they are the format, and no part of the critique.
 
 The format term, added with weight `beta`, is one of two. `argmax_reward`, the paper's, is 1 - (share of examples whose
@@ -79,7 +79,7 @@ class MaskedCritique(Method):
         """Raises UserError if a response does not have each tag once and in order."""
         tags = [i for n in NAMES for i in (self.opens[n], self.closes[n])]
         order = [tags[k] for k in (0, 2, 3, 4, 5, 1, 6, 7)]
-        is_tag = np.isin(examples.tokens, tags) & examples.learnt
+        is_tag = np.isin(examples.tokens, tags) & examples.loss_mask
         bad = [
             i
             for i in range(len(examples))
@@ -113,12 +113,12 @@ class MaskedCritique(Method):
     def choose(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         """(dropped, candidates) by token, bool [R, T]."""
         c = self.config
-        candidates, first = torch.zeros_like(batch.learnt), torch.zeros_like(batch.learnt)
+        candidates, first = torch.zeros_like(batch.loss_mask), torch.zeros_like(batch.loss_mask)
         for name in c.spans:
             inside, behind = self.inside(batch, name)
             candidates |= inside
-            first |= inside & (behind < c.skip_first)  # stays learnt inside of another span, too
-        candidates &= batch.learnt & ~first & ~self.is_tag(batch.input_ids)
+            first |= inside & (behind < c.skip_first)  # stays trained on inside of another span, too
+        candidates &= batch.loss_mask & ~first & ~self.is_tag(batch.input_ids)
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
         epoch = batch.epoch if c.redraw else 0
@@ -127,8 +127,8 @@ class MaskedCritique(Method):
     def inside(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """(between <name> and </name>, number of the token there from 0), both [R, T]. A span ends with its example."""
         column = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
-        opened = last(batch.learnt & (batch.input_ids == self.opens[name]), column)
-        closed = last(batch.learnt & (batch.input_ids == self.closes[name]), column)
+        opened = last(batch.loss_mask & (batch.input_ids == self.opens[name]), column)
+        closed = last(batch.loss_mask & (batch.input_ids == self.closes[name]), column)
         first = column - batch.positions
         between = (opened >= first) & (opened > closed) & (opened < column) & batch.real
         return between, column - opened - 1
@@ -138,7 +138,7 @@ class MaskedCritique(Method):
 
     def format_tokens(self, batch: Batch) -> Tensor:
         """Tags of the response and everything between <ans> and </ans>, by token, bool [R, T]."""
-        return batch.learnt & (self.is_tag(batch.input_ids) | self.inside(batch, "ans")[0])
+        return batch.loss_mask & (self.is_tag(batch.input_ids) | self.inside(batch, "ans")[0])
 
     # ---- loss ----
 
@@ -151,12 +151,12 @@ class MaskedCritique(Method):
         hidden = hidden_states(model, **self.inputs(model, batch))
         whole = batch.extra.get("labels", batch.labels)  # a validation batch was not corrupted
         wanted = whole != IGNORE
-        learnt = (batch.labels != IGNORE)[wanted]
+        loss_mask = (batch.labels != IGNORE)[wanted]
         total, each, predicted = head_losses(
-            model, hidden[wanted], whole[wanted], learnt.to(torch.float32), vocab_size=self.vocab_size,
+            model, hidden[wanted], whole[wanted], loss_mask.to(torch.float32), vocab_size=self.vocab_size,
             chunk_tokens=self.logits_chunk,
         )  # fmt: skip
-        right = ((predicted == whole[wanted]) & learnt).sum()
+        right = ((predicted == whole[wanted]) & loss_mask).sum()
         if "format" not in batch.extra:
             return Losses({"ce": total}, {"token_accuracy": (right, "ce")})
         tags = batch.extra["format"] & (batch.labels != IGNORE)
@@ -197,4 +197,4 @@ def last(where: Tensor, column: Tensor) -> Tensor:
 
 def count_examples(batch: Batch) -> int:
     """Examples with at least one response token."""
-    return len(torch.unique(batch.example[batch.learnt & batch.real]))
+    return len(torch.unique(batch.example[batch.loss_mask & batch.real]))

@@ -1,6 +1,6 @@
 """Masked thought (arXiv 2403.02178): corrupt response tokens in the *input*, keep the labels.
 
-A masked position is still learnt; only what later tokens can read of it is gone. Labels, positions and (unless
+A masked position is still trained on; only what later tokens can read of it is gone. Labels, positions and (unless
 drop_attention) attention do not change. Where `method.noise` puts something else in the mask token's place, the method is
 `NoisyThought` (`noise.py`), which chooses its positions as this one does.
 """
@@ -26,7 +26,7 @@ class MaskedThought(Method):
     """Each target token is corrupted with probability p = mask_ratio * min(1, progress / warmup_fraction)."""
 
     config: MaskedThoughtConfig
-    marked_as = "masked in the input, still learnt"
+    marked_as = "masked in the input, still trained on"
 
     def prepare(self, tokenizer: Any) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
@@ -71,9 +71,9 @@ class MaskedThought(Method):
         c = self.config
         candidates = batch.real & (batch.positions > 0)
         if c.target == "response":
-            candidates &= batch.learnt
+            candidates &= batch.loss_mask
         elif c.target == "prompt":
-            candidates &= ~batch.learnt
+            candidates &= ~batch.loss_mask
         p = self.probability(batch, progress, draw)
         if c.granularity == "token":
             chosen = below(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)

@@ -38,7 +38,7 @@ def is_marked(batch: Batch) -> bool:
 class NoisyThought(MaskedThought):
     """masked_thought with another noise than the mask token at the chosen positions: ids stay, the forward pass changes."""
 
-    marked_as = "noise in the input, still learnt"
+    marked_as = "noise in the input, still trained on"
 
     def prepare(self, tokenizer: Any) -> list[str]:
         self.known_ids = len(tokenizer)

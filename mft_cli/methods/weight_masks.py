@@ -177,10 +177,10 @@ def copy_rest(base: Path, out: Path) -> None:
 
 
 def check_base(base: Path, masks: Masks, what: str) -> None:
-    """Raises UserError unless the folder's weights are those that the masks were learnt on."""
+    """Raises UserError unless the folder's weights are those that the masks were trained on."""
     if weights_digest(base) != masks.facts.get("base_digest"):
         raise UserError(
-            f"{what}: its weights are not those of {masks.facts.get('base_model')}, which these masks were learnt on; "
+            f"{what}: its weights are not those of {masks.facts.get('base_model')}, which these masks were trained on; "
             f"give that model"
         )
 
@@ -292,7 +292,7 @@ class Overlap:
 
 
 def same_start(first: Masks, second: Masks) -> bool:
-    """Whether both were learnt from the same first scores: these are a function of seed and module."""
+    """Whether both were trained from the same first scores: these are a function of seed and module."""
     kinds = [(m.facts.get("method") or {}).get("scores", "learned") for m in (first, second)]
     return kinds == ["learned"] * 2 and first.facts.get("seed") == second.facts.get("seed") is not None
 

@@ -37,7 +37,7 @@ def sampler(
         with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
             for i in range(len(batches)):
                 start = int(examples.offsets[i])
-                first = start + int(examples.learnt[start : int(examples.offsets[i + 1])].argmax())
+                first = start + int(examples.loss_mask[start : int(examples.offsets[i + 1])].argmax())
                 prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
                 made = model.generate(
                     input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,

@@ -48,7 +48,7 @@ def examples_of(*rows: tuple[list[int], list[int]]) -> Examples:
         ids=np.arange(len(rows)) + 7,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         tokens=np.array([t for p, r in rows for t in p + r], dtype=np.int32),
-        learnt=np.array([k for p, r in rows for k in [False] * len(p) + [True] * len(r)]),
+        loss_mask=np.array([k for p, r in rows for k in [False] * len(p) + [True] * len(r)]),
         lines=np.zeros(total, dtype=np.int32),
         spans=np.zeros(total, dtype=np.uint8),
         ratio=np.full(len(rows), np.nan, dtype=np.float32),
@@ -86,30 +86,32 @@ def bigram(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_regions_are_what_they_are_said_to_be():
-    learnt = np.array([False] * 4 + [True] * 8)
+    loss_mask = np.array([False] * 4 + [True] * 8)
     question = np.array([1, 3])  # position 0 is the first token, 2 a special one
-    assert region_of("question", 10, learnt, question, 3).tolist() == [1, 3]
-    assert region_of("near", 10, learnt, question, 3).tolist() == [7, 8, 9]
-    assert region_of("far", 10, learnt, question, 3).tolist() == [4, 5, 6]
+    assert region_of("question", 10, loss_mask, question, 3).tolist() == [1, 3]
+    assert region_of("near", 10, loss_mask, question, 3).tolist() == [7, 8, 9]
+    assert region_of("far", 10, loss_mask, question, 3).tolist() == [4, 5, 6]
 
 
 def test_a_second_turns_prompt_belongs_to_the_question_and_not_to_the_near_context():
-    learnt = np.array([False, False, True, True, False, False, True, True, True])
+    loss_mask = np.array([False, False, True, True, False, False, True, True, True])
     question = np.array([1, 4, 5])
-    assert region_of("near", 8, learnt, question, 3).tolist() == [3, 6, 7]
-    assert region_of("question", 3, learnt, question, 3).tolist() == [1]
+    assert region_of("near", 8, loss_mask, question, 3).tolist() == [3, 6, 7]
+    assert region_of("question", 3, loss_mask, question, 3).tolist() == [1]
 
 
 def test_targets_have_a_near_and_a_far_context_and_are_a_function_of_the_seed():
-    learnt, question = np.array([False] * 6 + [True] * 24), np.array([2, 3, 4, 5])
+    loss_mask, question = np.array([False] * 6 + [True] * 24), np.array([2, 3, 4, 5])
     every = Corruption(4, 100, 1, 0.5, np.arange(9))
-    assert pick_targets(learnt, question, 7, every, Draw(1)) == list(range(6 + 5, 30))
-    five = pick_targets(learnt, question, 7, RANDOM, Draw(1))
+    assert pick_targets(loss_mask, question, 7, every, Draw(1)) == list(range(6 + 5, 30))
+    five = pick_targets(loss_mask, question, 7, RANDOM, Draw(1))
     assert len(five) == 5
     assert (
-        five == pick_targets(learnt, question, 7, RANDOM, Draw(1)) != pick_targets(learnt, question, 7, RANDOM, Draw(2))
+        five
+        == pick_targets(loss_mask, question, 7, RANDOM, Draw(1))
+        != pick_targets(loss_mask, question, 7, RANDOM, Draw(2))
     )
-    assert pick_targets(learnt[:11], question, 7, RANDOM, Draw(1)) == []  # five response tokens: nothing is far
+    assert pick_targets(loss_mask[:11], question, 7, RANDOM, Draw(1)) == []  # five response tokens: nothing is far
 
 
 def test_a_variant_changes_the_said_share_of_one_region_and_nothing_else():
@@ -120,8 +122,8 @@ def test_a_variant_changes_the_said_share_of_one_region_and_nothing_else():
         assert clean.tokens.tolist() == tokens[: clean.targets[-1]].tolist()
         assert {v.region for v in others} == {"question", "near", "far"}
         for v in others:
-            learnt, question = np.array([False] * len(prompt) + [True] * len(response)), np.arange(1, len(prompt))
-            region = region_of(str(v.region), v.targets[-1], learnt, question, 4).tolist()
+            loss_mask, question = np.array([False] * len(prompt) + [True] * len(response)), np.arange(1, len(prompt))
+            region = region_of(str(v.region), v.targets[-1], loss_mask, question, 4).tolist()
             changed = np.flatnonzero(v.tokens != tokens[: len(v.tokens)]).tolist()
             assert changed == list(v.corrupted)
             assert set(changed) <= set(region)

@@ -286,10 +286,10 @@ def test_a_local_teacher_by_the_same_engines(tiny_model: Path, questions: Path, 
 
 
 def test_a_teacher_that_was_trained_by_masked_critique(tiny_model: Path, questions: Path, tmp_path: Path):
-    """The tags are special tokens of such a teacher. It has learnt one response by heart; it is also the base model."""
-    learnt = [{"prompt": r["question"], "critique": GOOD, "answer_match": True} for r in problems(8)]
+    """The tags are special tokens of such a teacher. It has trained on one response by heart; it is also the base model."""
+    loss_mask = [{"prompt": r["question"], "critique": GOOD, "answer_match": True} for r in problems(8)]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(r) + "\n" for r in learnt))
+    file.write_text("".join(json.dumps(r) + "\n" for r in loss_mask))
     more = {"method": "masked_critique", "train.epochs": 60, "run_dir": tmp_path / "t", "method.mask_ratio": 0.0}
     run = [o for o in tiny_overrides(tiny_model, file, **more) if not o.startswith(("data=", "data.sources"))]
     train(composed("train", train_config, "data=critique", f"data.sources.critique.path={file}", *run))

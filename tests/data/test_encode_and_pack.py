@@ -33,7 +33,7 @@ def test_tokens_are_prompt_then_response(tokenizer, problem_file: Path):
         here = slice(examples.offsets[i], examples.offsets[i + 1])
         prompt, response = renderer.prompt_ids(row["question"]), renderer.response_ids(row["answer"])
         assert examples.tokens[here].tolist() == prompt + response
-        assert examples.learnt[here].tolist() == [False] * len(prompt) + [True] * len(response)
+        assert examples.loss_mask[here].tolist() == [False] * len(prompt) + [True] * len(response)
     assert examples.label_counts().tolist() == [len(renderer.response_ids(r["answer"])) for r in problems(40)]
 
 
@@ -155,7 +155,7 @@ def fake(lengths: list[int]) -> Examples:
     rng = np.random.default_rng(0)
     return Examples(
         ids=np.arange(1, len(lengths) + 1) * 7919, offsets=offsets, tokens=rng.integers(3, 99, total).astype(np.int32),
-        learnt=rng.random(total) < 0.5, lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
+        loss_mask=rng.random(total) < 0.5, lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
         ratio=np.full(len(lengths), np.nan, np.float32), keys=[str(i) for i in range(len(lengths))],
     )  # fmt: skip
 
@@ -188,8 +188,8 @@ def test_labels_are_shifted_within_each_example(lengths):
         for i in row:
             n = lengths[i]
             s = int(examples.offsets[i])
-            tokens, learnt = examples.tokens[s : s + n], examples.learnt[s : s + n]
-            expected = [int(t) if k else IGNORE for t, k in zip(tokens[1:], learnt[1:], strict=True)] + [IGNORE]
+            tokens, loss_mask = examples.tokens[s : s + n], examples.loss_mask[s : s + n]
+            expected = [int(t) if k else IGNORE for t, k in zip(tokens[1:], loss_mask[1:], strict=True)] + [IGNORE]
             assert batch.labels[r, at : at + n].tolist() == expected
             assert batch.positions[r, at : at + n].tolist() == list(range(n))
             assert batch.input_ids[r, at : at + n].tolist() == tokens.tolist()

@@ -28,8 +28,8 @@ def test_training_ids_begin_with_the_ids_asked_in_evaluation(tokenizer, name: st
     asked = renderer.prompt_ids("What is 3 + 4?")
     prompt, response = renderer.pieces("What is 3 + 4?", "It is 7.", "7", None)
     assert prompt.ids == asked
-    assert not prompt.learnt
-    assert response.learnt
+    assert not prompt.loss_mask
+    assert response.loss_mask
     assert response.ids[-1] == renderer.end_id
     assert tokenizer.decode(response.ids[:-1]) == renderer.response_text("It is 7.", "7")
     assert "What is 3 + 4?" in tokenizer.decode(asked)
@@ -92,14 +92,15 @@ def conversation() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("loss_on", "learnt"), [("all", ["It is 2.<|im_end|>", "That is 4.<|im_end|>"]), ("last", ["That is 4.<|im_end|>"])]
+    ("loss_on", "loss_mask"),
+    [("all", ["It is 2.<|im_end|>", "That is 4.<|im_end|>"]), ("last", ["That is 4.<|im_end|>"])],
 )
-def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, learnt: list[str]):
+def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, loss_mask: list[str]):
     renderer = Renderer(tokenizer, preset("chat"))
     pieces = renderer.conversation(conversation(), loss_on)
     whole = tokenizer.apply_chat_template(conversation(), tokenize=False)
     assert "".join(tokenizer.decode(p.ids) for p in pieces) + "\n" == whole
-    assert [tokenizer.decode(p.ids) for p in pieces if p.learnt] == learnt
+    assert [tokenizer.decode(p.ids) for p in pieces if p.loss_mask] == loss_mask
 
 
 def test_a_template_that_rewrites_history_is_refused(tokenizer):

@@ -28,10 +28,10 @@ def make_examples(segments: list[list[int]], seed: int = 0) -> Examples:
     """One example for each list of segment lengths: prompt, response, prompt, response ... of random tokens 3 .. 300."""
     lengths = [sum(s) for s in segments]
     total = sum(lengths)
-    learnt = np.concatenate([np.repeat([i % 2 == 1 for i in range(len(s))], s) for s in segments])
+    loss_mask = np.concatenate([np.repeat([i % 2 == 1 for i in range(len(s))], s) for s in segments])
     return Examples(
         ids=np.arange(11, 11 + len(segments), dtype=np.int64) * 7919, offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        tokens=np.random.default_rng(seed).integers(3, 300, total).astype(np.int32), learnt=learnt,
+        tokens=np.random.default_rng(seed).integers(3, 300, total).astype(np.int32), loss_mask=loss_mask,
         lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
         ratio=np.full(len(segments), np.nan, np.float32), keys=[str(i) for i in range(len(segments))],
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_boundaries_come_from_the_data():
     chunks = find_chunks(batch, 4)
     assert chunks.first.tolist() == [0, 4, 6, 10, 14, 15, 18, 22, 24, 28]
     assert chunks.length.tolist() == [4, 2, 4, 4, 1, 3, 4, 2, 4, 1]
-    assert chunks.learnt.tolist() == [False, False, True, True, True, False, True, False, True, True]
+    assert chunks.loss_mask.tolist() == [False, False, True, True, True, False, True, False, True, True]
     assert chunks.position.tolist() == [0, 4, 6, 10, 14, 0, 3, 7, 9, 13]
     assert chunks.example.tolist() == [0] * 5 + [1] * 5
 
@@ -81,10 +81,10 @@ def test_one_is_masked_and_one_is_not_and_masks_nest():
     examples = make_examples([[5, 3 + i] for i in range(30)] + [[4, 2]])
     batch = make_batch(examples, [list(range(31))], 0, 2)
     chunks = find_chunks(batch, 4)
-    before = torch.zeros_like(chunks.learnt)
+    before = torch.zeros_like(chunks.loss_mask)
     for p in (0.0, 0.1, 0.3, 0.7, 0.95, 1.0):
         masked = choose_chunks(chunks, torch.full(chunks.row.shape, p), 0, DRAW)
-        assert not (masked & ~chunks.learnt).any(), "a question is never masked"
+        assert not (masked & ~chunks.loss_mask).any(), "a question is never masked"
         assert not (before & ~masked).any(), "what is masked at a smaller ratio stays masked"
         for e in range(31):
             mine = chunks.candidates & (chunks.example == e)
@@ -93,7 +93,7 @@ def test_one_is_masked_and_one_is_not_and_masks_nest():
         before = masked
     alone = chunks.example == 30  # a single chunk: with probability p
     assert not choose_chunks(chunks, torch.zeros(chunks.row.shape), 0, DRAW)[alone].any()
-    assert choose_chunks(chunks, torch.ones(chunks.row.shape), 0, DRAW)[alone & chunks.learnt].all()
+    assert choose_chunks(chunks, torch.ones(chunks.row.shape), 0, DRAW)[alone & chunks.loss_mask].all()
 
 
 def test_masks_follow_the_ratio_and_the_epoch_not_the_packing(ready):
@@ -408,10 +408,10 @@ def test_samples_hold_predicted_and_true_text(ready, tokenizer):
     done = method.for_validation(batch, DRAW)
     assert len(rows) == done.counts["masked"] >= 1
     assert rows[0].keys() == {"chunk", "loss", "weight", "steps", "confidence", "predicted", "true"}
-    first = int(find_chunks(batch, 4).first[find_chunks(batch, 4).learnt][rows[0]["chunk"]])
+    first = int(find_chunks(batch, 4).first[find_chunks(batch, 4).loss_mask][rows[0]["chunk"]])
     assert rows[0]["true"] == tokenizer.decode(batch.input_ids[0, first : first + 4])
     chunks = f"masked chunks {[r['chunk'] for r in rows]} of 5 (of 4 tokens, counted from 0)"
-    assert method.describe(done) == f"{chunks}, only these are learnt"
+    assert method.describe(done) == f"{chunks}, only these are trained on"
 
 
 def test_hidden_states_of_the_backbone_are_those_of_the_masked_ids(ready):

@@ -277,8 +277,8 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     [
         ("sft", {}, ""),
         ("mask_finetune", {}, ""),
-        ("masked_thought", {}, "⟦masked in the input, still learnt⟧"),
-        ("masked_thought", {"noise": "mixup"}, "⟦noise in the input, still learnt⟧"),
+        ("masked_thought", {}, "⟦masked in the input, still trained on⟧"),
+        ("masked_thought", {"noise": "mixup"}, "⟦noise in the input, still trained on⟧"),
         ("masked_critique", {}, "⟨label dropped⟩"),
         ("chunk_refine", {}, "⟦masked in the input, predicted by the head⟧"),
     ],
@@ -286,4 +286,4 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
 def test_data_show_explains_the_brackets_that_can_occur(method, more, legend):
     made = make(validate.build(schema.AnyMethod, {"name": method, **more}), 1024)
     assert legend_of(made, colour=False).plain == legend
-    assert legend_of(made, colour=True).plain.startswith("prompt learnt")
+    assert legend_of(made, colour=True).plain.startswith("prompt trained on")

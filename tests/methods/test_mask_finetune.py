@@ -269,7 +269,7 @@ def test_the_export_is_the_base_with_zeros_and_the_masks(tiny_model, problem_fil
         assert not found[name][~mask].any()
     facts = read_json(tmp_path / "export" / "mft.json")
     assert facts["masks"]["base_digest"] == masks_file.weights_digest(tiny_model)
-    assert read_questions(tmp_path / "export").size > 0  # what it was learnt on, for `mft eval`
+    assert read_questions(tmp_path / "export").size > 0  # what it was trained on, for `mft eval`
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     if variant.get("scores"):
         assert [r["kind"] for r in rows] == ["validation"]

@@ -61,7 +61,7 @@ def test_labels_go_inside_the_spans_behind_their_first_tokens(fit, spans, skip):
         wanted = set()
         for name in spans:
             wanted |= {i for i in spans_by_text(tokens, name)[skip:] if tokens[i] not in TAGS}
-        for name in spans:  # the first tokens of every span are learnt, also where it lies inside another one
+        for name in spans:  # the first tokens of every span are trained on, also where it lies inside another one
             wanted -= set(spans_by_text(tokens, name)[:skip])
         lost = (clean.labels != IGNORE) & (done.batch.labels == IGNORE)
         found = {j + 1 for j in range(length) if bool(lost[0, at + j])}

@@ -66,7 +66,7 @@ def batch(examples: int = 60, prompt: int = 30, response: int = 170, packed: int
     made = Examples(
         ids=np.arange(examples) * 104729 + 5, offsets=np.arange(examples + 1) * n,
         tokens=np.tile(np.arange(n) % 90 + 5, examples).astype(np.int32),
-        learnt=np.tile(np.arange(n) >= prompt, examples), lines=np.tile(lines, examples).astype(np.int32),
+        loss_mask=np.tile(np.arange(n) >= prompt, examples), lines=np.tile(lines, examples).astype(np.int32),
         spans=np.zeros(examples * n, np.uint8), ratio=np.full(examples, ratio, np.float32), keys=[""] * examples,
     )  # fmt: skip
     rows = [list(range(i, min(i + packed, examples))) for i in range(0, examples, packed)]
@@ -87,9 +87,9 @@ def test_inputs_change_labels_and_positions_do_not():
     assert done.batch.hidden_keys is None
     assert torch.equal(done.batch.input_ids == made.mask_id, chosen)
     assert torch.equal(done.batch.input_ids[~chosen], clean.input_ids[~chosen])
-    assert not chosen[~clean.learnt].any()
+    assert not chosen[~clean.loss_mask].any()
     assert done.counts == {"ce": int((clean.labels != IGNORE).sum())}
-    assert done.shares == {"masked_share": (int(chosen.sum()), int(clean.learnt.sum()))}
+    assert done.shares == {"masked_share": (int(chosen.sum()), int(clean.loss_mask.sum()))}
 
 
 @pytest.mark.parametrize("granularity", ["token", "span", "step"])
@@ -97,9 +97,9 @@ def test_inputs_change_labels_and_positions_do_not():
 def test_coverage_is_the_mask_ratio(granularity: str, p: float):
     clean = batch(examples=300)
     chosen = masked(method(mask_ratio=p, granularity=granularity), clean)
-    share = float(chosen[clean.learnt].float().mean())
+    share = float(chosen[clean.loss_mask].float().mean())
     units = {"token": 1, "span": 8, "step": 10}[granularity]  # neighbours fall together
-    sigma = math.sqrt(p * (1 - p) * units / int(clean.learnt.sum()))
+    sigma = math.sqrt(p * (1 - p) * units / int(clean.loss_mask.sum()))
     assert abs(share - p) < 4 * sigma
     if granularity == "span":  # the first response token is covered as often as any other
         first = (clean.positions == 30) & clean.real
@@ -109,7 +109,7 @@ def test_coverage_is_the_mask_ratio(granularity: str, p: float):
 @pytest.mark.parametrize("granularity", ["token", "span", "step"])
 def test_masks_nest_while_the_ratio_ramps_up(granularity: str):
     made, clean = method(granularity=granularity), batch()
-    earlier = torch.zeros_like(clean.learnt)
+    earlier = torch.zeros_like(clean.loss_mask)
     for progress in (0.0, 0.1, 0.3, 0.6, 1.0):
         now = masked(made, clean, progress)
         assert bool((earlier <= now).all())
@@ -153,8 +153,8 @@ def test_random_fraction():
 def test_target(target: str):
     clean = batch()
     chosen = masked(method(target=target), clean)
-    assert chosen[clean.learnt].any() == (target != "prompt")
-    assert chosen[~clean.learnt & clean.real].any() == (target != "response")
+    assert chosen[clean.loss_mask].any() == (target != "prompt")
+    assert chosen[~clean.loss_mask & clean.real].any() == (target != "response")
     assert not chosen[clean.positions == 0].any()  # BOS never
     assert not chosen[~clean.real].any()
 
@@ -176,7 +176,7 @@ def test_end_of_sequence_is_a_candidate_and_padding_is_not():
 
 def test_a_source_has_its_own_ratio():
     clean = batch(ratio=0.05)
-    share = float(masked(method(), clean)[clean.learnt].float().mean())
+    share = float(masked(method(), clean)[clean.loss_mask].float().mean())
     assert abs(share - 0.05) < 0.02
 
 

@@ -276,8 +276,8 @@ def test_data_show_marks_the_chosen_inputs(tiny_model, problem_file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1 of a chosen embedding's numbers set to 0; no mask token" in done.stdout
     token = mft("data", "show", *shown, cwd=tmp_path)
-    assert "⟦noise in the input, still learnt⟧" in done.stdout
-    body = [text.split(" candidates ")[0].split("still learnt⟧")[1] for text in (done.stdout, token.stdout)]
+    assert "⟦noise in the input, still trained on⟧" in done.stdout
+    body = [text.split(" candidates ")[0].split("still trained on⟧")[1] for text in (done.stdout, token.stdout)]
     assert body[0].count("⟦") > 3
     assert body[0] == body[1]  # the same positions are chosen whatever the noise
 

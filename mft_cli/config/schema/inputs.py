@@ -94,7 +94,7 @@ class SourceConfig:
     choices_seed: Count | None = key(None, "Shuffle each row's options by this seed; null keeps their order.")
     system: str | None = key(None, "Field with a system turn.")
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
-    loss_on: Literal["all", "last"] = key("all", "Assistant turns that are learnt: all, or the last.")
+    loss_on: Literal["all", "last"] = key("all", "Assistant turns that are trained on: all, or the last.")
     spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
     keep_if: dict[str, Any] = key(
         {}, "Keep only rows whose field has this value (answer_match: true) or matches this /regex/; others counted."

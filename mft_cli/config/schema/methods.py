@@ -75,11 +75,11 @@ class MaskedCritiqueConfig(MethodConfig):
 
     implementation: ClassVar[str] = "mft_cli.methods.masked_critique:MaskedCritique"
     name: Literal["masked_critique"] = key("masked_critique", "The method's name.")
-    mask_ratio: Fraction = key(0.2, "Fraction of the tokens in the spans that is not learnt.")
+    mask_ratio: Fraction = key(0.2, "Fraction of the tokens in the spans that is not trained on.")
     spans: list[Literal["think", "critique", "reasoning"]] = key(
         ["critique"], "Spans in which labels are dropped; [think] is critique and reasoning."
     )
-    skip_first: Count = key(5, "Tokens at the start of each span that are always learnt.")
+    skip_first: Count = key(5, "Tokens at the start of each span that are always trained on.")
     redraw: bool = key(True, "Draw anew in each epoch; false: the same labels are dropped throughout.")
     format_term: Literal["argmax_reward", "tag_likelihood"] = key(
         "argmax_reward",

@@ -107,7 +107,7 @@ class Encoder(nn.Module):
 
 
 class Attend(nn.Module):
-    """z attends to the z of earlier chunks, slot by slot, or to a learnt nothing where there is no earlier chunk."""
+    """z attends to the z of earlier chunks, slot by slot, or to a trained vector for nothing where there is no earlier chunk."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()

@@ -25,7 +25,7 @@ class Chunks:
     first: Tensor  # column of the first token
     length: Tensor
     position: Tensor  # of the first token in its example: names the chunk in random draws
-    learnt: Tensor  # bool, a response's chunk
+    loss_mask: Tensor  # bool, a response's chunk
     example: Tensor  # number of its example in the batch
     id: Tensor  # the example's 64-bit id
     of_token: Tensor  # int64 [R, T], chunk of every token, -1 in padding
@@ -33,21 +33,21 @@ class Chunks:
     @property
     def candidates(self) -> Tensor:
         """Chunks that may be masked: of a response, with at least one token that something predicts."""
-        return self.learnt & (self.length - (self.position == 0).long() > 0)
+        return self.loss_mask & (self.length - (self.position == 0).long() > 0)
 
 
 def find_chunks(batch: Batch, size: int) -> Chunks:
     """Cuts a batch into chunks of `size` tokens; the last one of a prompt or response may be shorter."""
     column = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
     starts = batch.real & (batch.positions == 0)
-    segment = batch.real & (starts | (batch.learnt != F.pad(batch.learnt[:, :-1], (1, 0))))
+    segment = batch.real & (starts | (batch.loss_mask != F.pad(batch.loss_mask[:, :-1], (1, 0))))
     offset = column - torch.where(segment, column, 0).cummax(dim=1).values
     opens = batch.real & (offset % size == 0)
     of_token = torch.where(batch.real, opens.flatten().cumsum(0).view_as(column) - 1, -1)
     row, first = opens.nonzero(as_tuple=True)
     return Chunks(
         row=row, first=first, length=torch.bincount(of_token[batch.real], minlength=len(row)),
-        position=batch.positions[opens], learnt=batch.learnt[opens],
+        position=batch.positions[opens], loss_mask=batch.loss_mask[opens],
         example=(starts.flatten().cumsum(0).view_as(column) - 1)[opens], id=batch.example[opens], of_token=of_token,
     )  # fmt: skip
 
