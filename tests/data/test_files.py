@@ -82,7 +82,7 @@ def test_braces_stand_for_several_files(tmp_path: Path, monkeypatch: pytest.Monk
     found = rows_of(SourceConfig(path=str(tmp_path / "{y,x}.json")))
     assert [row.question for row in found.rows] == [f"{part}q{i}?" for part in "yx" for i in range(4)]
     assert len({row.id for row in found.rows}) == 8
-    assert found.where == f"{tmp_path}/y.json + {tmp_path}/x.json"
+    assert found.location == f"{tmp_path}/y.json + {tmp_path}/x.json"
     assert found.digest != rows_of(SourceConfig(path=str(tmp_path / "{x,y}.json"))).digest
     with pytest.raises(UserError, match=r"z\.json: no such file"):
         rows_of(SourceConfig(path=str(tmp_path / "{x,z}.json")))
