@@ -74,7 +74,7 @@ def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: L
         VERSION,
         asked.kind,
         asked.dimensions,
-        asked.keep_zeros,
+        str(asked.keep_zeros).lower(),
         asked.batch_tokens,
         config.seed,
         data_digest(ready),
@@ -161,8 +161,7 @@ def around(subject: Subject, device: torch.device, asked: LandscapeSettings, see
         model = subject.load(device)
         origin = directions.weights_of(model)
         steps = [
-            directions.random_direction(origin, seed, number, asked.keep_zeros == "true")
-            for number in range(asked.dimensions)
+            directions.random_direction(origin, seed, number, asked.keep_zeros) for number in range(asked.dimensions)
         ]
         return model, lambda place: directions.put_sum(model, origin, list(zip(place, steps, strict=True)))
 

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import re
+
+from mft_cli.cli.options import composed, read_options
+from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.errors import UserError
+
+KEY = re.compile(r"^[+~]*[\w.@/\[\]-]+=")
+
 
 def main(arguments: list[str]) -> None:
-    from mft_cli.analysis.command import command
+    """Run one analysis. Raises UserError, most of them before torch is imported."""
+    from mft_cli.analysis.settings import DependencySettings, LandscapeSettings
+    from mft_cli.config.load import train_config
 
-    command(arguments)
+    kinds: dict[str, type[DependencySettings] | type[LandscapeSettings]] = {
+        "dependency": DependencySettings, "landscape": LandscapeSettings,
+    }  # fmt: skip
+    if not arguments or arguments[0] not in kinds:
+        raise UserError(
+            f"mft analyze has the commands {' and '.join(kinds)}: mft analyze dependency data=gsm8k outputs/<run>"
+        )
+    asked, words = read_options(kinds[arguments[0]], f"analyze {arguments[0]}", arguments[1:], TrainConfig)
+    keys = [w for w in words if w.startswith("-") or KEY.match(w)]
+    folders = [w for w in words if w not in keys]
+    # with folders alone, the default model is not meant
+    names_a_model = not folders or any(re.match(r"^[+]*model(\.path)?=", key) for key in keys)
+
+    def task(config: TrainConfig) -> None:
+        if isinstance(asked, DependencySettings):
+            from mft_cli.analysis.dependency import dependency
+
+            dependency(config, folders, names_a_model, asked)
+        else:
+            from mft_cli.analysis.landscape import landscape
+
+            landscape(config, folders, names_a_model, asked)
+
+    composed("train", keys, train_config, task)
 
 
 HELP = """mft analyze: what a model's predictions depend on, and the loss around its weights

@@ -5,7 +5,10 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from mft_cli.cli.options import own_keys
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import read_options
+from mft_cli.config.schema.base import STRICT, key
 from mft_cli.errors import UserError
 from mft_cli.report import write
 from mft_cli.report.compare.pairs import Pair
@@ -18,15 +21,18 @@ from mft_cli.report.summary import Summary, summarise
 from mft_cli.report.wording import NONE, one_line, percent
 
 
-def main(arguments: list[str]) -> None:
-    from pathlib import Path
+@dataclass(config=STRICT, frozen=True)
+class Options:
+    """The options of `mft compare`."""
 
-    own, rest = own_keys(arguments, "out")
+    out: Path = key(Path("outputs/compare"), "Folder of the report.")
+
+
+def main(arguments: list[str]) -> None:
+    options, rest = read_options(Options, "compare", arguments)
     if not rest:
         raise UserError("mft compare needs run or evaluation folders: mft compare outputs/a outputs/b")
-    pass
-
-    compare([Path(folder) for folder in rest], Path(own.get("out", "outputs/compare")))
+    compare([Path(folder) for folder in rest], options.out)
 
 
 HEAD = ("second − first", "n", "difference [95 %]", "gained/lost", "same outcome", "p", "Holm", "detectable", "verdict")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from mft_cli.cli.job import requeueing
-from mft_cli.cli.options import (
-    composed,
-)
+from mft_cli.cli.options import composed
 from mft_cli.config.schema.critique import CritiqueRunConfig
 from mft_cli.errors import UserError
 from mft_cli.slurm.requeue import inside_job
@@ -13,8 +11,6 @@ from mft_cli.slurm.requeue import inside_job
 
 def main(arguments: list[str]) -> None:
     from mft_cli.config.load import critique_config
-
-    pass
 
     composed("critique", arguments, critique_config, run_critique)
 

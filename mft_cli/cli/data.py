@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
-from mft_cli.cli.options import number, own_keys
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import composed, read_options
+from mft_cli.config.schema.base import STRICT, Count, Fraction, key
+from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
 
 
+@dataclass(config=STRICT, frozen=True)
+class ShowOptions:
+    """The options of `mft data show`."""
+
+    rows: Count = key(3, "Examples.")
+    progress: Fraction = key(1.0, "Masking as at this share of the training; 1: at its full ratio.")
+    epoch: Count = key(0, "Epoch whose masks are shown.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class CheckOptions:
+    """The options of `mft data check`."""
+
+    show: Count = key(3, "Questions of each kind that are printed with their row.")
+    out: Path | None = key(None, "JSON file; null: outputs/data-check-<data>.json.")
+
+
 def main(arguments: list[str]) -> None:
-    from mft_cli.config.compose import run_with_hydra
+    if arguments[:1] == ["check"]:
+        check_verb(arguments[1:])
+    elif arguments[:1] == ["show"]:
+        show_verb(arguments[1:])
+    else:
+        raise UserError("mft data has the commands show and check: mft data show data=gsm8k")
+
+
+def show_verb(arguments: list[str]) -> None:
     from mft_cli.config.load import train_config
 
-    if arguments[:1] == ["check"]:
-        data_check_verb(arguments[1:])
-        return
-    if arguments[:1] != ["show"]:
-        raise UserError("mft data has the commands show and check: mft data show data=gsm8k")
-    own, rest = own_keys(arguments[1:], "rows", "progress", "epoch")
+    options, rest = read_options(ShowOptions, "data show", arguments, TrainConfig)
 
-    def task(values: dict) -> None:
-        config = train_config(values)
+    def task(config: TrainConfig) -> None:
         from mft_cli.cli.data_show import show
 
-        show(
-            config,
-            rows=number(own, "rows", int, 3),
-            progress=number(own, "progress", float, 1.0),
-            epoch=number(own, "epoch", int, 0),
-        )
+        show(config, rows=options.rows, progress=options.progress, epoch=options.epoch)
 
-    run_with_hydra("train", rest, task)
+    composed("train", rest, train_config, task)
 
 
-def data_check_verb(arguments: list[str]) -> None:
-    from pathlib import Path
-
-    from mft_cli.config.compose import run_with_hydra
+def check_verb(arguments: list[str]) -> None:
     from mft_cli.config.load import train_config
 
-    own, rest = own_keys(arguments, "show", "out")
+    options, rest = read_options(CheckOptions, "data check", arguments, TrainConfig)
 
-    def task(values: dict) -> None:
-        config = train_config(values)
+    def task(config: TrainConfig) -> None:
         if not config.eval.benchmarks:
             raise UserError("mft data check needs benchmarks: eval=gsm8k or eval=[gsm8k,svamp]")
         from mft_cli.cli.data_check import check
 
-        check(config, show=int(number(own, "show", int, 3)), out=Path(own["out"]) if "out" in own else None)
+        check(config, show=options.show, out=options.out)
 
-    run_with_hydra("train", rest, task)
+    composed("train", rest, train_config, task)
 
 
 HELP = """mft data: look at training data

@@ -23,7 +23,7 @@ BRACKETS = {"masked": ("⟦", "⟧"), "dropped": ("⟨", "⟩")}  # where there 
 STYLES = {"prompt": "dim", "trained on": "green", "masked": "bold white on red", "dropped": "yellow"}
 
 
-def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> None:
+def show(config: TrainConfig, *, rows: int, progress: float, epoch: int) -> None:
     """Print `rows` training examples of epoch `epoch`, corrupted as at `progress` of training."""
     console = Console(highlight=False, soft_wrap=True)
     tokenizer = load_tokenizer(locate(config.model, console.print), config.model)
@@ -40,9 +40,9 @@ def show(config: TrainConfig, *, rows: float, progress: float, epoch: float) -> 
         console.print(line, style="dim", markup=False)
     if legend := legend_of(method, console.is_terminal):
         console.print(legend)
-    for i in range(min(int(rows), len(loaded.train))):
+    for i in range(min(rows, len(loaded.train))):
         console.rule(f"[dim]{loaded.train.keys[i]}")
-        text, counts = render(loaded.train, i, config, method, tokenizer, progress, int(epoch), console.is_terminal)
+        text, counts = render(loaded.train, i, config, method, tokenizer, progress, epoch, console.is_terminal)
         console.print(text)
         console.print(counts, style="dim", markup=False)
 

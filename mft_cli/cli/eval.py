@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from mft_cli.cli.job import requeueing
-from mft_cli.cli.options import (
-    composed,
-)
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.job import read_frozen, requeueing
+from mft_cli.cli.options import composed, read_options, value_of
+from mft_cli.config.schema.base import STRICT, key
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 from mft_cli.slurm.requeue import inside_job
 
 
+@dataclass(config=STRICT, frozen=True)
+class ListOptions:
+    """The options of `mft eval list`."""
+
+    json: bool = key(False, "Print JSON.")
+
+
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["list"]:
-        from mft_cli.eval.listing import print_list
-
-        print_list(arguments[1:])
+        list_verb(arguments[1:])
         return
     from mft_cli.config.load import eval_config
 
-    if arguments and arguments[0].startswith("--frozen="):
-        from pathlib import Path
-
-        from mft_cli.cli.job import read_frozen
+    if (frozen := value_of(arguments, "--frozen")) and (out := value_of(arguments, "--out")):
         from mft_cli.eval.evaluate import evaluate
 
-        frozen, out = (argument.split("=", 1)[1] for argument in arguments[:2])
         evaluate(eval_config(read_frozen(frozen)), Path(out))
         return
-    pass
-
     composed("eval", arguments, eval_config, run_evaluation)
+
+
+def list_verb(arguments: list[str]) -> None:
+    from mft_cli.config.compose import config_dirs, without_option
+    from mft_cli.eval.listing import print_list
+
+    words = without_option(arguments, "--config-dir", "-cd")
+    options, words = read_options(ListOptions, "eval list", words)
+    if words:
+        raise UserError(f"mft eval list takes json=true and --config-dir FOLDER, not {words[0]}")
+    print_list(config_dirs(arguments), options.json)
 
 
 def run_evaluation(config: EvalRunConfig) -> None:

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
-from mft_cli.cli.options import number, own_keys
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import composed, read_options
+from mft_cli.config.schema.base import STRICT, AtLeastOne, NonNegative, Share, key
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 
 
-def main(arguments: list[str]) -> None:
-    import re
-    from pathlib import Path
+@dataclass(config=STRICT, frozen=True)
+class Options:
+    """The options of `mft generate`."""
 
-    from mft_cli.config.compose import run_with_hydra
+    decode: Literal["plain", "refine"] | None = key(None, "Short for eval.decode.")
+    question: str | None = key(None, "A question that would be taken for a key.")
+    file: Path | None = key(None, "A question a line: plain text, or JSON objects with question.")
+    out: Path | None = key(None, "JSON lines instead of text on the screen.")
+    max_new_tokens: AtLeastOne = key(256, "Longest completion in tokens.")
+    temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
+    top_p: Share = key(1.0, "Nucleus sampling.")
+    samples: AtLeastOne = key(1, "Completions a question.")
+
+
+def main(arguments: list[str]) -> None:
     from mft_cli.config.load import generate_config
 
-    names = ("decode", "question", "file", "out", "max_new_tokens", "temperature", "top_p", "samples")
-    own, rest = own_keys(arguments, *names)
+    options, rest = read_options(Options, "generate", arguments, EvalRunConfig)
     keys = [a for a in rest if a.startswith("-") or re.match(r"^[+~]*[\w.@/\[\]-]+=", a)]
-    words = [a for a in rest if a not in keys]  # a question, even one with an equals sign behind a blank
+    words = [a for a in rest if a not in keys]  # a question, even one with an equals sign after a blank
 
-    def task(values: dict) -> None:
-        config = generate_config(values, own.get("decode"))
+    def task(config: EvalRunConfig) -> None:
+        questions = read_questions(options, words, sys.stdin)
         from mft_cli.eval.generate import Asked, generate  # brings torch
 
-        asked = Asked(
-            questions=read_questions(own, words, sys.stdin),
-            out=Path(own["out"]) if "out" in own else None,
-            max_new_tokens=max(1, int(number(own, "max_new_tokens", int, 256))),
-            temperature=number(own, "temperature", float, 0.0),
-            top_p=number(own, "top_p", float, 1.0),
-            samples=max(1, int(number(own, "samples", int, 1))),
-        )
-        generate(config, asked)
+        sampling = (options.max_new_tokens, options.temperature, options.top_p, options.samples)
+        generate(config, Asked(questions, options.out, *sampling))
 
-    run_with_hydra("eval", keys, task)
+    composed("eval", keys, lambda values: generate_config(values, options.decode), task)
 
 
-def read_questions(own: dict[str, str], words: list[str], stdin: TextIO) -> list[str]:
+def read_questions(options: Options, words: list[str], stdin: TextIO) -> list[str]:
     """The questions of the command line, of file=, or of a pipe. Raises UserError."""
-    questions = [*words, *([own["question"]] if "question" in own else [])]
-    if "file" in own:
-        path = Path(own["file"])
-        if not path.is_file():
-            raise UserError(f"file={path}: no such file")
-        with open(path, encoding="utf-8") as file:
-            questions += list(parse_lines(file, str(path)))
+    questions = [*words, *([options.question] if options.question is not None else [])]
+    if options.file is not None:
+        if not options.file.is_file():
+            raise UserError(f"file={options.file}: no such file")
+        with open(options.file, encoding="utf-8") as file:
+            questions += list(parse_lines(file, str(options.file)))
     elif not questions and not stdin.isatty():
         questions = list(parse_lines(stdin, "standard input"))
     if not questions:
@@ -59,7 +65,7 @@ def read_questions(own: dict[str, str], words: list[str], stdin: TextIO) -> list
     return questions
 
 
-def parse_lines(lines: TextIO, where: str) -> Iterator[str]:
+def parse_lines(lines: TextIO, origin: str) -> Iterator[str]:
     """A question a line: plain text, or JSON objects with "question"."""
     for line_number, line in enumerate(lines, 1):
         text = line.strip()
@@ -71,7 +77,7 @@ def parse_lines(lines: TextIO, where: str) -> Iterator[str]:
         try:
             yield str(json.loads(text)["question"])
         except (ValueError, KeyError, TypeError):
-            raise UserError(f'{where}:{line_number}: expected a JSON object with "question", or plain text') from None
+            raise UserError(f'{origin}:{line_number}: expected a JSON object with "question", or plain text') from None
 
 
 HELP = """mft generate: completions of your own questions by an exported model

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from mft_cli.cli.options import own_keys
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import read_options
+from mft_cli.config.schema.base import STRICT, key
 from mft_cli.errors import UserError
 
 
+@dataclass(config=STRICT, frozen=True)
+class Options:
+    """The options of `mft mask`."""
+
+    out: str | None = key(None, "Of inspect: file of the heat map; null: sparsity.png beside the masks.")
+
+
 def main(arguments: list[str]) -> None:
-    own, rest = own_keys(arguments, "out")
+    options, rest = read_options(Options, "mask", arguments)
     counts = {"apply": 3, "inspect": 1, "diff": 2}
     if not rest or len(rest) - 1 != counts.get(rest[0]):
         raise UserError("expected mft mask apply BASE MASKS OUT, mft mask inspect MASKS or mft mask diff MASKS MASKS")
@@ -18,7 +28,7 @@ def main(arguments: list[str]) -> None:
     elif rest[0] == "diff":
         diff(*rest[1:])
     else:
-        inspect(rest[1], own.get("out"))
+        inspect(rest[1], options.out)
 
 
 HELP = """mft mask: what mask_finetune removed

@@ -1,33 +1,83 @@
-"""What the verbs ask of a command line: their own key=value words apart from Hydra's, and its flags."""
+"""What the verbs ask of a command line: their own options (key=value words that are no configuration), and Hydra's flags."""
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TypeVar
 
 from mft_cli.errors import UserError
 
+Options = TypeVar("Options")
+Config = TypeVar("Config")
+WORD = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)  # a verb's own option has no dot, no @ and no slash
 
-def own_keys(arguments: list[str], *names: str) -> tuple[dict[str, str], list[str]]:
-    """Our own key=value arguments, apart from Hydra's."""
-    own, rest = {}, []
+
+def read_options(
+    cls: type[Options], verb: str, arguments: list[str], configuration: type | None = None
+) -> tuple[Options, list[str]]:
+    """The verb's own options, an instance of the dataclass `cls`, and the words that are none of them.
+
+    With `configuration`, the words that remain go to Hydra, and it is the dataclass that they fill; without one they are
+    positional. Raises UserError that names the option, its value and what was expected or the nearest option.
+    """
+    from mft_cli.config.validate import build_from_texts
+
+    defaults = {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]
+    texts, rest = {}, []
     for argument in arguments:
-        name, separator, value = argument.partition("=")
-        if separator and name in names:
-            own[name] = value
+        name, equals, text = argument.partition("=")
+        if equals and name in defaults:
+            texts[name] = text
         else:
+            refuse_misspelt(argument, verb, list(defaults), configuration)
             rest.append(argument)
-    return own, rest
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in texts and is_required(f.default):
+            raise UserError(f"mft {verb} needs {f.name}=; see mft {verb.split()[0]} --help")
+    return build_from_texts(cls, texts), rest
 
 
-def number(own: dict[str, str], name: str, kind: type, default: float) -> float:
-    try:
-        value = kind(own.get(name, default))
-    except ValueError:
-        raise UserError(f"{name}={own[name]}: expected a number") from None
-    if value < 0 or (name == "progress" and value > 1):
-        raise UserError(f"{name}={own[name]}: expected {'a number from 0 to 1' if name == 'progress' else '0 or more'}")
-    return value
+def is_required(default: object) -> bool:
+    """Whether a key has no default: pydantic's `...` inside of a Field, or a dataclass's MISSING."""
+    return default is MISSING or (hasattr(default, "is_required") and default.is_required())
+
+
+def refuse_misspelt(argument: str, verb: str, options: list[str], configuration: type | None) -> None:
+    """A word that looks like an option and is none. Raises UserError."""
+    word = WORD.fullmatch(argument)
+    if configuration is None and argument.startswith("-"):
+        raise UserError(f"mft {verb} has no flag {argument}{listed(options)}")
+    if not word or Path(argument).exists() or (configuration is not None and is_key(word[1], configuration)):
+        return
+    near = difflib.get_close_matches(word[1], options, n=1, cutoff=0.7 if configuration else 0.5)
+    if near or configuration is None:  # Hydra and the schema look at the others
+        hint = f"; did you mean {near[0]}={word[2]}?" if near else listed(options)
+        raise UserError(f"mft {verb} has no option {word[1]} (value {word[2]}){hint}")
+
+
+def listed(options: list[str]) -> str:
+    return f"; its options are {', '.join(f'{name}=' for name in options)}" if options else "; it has no options"
+
+
+def is_key(name: str, configuration: type) -> bool:
+    """Whether a name without dots is, or probably means, a key or group of the configuration."""
+    from mft_cli.config.compose import groups
+    from mft_cli.config.validate import aliases, walk
+
+    keys = [key for key, *_ in walk(configuration)]
+    return name in groups() or any(name == key.rsplit(".", 1)[-1] for key in keys) or bool(aliases([name], keys))
+
+
+def value_of(arguments: list[str], flag: str) -> str:
+    """What follows `flag=`, or nothing: words that mft itself passes from one of its processes to another."""
+    return next((a.split("=", 1)[1] for a in arguments if a.startswith(f"{flag}=")), "")
+
+
+# ---- Hydra's flags --------------------------------------------------------------------------------------------------
 
 
 def print_only(arguments: list[str]) -> bool:
@@ -38,8 +88,8 @@ def print_only(arguments: list[str]) -> bool:
 
 def is_sweep(arguments: list[str]) -> bool:
     """Whether the command asks for several runs (and not for Hydra to print something)."""
-    wanted = any(a in ("-m", "--multirun") or a.lstrip("+") == "hydra.mode=MULTIRUN" for a in arguments)
-    return wanted and not printing_flags(arguments) and "--hydra-help" not in arguments
+    several = any(a in ("-m", "--multirun") or a.lstrip("+") == "hydra.mode=MULTIRUN" for a in arguments)
+    return several and not printing_flags(arguments) and "--hydra-help" not in arguments
 
 
 def printing_flags(arguments: list[str]) -> list[str]:
@@ -53,27 +103,21 @@ def refuse_printed_sweep(arguments: list[str]) -> None:
         raise UserError(f"{flags[0]} prints one configuration: leave out -m and give every key one value")
 
 
-def without_cfg(arguments: list[str]) -> list[str]:
-    joined = [a for a in arguments if a not in ("--cfg=job", "--resolve")]
-    for flag in ("--cfg", "-c"):
-        if flag in joined:
-            at = joined.index(flag)
-            del joined[at : at + 2]
-    return joined
-
-
 def show_config(config: object) -> None:
     from mft_cli.config.validate import to_yaml
 
     print(to_yaml(config), end="")
 
 
-def composed(name: str, arguments: list[str], build: Callable[[dict], Any], task: Callable[[Any], object]) -> None:
+def composed(
+    name: str, arguments: list[str], build: Callable[[dict[str, object]], Config], task: Callable[[Config], object]
+) -> None:
     """`task` on the configuration that Hydra composes, and `build` checks; or, with --cfg job, the whole of it printed."""
-    from mft_cli.config.compose import run_with_hydra
+    from mft_cli.config.compose import run_with_hydra, without_option
 
     refuse_printed_sweep(arguments)
     if print_only(arguments):
-        run_with_hydra(name, without_cfg(arguments), lambda values: show_config(build(values)))
+        words = without_option([a for a in arguments if a != "--resolve"], "--cfg", "-c")
+        run_with_hydra(name, words, lambda values: show_config(build(values)))
     else:
         run_with_hydra(name, arguments, lambda values: task(build(values)))

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 
-from mft_cli.cli.options import own_keys
+from mft_cli.cli.options import composed, read_options
+from mft_cli.config.schema.runs import TrainConfig
 
 
 def main(arguments: list[str]) -> None:
-    from mft_cli.config.compose import run_with_hydra
     from mft_cli.config.load import train_config
-    from mft_cli.plan.settings import NAMES
+    from mft_cli.plan.settings import PlanOptions
 
-    own, rest = own_keys(arguments, *NAMES)
+    options, rest = read_options(PlanOptions, "plan", arguments, TrainConfig)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan waits for no download, nor for a hub that does not answer
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
-    def task(values: dict) -> None:
-        config = train_config(values)
+    def task(config: TrainConfig) -> None:
         from mft_cli.plan.run import plan
 
-        plan(config, own)
+        plan(config, options)
 
-    run_with_hydra("train", rest, task)
+    composed("train", rest, train_config, task)
 
 
 HELP = """mft plan: memory, time and disk of a training before it is paid for

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from mft_cli.cli.options import own_keys
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import read_options
+from mft_cli.config.schema.base import STRICT, key
 from mft_cli.errors import UserError
 
 
-def main(arguments: list[str]) -> None:
-    from pathlib import Path
+@dataclass(config=STRICT, frozen=True)
+class Options:
+    """The options of `mft report`."""
 
-    own, rest = own_keys(arguments, "out")
+    out: Path | None = key(None, "Folder of the report; null: the run's own, or outputs/report.")
+
+
+def main(arguments: list[str]) -> None:
+    options, rest = read_options(Options, "report", arguments)
     if not rest:
         raise UserError("mft report needs run folders: mft report outputs/a outputs/b")
     for folder in rest:
@@ -24,7 +34,7 @@ def main(arguments: list[str]) -> None:
 
     folders = [Path(f) for f in rest]
     summary = summarise(read_runs(folders))
-    out = Path(own["out"]) if "out" in own else (folders[0] / "report" if len(folders) == 1 else Path("outputs/report"))
+    out = options.out or (folders[0] / "report" if len(folders) == 1 else Path("outputs/report"))
     paths = write(summary, out)
     print(summary_table(summary))
     print(f"\nreport: {paths.html}\n        {paths.markdown}")

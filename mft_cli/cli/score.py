@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from mft_cli.cli.options import own_keys
+from pathlib import Path
+
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import composed, read_options
+from mft_cli.config.schema.base import STRICT, key
+from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 
 
+@dataclass(config=STRICT, frozen=True)
+class Options:
+    """The options of `mft score`."""
+
+    generations: Path = key(..., "The file of completions.")
+    out: Path = key(..., "Folder of the scores.")
+
+
 def main(arguments: list[str]) -> None:
-    from pathlib import Path
+    from mft_cli.config.load import unchecked_eval_config
 
-    from mft_cli.config.compose import run_with_hydra
+    options, rest = read_options(Options, "score", arguments, EvalRunConfig)
+    if not options.generations.is_file():
+        raise UserError(f"generations={options.generations}: no such file")
 
-    own, rest = own_keys(arguments, "generations", "out")
-    for name in ("generations", "out"):
-        if name not in own:
-            raise UserError(f"mft score needs {name}=; see mft score --help")
-    generations = Path(own["generations"])
-    if not generations.is_file():
-        raise UserError(f"generations={generations}: no such file")
-
-    def task(values: dict) -> None:
-        from mft_cli.config import schema
-        from mft_cli.config.load import with_prompt
-        from mft_cli.config.validate import build
-
-        config = build(schema.EvalRunConfig, with_prompt(values))
+    def task(config: EvalRunConfig) -> None:
         if len(config.eval.benchmarks) != 1:
             raise UserError("mft score takes one benchmark: eval=<name>")
         name, benchmark = next(iter(config.eval.benchmarks.items()))
         from mft_cli.eval.score import score_file, summary
 
-        print(summary(score_file(generations, name, benchmark, Path(own["out"]), eval_config=config.eval)))
+        print(summary(score_file(options.generations, name, benchmark, options.out, eval_config=config.eval)))
 
-    run_with_hydra("eval", rest, task)
+    composed("eval", rest, unchecked_eval_config, task)
 
 
 HELP = """mft score: score a file of completions again, without a model

@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from mft_cli.cli.options import read_options
+from mft_cli.config.schema.base import STRICT, Count, Processes, key
+from mft_cli.config.validate import build_from_texts
+from mft_cli.errors import UserError
+
+
+@dataclass(config=STRICT, frozen=True)
+class StatusOptions:
+    """`mft sweep status` has no options."""
+
+
+@dataclass(config=STRICT, frozen=True)
+class RetryOptions:
+    """The options of `mft sweep retry`."""
+
+    jobs: Processes | None = key(None, "Jobs at a time; null: the launcher's number.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class ReportOptions:
+    """The options of `mft sweep report`."""
+
+    out: Path | None = key(None, "Folder; null: report in the sweep's.")
+    select: str | None = key(None, "The score that chooses; null: sweep.objective.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class RunOptions:
+    """The options of `mft sweep run`, which launchers call."""
+
+    cores: str | None = key(None, "Processor cores of this process, comma-separated.")
+    launch: Literal["local", "slurm"] = key("local", "slurm: in a task of an array.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class RunWords:
+    """What follows `mft sweep run FOLDER`."""
+
+    job: Count = key(..., "The job's number.")
+
+
+OPTIONS: dict[str, type] = {
+    "status": StatusOptions, "retry": RetryOptions, "report": ReportOptions, "run": RunOptions,
+}  # fmt: skip
+
 
 def main(arguments: list[str]) -> None:
-    from mft_cli.cli.train import run_training
-    from mft_cli.sweep.command import command
+    """Raises UserError for words that it does not know."""
+    verb, rest = (arguments or [""])[0], arguments[1:]
+    if verb not in OPTIONS:
+        raise UserError("mft sweep has the commands status, retry and report: mft sweep status outputs/sweeps/<name>")
+    options, words = read_options(OPTIONS[verb], f"sweep {verb}", rest)
+    if len(words) != (2 if verb == "run" else 1):
+        raise UserError(f"mft sweep {verb} takes one sweep's folder; see mft sweep --help")
+    from mft_cli.sweep.ledger import Ledger
 
-    command(arguments, run_training)
+    ledger = Ledger.open(words[0])
+    if isinstance(options, ReportOptions):
+        from mft_cli.sweep.report import build
+
+        print(build(ledger, options.out or ledger.root / "report", options.select))
+    elif isinstance(options, RetryOptions):
+        from mft_cli.sweep.command import retry
+
+        retry(ledger, options.jobs)
+    elif isinstance(options, RunOptions):
+        from mft_cli.cli.train import run_training
+        from mft_cli.sweep.command import run_one
+
+        job = build_from_texts(RunWords, {"job": words[1]}).job
+        run_one(ledger, job, options.cores, options.launch == "slurm", run_training)
+    else:
+        from mft_cli.sweep.command import status
+
+        print(status(ledger))
 
 
 HELP = """mft sweep: many runs of one command

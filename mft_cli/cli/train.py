@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mft_cli.cli.job import read_frozen, requeueing
-from mft_cli.cli.options import (
-    composed,
-    is_sweep,
-    own_keys,
-)
+from mft_cli.cli.options import composed, is_sweep, value_of
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
 from mft_cli.slurm.requeue import inside_job
@@ -22,8 +18,8 @@ def main(arguments: list[str]) -> None:
         from mft_cli.sweep.start import sweep
 
         sweep(arguments, run_training)
-    elif arguments and arguments[0].startswith("--frozen="):
-        train_or_submit(train_config(read_frozen(arguments[0].split("=", 1)[1])))
+    elif frozen := value_of(arguments, "--frozen"):
+        train_or_submit(train_config(read_frozen(frozen)))
     else:
         composed("train", arguments, train_config, train_or_submit)
 
@@ -36,8 +32,7 @@ def rank_verb(arguments: list[str]) -> None:
 
     from mft_cli.train.run import train_rank
 
-    own, _ = own_keys(arguments, "--frozen", "--run")
-    train_rank(Path(own["--frozen"]), Path(own["--run"]), stop)
+    train_rank(Path(value_of(arguments, "--frozen")), Path(value_of(arguments, "--run")), stop)
 
 
 def train_or_submit(config: TrainConfig) -> None:

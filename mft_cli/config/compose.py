@@ -60,6 +60,15 @@ def option_values(arguments: list[str], *options: str) -> list[str]:
     return values + [b for a, b in itertools.pairwise(arguments) if a in options]
 
 
+def without_option(arguments: list[str], *options: str) -> list[str]:
+    """The words without a command-line option and its value."""
+    kept = []
+    for before, word in itertools.pairwise(["", *arguments]):
+        if word not in options and word.split("=", 1)[0] not in options and before not in options:
+            kept.append(word)
+    return kept
+
+
 # Hydra's flags and how many words follow them: None for a word that may be left out.
 FLAGS: dict[str, int | None] = {
     **dict.fromkeys(("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),

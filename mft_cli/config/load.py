@@ -29,6 +29,12 @@ def train_config(values: dict[str, Any]) -> schema.TrainConfig:
     return config
 
 
+def unchecked_eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
+    """Of a command that runs no model."""
+    refuse_values(values)
+    return build(schema.EvalRunConfig, with_prompt(values))
+
+
 def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
     refuse_values(values)
     config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from dataclasses import MISSING, is_dataclass
-from typing import Any
 
-import annotated_types
 from pydantic.fields import FieldInfo
 
 from mft_cli.config import schema
 from mft_cli.config.compose import groups
-from mft_cli.config.validate import dataclasses_in, element_type, field_type
+from mft_cli.config.validate import Hint, dataclasses_in, element_type, expected, field_type
 
 OPENING = """# All configuration keys
 
-Generated from `mft_cli/schema/` by `python -m mft_cli.config.reference`; a test keeps this page equal to it.
+Generated from `mft_cli/config/schema/` by `python -m mft_cli.config.reference`; a test keeps this page equal to it.
 Every key can be set on the command line, `mft train train.learning_rate=1e-4`; `<name>` is a name of your choice.
 A group is chosen with `group=option`: its options are the files in `conf/<group>/`.
 """
@@ -25,7 +22,7 @@ A group is chosen with `group=option`: its options are the files in `conf/<group
 
 def page() -> str:
     """The whole page as Markdown."""
-    options = "\n".join(f"| `{name}` | {', '.join(f'`{o}`' for o in found)} |" for name, found in groups().items())
+    options = "\n".join(f"| `{name}` | {', '.join(f'`{o}`' for o in names)} |" for name, names in groups().items())
     parts = [OPENING, f"## Groups and their options\n\n| group | options |\n|---|---|\n{options}\n"]
     parts += ["## `mft train`\n", table(schema.TrainConfig, "")]
     for cls in typing.get_args(typing.get_args(schema.AnyMethod)[0]):
@@ -39,16 +36,16 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def doc(cls: type[Any]) -> str:
+def doc(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def table(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> str:
+def table(cls: type, prefix: str, skip: tuple[str, ...] = ()) -> str:
     rows = "\n".join(rows_of(cls, prefix, skip))
     return f"| key | type and range | default | |\n|---|---|---|---|\n{rows}\n"
 
 
-def rows_of(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
+def rows_of(cls: type, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
     rows = []
     for f in cls.__dataclass_fields__.values():
         if f.name in skip or f._field_type.name == "_FIELD_CLASSVAR":
@@ -62,7 +59,7 @@ def rows_of(cls: type[Any], prefix: str, skip: tuple[str, ...] = ()) -> list[str
             rows.append(f"| **`{name}`** | section |{' `null` ' if is_optional(annotation) else ' '}| {prose(info)} |")
             rows.extend(rows_of(inner[0], below) if name not in REPEATED else [])
         else:
-            rows.append(f"| `{name}` | {describe(annotation)} | {default(info)} | {prose(info)} |")
+            rows.append(f"| `{name}` | {kind(annotation)} | {default(info)} | {prose(info)} |")
     return rows
 
 
@@ -73,45 +70,16 @@ REPEATED = {
 }  # fmt: skip
 
 
-def is_optional(annotation: Any) -> bool:
+def is_optional(annotation: Hint) -> bool:
     return type(None) in typing.get_args(annotation)
 
 
-def describe(annotation: Any) -> str:
-    """A type and its range in words."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        ranges = [bound(b) for m in arguments[1:] for b in bounds(m)]
-        inner = "one of the methods below" if len(dataclasses_in(arguments[0])) > 1 else describe(arguments[0])
-        return " ".join([inner, *ranges])
-    if origin is typing.Literal:
-        return ", ".join(f"`{a}`" for a in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(a) for a in arguments)
-    if origin in (list, dict):
-        return f"{origin.__name__} of {describe(arguments[-1])}"
-    if annotation is type(None):
-        return "`null`"
-    if annotation is Any:
-        return "any value"
-    return (
-        "object"
-        if is_dataclass(annotation)
-        else {"str": "text", "int": "integer", "float": "number", "bool": "`true` or `false`"}.get(
-            annotation.__name__, annotation.__name__
-        )
-    )
-
-
-def bounds(item: Any) -> list[Any]:
-    return list(item.metadata) if isinstance(item, FieldInfo) else [item]
-
-
-def bound(item: Any) -> str:
-    for kind, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
-        if isinstance(item, getattr(annotated_types, kind.capitalize())):
-            return f"{sign} {getattr(item, kind)}"
-    return ""
+def kind(annotation: Hint) -> str:
+    """The type and range of a key in words."""
+    if len(dataclasses_in(annotation)) > 1:
+        return "one of the methods below"
+    element = element_type(annotation) if typing.get_origin(annotation) in (list, dict) else annotation
+    return "a list of objects" if element is not annotation and dataclasses_in(element) else expected(annotation)
 
 
 def prose(info: FieldInfo) -> str:

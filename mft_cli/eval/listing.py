@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mft_cli.config.compose import CONF, config_dirs
+from mft_cli.config.compose import CONF
 from mft_cli.config.load import compose_eval
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.inputs import SourceConfig, expand
@@ -28,15 +28,12 @@ COUNTED = {
 COLUMNS = ("benchmark", "problems", "here", "counted", "source")
 
 
-def print_list(arguments: list[str]) -> None:
-    """Print the table, or with json=true a list of objects. Raises UserError for other arguments."""
-    rows, suites, problems = listing(config_dirs(arguments))
-    if "json=true" in arguments:
+def print_list(extra: Iterable[Path], as_json: bool) -> None:
+    """Print the table, or a list of objects, also of the folders `extra`."""
+    rows, suites, problems = listing(extra)
+    if as_json:
         print(json.dumps({"benchmarks": rows, "suites": suites, "problems": problems}, indent=1))
         return
-    words = [a for i, a in enumerate(arguments) if i == 0 or arguments[i - 1] != "--config-dir"]
-    if unknown := [a for a in words if a != "json=false" and not a.startswith("--config-dir")]:
-        raise UserError(f"mft eval list takes json=true and --config-dir FOLDER, not {unknown[0]}")
     shown = [{**row, "problems": "" if row["problems"] is None else f"{row['problems']:,}"} for row in rows]
     table = [dict(zip(COLUMNS, COLUMNS, strict=True)), *shown]
     widths = {c: max(len(str(row[c])) for row in table) for c in COLUMNS}

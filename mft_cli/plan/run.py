@@ -6,13 +6,13 @@ import json
 
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.plan.estimate import make_plan
-from mft_cli.plan.settings import read_settings
+from mft_cli.plan.settings import PlanOptions, settings_of
 
 
-def plan(config: TrainConfig, own: dict[str, str]) -> None:
+def plan(config: TrainConfig, options: PlanOptions) -> None:
     """Print the plan. Raises UserError."""
     from mft_cli.plan.show import as_json, as_text
 
-    settings = read_settings(own, config)
+    settings = settings_of(options, config)
     made = make_plan(config, settings)
     print(json.dumps(as_json(made), indent=2) if settings.json else as_text(made))

@@ -1,31 +1,44 @@
-"""The keys of `mft plan` itself, beside those of `mft train`. Imports nothing heavy."""
+"""The options of `mft plan`, beside the keys of `mft train`. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, fields
+from typing import Annotated
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Positive, Processes, Share, key
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
 
 GPUS_PER_NODE = 8  # where launch.gpus does not say it
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the run would run on. Gigabytes are 1e9 bytes."""
+@dataclass(config=STRICT, frozen=True)
+class PlanOptions:
+    """What the run would run on, and on what. Gigabytes are 1e9 bytes."""
 
-    gpus: int = 1
-    nodes: int = 1
-    gpu_memory_gb: float = 80.0
-    reserve: float = 0.05  # share of the memory that is left for what the plan does not count
-    mfu: float = 0.4
-    peak_tflops: float | None = None
-    rows: int | None = None
-    mean_tokens: float | None = None
-    label_share: float | None = None
-    arch: str | None = None
-    json: bool = False
+    gpus: Processes | None = key(None, "GPUs in all; null: launch.gpus x nodes, else 1.")
+    nodes: Processes | None = key(None, "Nodes; null: launch.nodes, else 8 GPUs a node.")
+    gpu_memory_gb: Positive = key(80.0, "Memory of a GPU.")
+    reserve: Annotated[float, Field(ge=0, lt=1)] = key(0.05, "Share of it that is left for what is not counted.")
+    mfu: Share = key(0.4, "Share of the peak that is reached.")
+    peak_tflops: Positive | None = key(None, "Peak of a GPU; without it no time is given.")
+    rows: AtLeastOne | None = key(None, "Training examples; null: counted.")
+    mean_tokens: Positive | None = key(None, "Tokens of an example; null: counted.")
+    label_share: Share | None = key(None, "Share of the tokens that are trained on; null: counted, else 1.")
+    arch: str | None = key(None, "The model's config.json, or its numbers in braces.")
+    json: bool = key(False, "Print JSON.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class Settings(PlanOptions):
+    """The options with every number of GPUs known."""
+
+    gpus: Processes = key(1, "GPUs in all.")
+    nodes: Processes = key(1, "Nodes.")
 
     @property
     def limit(self) -> float:
@@ -37,45 +50,13 @@ class Settings:
         return math.ceil(self.gpus / self.nodes)
 
 
-NAMES = tuple(f.name for f in fields(Settings))
-WHOLE = ("gpus", "nodes", "rows")
-SHARES = {"mfu": "a number above 0 and up to 1", "reserve": "0 or more, below 1", "label_share": "above 0 and up to 1"}
-
-
-def read_settings(own: dict[str, str], config: TrainConfig) -> Settings:
-    """`own` as typed values; gpus, nodes and peak_tflops fall back to the configuration's. Raises UserError."""
-    values: dict[str, object] = {name: parse(name, text) for name, text in own.items()}
+def settings_of(options: PlanOptions, config: TrainConfig) -> Settings:
+    """gpus, nodes and peak_tflops fall back to the configuration's. Raises UserError for more nodes than GPUs."""
     launch = config.launch
-    nodes = int(str(values.get("nodes") or launch.nodes or 0))
-    values.setdefault("gpus", (launch.gpus or 1) * max(nodes, 1))
-    gpus = int(str(values["gpus"]))
-    values["nodes"] = nodes or math.ceil(gpus / (launch.gpus or GPUS_PER_NODE))
-    if int(str(values["nodes"])) > gpus:
-        raise UserError(f"nodes={values['nodes']}: more nodes than gpus={gpus}; every node needs a GPU")
-    values.setdefault("peak_tflops", config.log.peak_tflops)
-    return Settings(**values)  # type: ignore[arg-type]
-
-
-def parse(name: str, text: str) -> object:
-    if name == "arch":
-        return text
-    if name == "json":
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"json={text}: expected true or false")
-        return text.lower() == "true"
-    return parse_number(name, text)
-
-
-def parse_number(name: str, text: str) -> float | int:
-    try:
-        value = int(text) if name in WHOLE else float(text)
-    except ValueError:
-        kind = "a whole number" if name in WHOLE else "a number"
-        raise UserError(f"{name}={text}: expected {kind} above 0") from None
-    if name in SHARES:
-        good = 0 <= value < 1 if name == "reserve" else 0 < value <= 1
-        if not good:
-            raise UserError(f"{name}={text}: expected {SHARES[name]}")
-    elif not (value > 0 and math.isfinite(value)):
-        raise UserError(f"{name}={text}: expected {'a whole number' if name in WHOLE else 'a number'} above 0")
-    return value
+    nodes = options.nodes or launch.nodes
+    gpus = options.gpus or (launch.gpus or 1) * (nodes or 1)
+    nodes = nodes or math.ceil(gpus / (launch.gpus or GPUS_PER_NODE))
+    if nodes > gpus:
+        raise UserError(f"nodes={nodes}: more nodes than gpus={gpus}; every node needs a GPU")
+    peak = options.peak_tflops or config.log.peak_tflops
+    return Settings(**{**dataclasses.asdict(options), "gpus": gpus, "nodes": nodes, "peak_tflops": peak})

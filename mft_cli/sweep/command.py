@@ -1,4 +1,4 @@
-"""`mft sweep status|retry|report|run FOLDER`."""
+"""`mft sweep status|retry|run FOLDER`: what the verb does on a ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER, UserError
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
 from mft_cli.files import read_json
 from mft_cli.report.render.terminal import aligned
 from mft_cli.report.wording import NONE, count, duration, one_line
@@ -19,31 +19,6 @@ from mft_cli.sweep.jobs import Train, run_job
 from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, alive, seconds, told_apart, varied
 from mft_cli.sweep.local import in_parallel
 from mft_cli.sweep.start import finish
-
-OWN = {"status": (), "retry": ("jobs",), "report": ("out", "select"), "run": ("cores", "launch")}
-
-
-def command(arguments: list[str], train: Train) -> None:
-    """The verb. Raises UserError for words that it does not know."""
-    verb, rest = (arguments or [""])[0], arguments[1:]
-    if verb not in OWN:
-        raise UserError("mft sweep has the commands status, retry and report: mft sweep status outputs/sweeps/<name>")
-    own = dict(a.split("=", 1) for a in rest if a.split("=", 1)[0] in OWN[verb] and "=" in a)
-    words = [a for a in rest if a.split("=", 1)[0] not in own]
-    if len(words) != (2 if verb == "run" else 1):
-        raise UserError(f"mft sweep {verb} takes one sweep's folder; see mft sweep --help")
-    ledger = Ledger.open(words[0])
-    if verb == "status":
-        print(status(ledger))
-    elif verb == "retry":
-        retry(ledger, own.get("jobs"))
-    elif verb == "report":
-        from mft_cli.sweep.report import build
-
-        print(build(ledger, Path(own.get("out", ledger.root / "report")), own.get("select")))
-    else:
-        run_one(ledger, words[1], own, train)
-
 
 # ---- status ---------------------------------------------------------------------------------------------------------
 
@@ -94,12 +69,9 @@ def last_logged(path: Path) -> int:
 # ---- retry and run --------------------------------------------------------------------------------------------------
 
 
-def retry(ledger: Ledger, asked: str | None) -> None:
+def retry(ledger: Ledger, at_a_time: int | None) -> None:
     """Run the unfinished jobs again on this machine, with the launcher's number at a time. Raises UserError, Stopped."""
     launcher = read_json(ledger.facts).get("launcher", {})
-    at_a_time = asked or str(launcher.get("jobs", 1))
-    if not at_a_time.isdigit() or int(at_a_time) < 1:
-        raise UserError(f"jobs={at_a_time}: expected a number of jobs at a time, 1 or more")
     with ledger.lock():
         jobs = ledger.known_truths()
         numbers = [job.number for job in jobs if job.state in UNFINISHED]
@@ -119,21 +91,19 @@ def retry(ledger: Ledger, asked: str | None) -> None:
             print(f"{count(len(outlived), 'job')} of a sweep that was killed {still}", flush=True)
         numbers += outlived
         gpus = [ledger.values(n).get("launch", {}).get("gpus") or 1 for n in numbers]
-        in_parallel(ledger, numbers, int(at_a_time), max(gpus))
+        in_parallel(ledger, numbers, at_a_time or launcher.get("jobs", 1), max(gpus))
         finish(ledger)
 
 
-def run_one(ledger: Ledger, number: str, own: dict[str, str], train: Train) -> None:
-    """One job in this process: what a launcher starts, with launch=slurm in a task of an array. Exits with its code."""
-    if not number.isdigit():
-        raise UserError(f"mft sweep run FOLDER {number}: expected the number of a job")
-    if "cores" in own:
-        os.sched_setaffinity(0, {int(core) for core in own["cores"].split(",")})
-    if own.get("launch") == "slurm":
-        here: Train = train
-        train = lambda config: here(replace(config, launch=replace(config.launch, name="slurm")))  # noqa: E731
+def run_one(ledger: Ledger, number: int, cores: str | None, in_slurm: bool, train: Train) -> None:
+    """One job in this process: what a launcher starts; `in_slurm`: in a task of an array. Exits with its code."""
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    if in_slurm:
+        train_here: Train = train
+        train = lambda config: train_here(replace(config, launch=replace(config.launch, name="slurm")))  # noqa: E731
     print(f"-- job {number}, {datetime.now():%Y-%m-%d %H:%M:%S}, process {os.getpid()}", flush=True)
-    code = run_job(ledger, int(number), train).exit_code
+    code = run_job(ledger, number, train).exit_code
     if code in (EXIT_USER, EXIT_OURS):
         sys.exit(code)
     assert code == EXIT_DONE

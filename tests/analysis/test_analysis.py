@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from mft_cli.analysis import directions
-from mft_cli.analysis.command import command
 from mft_cli.analysis.dependency import log_probabilities, scores
 from mft_cli.analysis.landscape import Loss, around, spread
 from mft_cli.analysis.regions import Corruption, pick_targets, region_of, variants_of
 from mft_cli.analysis.settings import DependencySettings, LandscapeSettings
 from mft_cli.analysis.subjects import Subject, find_subjects, prepare
+from mft_cli.cli.analyze import main as command
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build
@@ -449,21 +449,21 @@ def source(problem_file: Path) -> dict:
     [
         ([], "dependency and landscape"),
         (["surface"], "dependency and landscape"),
-        (["dependency", "near=0"], "near=0: expected 1 or more"),
+        (["dependency", "near=0"], "near=0: expected a whole number, 1 or more"),
         (["dependency", "near=some"], "near=some: expected a whole number"),
-        (["dependency", "share=1.5"], "share=1.5: expected a number above 0 and at most 1"),
+        (["dependency", "share=1.5"], "share=1.5: expected a number, above 0 and at most 1"),
         (["dependency", "corruption=masked"], "corruption=masked: expected one of random, mask, hide; did you mean mask"),
         (["dependency", "MODEL", "nowhere"], "nowhere: no such folder"),
         (["dependency", "MODEL", "."], "neither a model"),
         (["dependency", "MODEL", "SAME"], "named twice"),
         (["dependency", "MODEL", "split=validation"], "no validation rows"),
         (["dependency", "MODEL", "near=5000"], "near=5000: no response is long enough"),
-        (["dependency", "MODEL", "nera=3"], "nera"),
+        (["dependency", "MODEL", "nera=3"], "did you mean near=3"),
         (["landscape", "MODEL", "kind=line"], "kind=line takes two or more models and got 1"),
         (["landscape", "MODEL", "kind=plane"], "kind=plane takes three models and got 1"),
         (["landscape", "MODEL", "kind=line", "reach=3"], "reach=3.0 is a key of kind=random"),
-        (["landscape", "MODEL", "dimensions=3"], "dimensions=3: expected 1 or 2"),
-        (["landscape", "MODEL", "points=1"], "points=1: expected 2 or more"),
+        (["landscape", "MODEL", "dimensions=3"], "dimensions=3: expected a whole number from 1 to 2"),
+        (["landscape", "MODEL", "points=1"], "points=1: expected a whole number, 2 or more"),
         (["landscape", "MODEL", "WIDE", "kind=line"], "differ in shape"),
         (["dependency", "MODEL", "FOREIGN"], "another vocabulary"),
     ],
@@ -512,7 +512,7 @@ def foreign(tiny_model: Path, folder: Path) -> None:
 def test_a_mistake_exits_with_2_and_help_shows_examples(tmp_path: Path):
     done = mft("analyze", "dependency", "near=0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "mft: near=0: expected 1 or more\n"
+    assert done.stderr == "mft: near=0: expected a whole number, 1 or more\n"
     shown = mft("analyze", "--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "mft analyze landscape kind=plane" in shown.stdout

@@ -22,7 +22,10 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
         (["+train.learnin_rate=1e-4"], ["train.learnin_rate", "train.learning_rate"]),
         (["learning_rate=1e-4"], ["learning_rate", "train.learning_rate"]),
         (["method=masked_thuoght"], ["method=masked_thuoght", "masked_thought"]),
-        (["method=masked_thought", "method.mask_ratio=1.5"], ["method.mask_ratio=1.5", "less than or equal to 1"]),
+        (
+            ["method=masked_thought", "method.mask_ratio=1.5"],
+            ["method.mask_ratio=1.5", "expected a number from 0 to 1"],
+        ),
         (["method=sft", "method.mask_ratio=0.5"], ["method.mask_ratio"]),
         (
             ["method=masked_thought", "method.mask_token=<|m|>"],
@@ -32,7 +35,7 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
         (["train.precision=bf61"], ["train.precision", "bf61", "bf16"]),
         (["train.epochs=many"], ["train.epochs", "many", "number"]),
         (["train.global_batch_size=0"], ["train.global_batch_size=0", "1"]),
-        (["train.packing=maybe"], ["train.packing", "maybe", "boolean"]),
+        (["train.packing=maybe"], ["train.packing", "maybe", "true or false"]),
         (["data.sources.gsm_symbolic.pth=x"], ["data.sources.gsm_symbolic.pth", "path"]),
         (["data=gsm9k"], ["data=gsm9k", "gsm8k"]),
         (["data=local"], ["data.sources.local.path"]),
@@ -40,7 +43,10 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
         (["model=local", "model.path=/nowhere"], ["/nowhere", "no such file"]),
         (["checkpoint.keep_best=true", "data.validation.rows=0"], ["keep_best", "data.validation.rows"]),
         (["data.validation.rows=8", "data.validation.fraction=0.1"], ["fraction=0.1", "rows=8", "one of them to 0"]),
-        (["data.validation.fraction=1.0"], ["data.validation.fraction=1.0", "less than 1"]),
+        (
+            ["data.validation.fraction=1.0"],
+            ["data.validation.fraction=1.0", "expected a number, 0 or more and below 1"],
+        ),
         (["train.row_length=100"], ["train.row_length=100", "data.max_length"]),
         (["train.betas=[0.9]"], ["train.betas", "two numbers"]),
         (["seed=-1"], ["seed=-1"]),

@@ -13,6 +13,17 @@ from mft_cli.errors import UserError
 from tests.support.tiny import mft, tiny_overrides
 
 SECRET = "sk-ThisIsASecret"
+BY_FORM = {  # made here: a form -> the environment variable that the refusal names
+    "AKIA" + "ABCDEFGH" * 2: "AWS_ACCESS_KEY_ID",
+    "hf_" + "aB3" * 12: "HF_TOKEN",
+    "sk-proj-" + "aB3_" * 8: "eval.api.key_env",
+    "0123456789abcdef0123" * 2: "WANDB_API_KEY",
+    "ghp_" + "aB3" * 12: "GITHUB_TOKEN",
+    "github_pat_" + "aB3_" * 8: "GITHUB_TOKEN",
+    "https://host/file.jsonl?token=abc": "netrc",
+    "https://s3.host/file?X-Amz-Date=1&X-Amz-Signature=abc": "netrc",
+    "https://host/file?a=1&api_key=abc": "netrc",
+}
 
 
 @pytest.mark.parametrize(
@@ -22,14 +33,27 @@ SECRET = "sk-ThisIsASecret"
         f"deepspeed.config.comet.api_key={SECRET}", f"deepspeed.config={{comet: {{project: a, api_key: {SECRET}}}}}",
         f"eval.api.base_url=https://me:{SECRET}@host/v1", f"launch.slurm.setup=[export WANDB_API_KEY={SECRET}]",
         f"eval.api.key_env={SECRET}", f"++model.password='{SECRET}'",
+        *(f"{key}={value}" for key in ("note", "data.sources.a.path", "deepspeed.config.x") for value in BY_FORM),
     ],
 )  # fmt: skip
 def test_secrets_are_refused_and_hidden(argument: str):
     with pytest.raises(UserError) as error:
         confidential.refuse_arguments(["seed=1", argument])
+    secret = argument.partition("=")[2]
     assert SECRET not in str(error.value)
+    assert secret not in str(error.value)
     assert "environment" in str(error.value)
     assert SECRET not in confidential.hide_secret(argument)
+    assert secret not in confidential.hide_secret(argument)
+
+
+@pytest.mark.parametrize(("value", "variable"), BY_FORM.items())
+def test_a_secrets_form_names_the_variable_to_use(value: str, variable: str):
+    for word in (f"note={value}", value):
+        with pytest.raises(UserError, match=variable):
+            confidential.refuse_arguments(["seed=1", word])
+    with pytest.raises(UserError, match=variable):
+        confidential.refuse_values({"a": {"b": ["x", {"c": value}]}})
 
 
 @pytest.mark.parametrize(
@@ -38,7 +62,9 @@ def test_secrets_are_refused_and_hidden(argument: str):
         "method.mask_token=<mask>", "eval.api.key_env=MY_KEY", "eval.api.max_tokens_field=max_tokens", "seed=1,2",
         "data.sources.local.keep_if.key=5", "launch.slurm.setup=[export HF_TOKEN=$(cat token)]", "eval.api.key=null",
         "launch.slurm.setup=['export WANDB_API_KEY=$KEY','module load cuda']", "model.path=https://host:80/key=a",
-        "a question with a token=5", "--config-dir=keys",
+        "a question with a token=5", "--config-dir=keys", "max_new_token=5", "eval.benchmarks.a.max_new_token=5",
+        f"model.revision={'0123456789abcdef0123' * 2}", "data.sources.a.path=https://host/file.jsonl?download=true",
+        "note=task-ThisIsASentence", "note=hf_model", "++eval.logprobs_token=true",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_passes(argument: str):
@@ -49,7 +75,7 @@ def test_what_is_no_secret_passes(argument: str):
 def test_no_key_of_the_schema_is_taken_for_a_secret():
     for root in (TrainConfig, EvalRunConfig, CritiqueRunConfig):
         for name, _, _ in walk(root):
-            assert name.endswith("_env") or not confidential.holds_a_secret(name, "text"), name
+            assert name.endswith("_env") or confidential.instead_of_secret(name, "text") is None, name
 
 
 def test_a_yaml_file_and_the_environment_bring_none_in_either(tiny_model, problem_file, tmp_path):

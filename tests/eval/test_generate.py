@@ -9,7 +9,7 @@ import pytest
 import torch
 from methods.test_chunk_refine import make_examples
 
-from mft_cli.cli.generate import read_questions
+from mft_cli.cli.generate import Options, read_questions
 from mft_cli.config.load import generate_config
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.data.pack import make_batch
@@ -170,15 +170,15 @@ def test_where_questions_come_from(tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question": "a?", "id": 3}\n\nb?\n')
     with open(file) as piped:
-        assert read_questions({}, [], piped) == ["a?", "b?"]
+        assert read_questions(Options(), [], piped) == ["a?", "b?"]
     with open(file) as piped:
-        assert read_questions({"question": "x=1"}, ["c?"], piped) == ["c?", "x=1"]
-        assert read_questions({"file": str(file)}, [], piped) == ["a?", "b?"]
+        assert read_questions(Options(question="x=1"), ["c?"], piped) == ["c?", "x=1"]
+        assert read_questions(Options(file=file), [], piped) == ["a?", "b?"]
     file.write_text('{"prompt": "a?"}\n')
     with pytest.raises(UserError, match=r"questions\.jsonl:1"):
-        read_questions({"file": str(file)}, [], open(file))  # noqa: SIM115
+        read_questions(Options(file=file), [], open(file))  # noqa: SIM115
     with pytest.raises(UserError, match="no such file"):
-        read_questions({"file": "missing"}, [], open(file))  # noqa: SIM115
+        read_questions(Options(file=Path("missing")), [], open(file))  # noqa: SIM115
 
 
 def test_mistakes_are_told(tiny_model, tmp_path):

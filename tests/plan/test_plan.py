@@ -9,13 +9,14 @@ import pytest
 
 from mft_cli.config import schema
 from mft_cli.config.compose import CONF
+from mft_cli.config.validate import build_from_texts
 from mft_cli.errors import UserError
 from mft_cli.methods.masked_critique import TAGS
 from mft_cli.plan.activations import Micro, head_forward, layer_bytes
 from mft_cli.plan.estimate import Plan, make_plan
 from mft_cli.plan.memory import StageMemory
 from mft_cli.plan.presets import ARCHITECTURES
-from mft_cli.plan.settings import Settings, read_settings
+from mft_cli.plan.settings import PlanOptions, Settings, settings_of
 from mft_cli.plan.shape import Shape, measure
 from mft_cli.plan.show import as_text
 from mft_cli.plan.trained import Trained, count_trained
@@ -438,12 +439,12 @@ def test_unknown_tokens_are_said_and_the_rest_is_planned(tmp_path: Path, problem
         ({"peak_tflops": "nan"}, "peak_tflops=nan"),
         ({"reserve": "1"}, "reserve=1"),
         ({"gpus": "2", "nodes": "4"}, "nodes=4"),
-        ({"json": "yes"}, "json=yes"),
+        ({"json": "perhaps"}, "json=perhaps"),
     ],
 )
 def test_nonsense_is_refused_in_one_sentence(own: dict[str, str], word: str):
     with pytest.raises(UserError, match=word) as error:
-        read_settings(own, make_config())
+        settings_of(build_from_texts(PlanOptions, own), make_config())
     assert "\n" not in str(error.value)
 
 

@@ -6,13 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+MOST = 10**12  # nothing that is counted or measured here is larger; above it stands a slip of the finger
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
+Processes = Annotated[int, Field(ge=1, le=65536)]  # also threads, nodes, and requests at a time
+Seconds = Annotated[float, Field(gt=0, le=10**7)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def key(default: Any, doc: str) -> Any:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, NonNegative, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, NonNegative, Share, key
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.inputs import DataConfig, ModelConfig, PromptConfig
 from mft_cli.config.schema.runs import RunConfig
-
-TopP = Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(config=STRICT)
@@ -22,7 +19,7 @@ class SolutionsConfig:
     samples: AtLeastOne = key(4, "Solutions a question.")
     questions: AtLeastOne | None = key(None, "Take this many questions of each source (seeded draw); null: all.")
     temperature: NonNegative = key(0.7, "Sampling temperature; 0 is greedy, for samples=1 only.")
-    top_p: TopP = key(1.0, "Nucleus sampling.")
+    top_p: Share = key(1.0, "Nucleus sampling.")
     max_new_tokens: AtLeastOne = key(512, "Longest solution in tokens.")
     answer_type: Literal["number", "math"] = key("number", "How answers are compared with the gold answer.")
 
@@ -35,7 +32,7 @@ class TeacherConfig:
     eval: EvalConfig = key(EvalConfig, "The teacher's engine; the same keys as eval (engine, api, batch_size, ...).")
     prompt: PromptConfig = key(PromptConfig, "What the teacher is asked; {question} and {solution} go into it.")
     temperature: NonNegative = key(0.7, "Sampling temperature.")
-    top_p: TopP = key(1.0, "Nucleus sampling.")
+    top_p: Share = key(1.0, "Nucleus sampling.")
     max_new_tokens: AtLeastOne = key(1024, "Longest critique with reasoning and answer, in tokens.")
     retries: Count = key(2, "Further tries, each with another seed, of a critique that lacks the format.")
 

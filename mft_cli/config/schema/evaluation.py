@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+from mft_cli.config.schema.base import (
+    STRICT,
+    AtLeastOne,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Processes,
+    Seconds,
+    Seed,
+    Share,
+    key,
+)
 from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
 
 
@@ -37,7 +48,7 @@ class BenchmarkConfig:
     )
     max_new_tokens: AtLeastOne = key(512, "Longest completion in tokens.")
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Nucleus sampling.")
+    top_p: Share = key(1.0, "Nucleus sampling.")
     samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
     domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
     limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
@@ -54,10 +65,10 @@ class ApiConfig:
     send: Literal["auto", "messages", "text", "tokens"] = key(
         "auto", "messages (chat endpoint), text or token ids (completions endpoint); auto: by the prompt's kind."
     )
-    concurrency: AtLeastOne = key(16, "Requests under way at the same time.")
+    concurrency: Processes = key(16, "Requests under way at the same time.")
     retries: Count = key(6, "Further tries of a request that fails, stalls or is answered with nonsense.")
-    backoff_s: Positive = key(1.0, "Wait before the first further try; doubled each time, at most 60 s.")
-    timeout_s: Positive = key(300.0, "Longest wait for one answer.")
+    backoff_s: Seconds = key(1.0, "Wait before the first further try; doubled each time, at most 60 s.")
+    timeout_s: Seconds = key(300.0, "Longest wait for one answer.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = key(
         "max_tokens", "What the endpoint calls the limit of new tokens."
     )
@@ -76,8 +87,8 @@ class EvalConfig:
     refine_accept: AtLeastOne = key(4, "Tokens of a chunk that are accepted in a round (decode=refine).")
     api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
     judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
-    replicas: AtLeastOne | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
-    tensor_parallel: AtLeastOne = key(1, "GPUs that share one copy of the model (vllm).")
+    replicas: Processes | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
+    tensor_parallel: Processes = key(1, "GPUs that share one copy of the model (vllm).")
     logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
     token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.")
     logprobs_top: AtLeastOne = key(
@@ -97,12 +108,10 @@ class EvalConfig:
     limit: AtLeastOne | None = key(
         None, "Take at most this many problems (seeded draw) of every benchmark that has no limit of its own."
     )
-    seed: Count = key(0, "Seed of sampling and of the draw of problems.")
-    score_workers: AtLeastOne = key(2, "Processes that compare answers.")
-    answer_timeout_s: Positive = key(5.0, "Time that one answer may take to compare.")
-    code_timeout_s: Positive = key(
-        5.0, "Time that one call of a generated function may take; a problem: 30 times that."
-    )
+    seed: Seed = key(0, "Seed of sampling and of the draw of problems.")
+    score_workers: Processes = key(2, "Processes that compare answers.")
+    answer_timeout_s: Seconds = key(5.0, "Time that one answer may take to compare.")
+    code_timeout_s: Seconds = key(5.0, "Time that one call of a generated function may take; a problem: 30 times that.")
     allow_unsandboxed: bool = key(
         False, "Run generated programs without a sandbox if none can be made: at your own risk."
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, Seed, Share, key
 
 # ---- model ----------------------------------------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class SourceConfig:
         None, "Field with the short final answer; with choices: the letter, the place from 0, or the option's text."
     )
     choices: list[str] = key([], "Field with the options of a multiple-choice question, or one field for each option.")
-    choices_seed: Count | None = key(None, "Shuffle each row's options by this seed; null keeps their order.")
+    choices_seed: Seed | None = key(None, "Shuffle each row's options by this seed; null keeps their order.")
     system: str | None = key(None, "Field with a system turn.")
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
     loss_on: Literal["all", "last"] = key("all", "Assistant turns that are trained on: all, or the last.")
@@ -104,7 +104,7 @@ class SourceConfig:
     remove_question: str | None = key(None, "Regular expression removed from questions.")
     remove_answer: str | None = key(None, "Regular expression removed from answers, such as the unit in 9 (apples).")
     rows: AtLeastOne | None = key(None, "Number of rows to take (seeded draw); null takes all.")
-    fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of the rows to take (seeded draw).")
+    fraction: Share = key(1.0, "Share of the rows to take (seeded draw).")
     mask_ratio: Fraction | None = key(None, "Overrides the method's mask_ratio for this source's rows.")
     options: dict[str, Any] = key({}, "Options of a generated source.")
     derived_from: list[str] = key([], "Benchmarks whose problems this source contains or was made from.")
@@ -139,5 +139,5 @@ class DataConfig:
     max_length: AtLeastOne = key(1024, "Longest example, prompt and response, in tokens.")
     on_long: Literal["error", "drop", "truncate"] = key("error", "What to do with a longer example.")
     on_bad_row: Literal["error", "drop"] = key("error", "What to do with a row that cannot be read.")
-    fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of the mixture to train on (data-ratio ablation).")
+    fraction: Share = key(1.0, "Share of the mixture to train on (data-ratio ablation).")
     cache: bool = key(True, "Keep tokenized rows in the cache folder (MFT_CACHE_DIR).")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Positive, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Positive, Processes, Seconds, key
 
 
 @dataclass(config=STRICT)
@@ -40,7 +40,7 @@ class SlurmConfig:
     qos: str | None = key(None, "Quality of service.")
     time: str | None = key(None, "Time limit, such as 12:00:00.")
     gpus_per_node: Count | None = key(None, "GPUs of a node; null: launch.gpus.")
-    cpus_per_task: AtLeastOne | None = key(None, "Processor cores of a task.")
+    cpus_per_task: Processes | None = key(None, "Processor cores of a task.")
     memory: str | None = key(None, "Memory of a node, such as 200G.")
     constraint: str | None = key(None, "Node features.")
     container: str | None = key(None, "Container image in which the ranks run (srun --container-image, pyxis).")
@@ -49,7 +49,7 @@ class SlurmConfig:
     signal_s: AtLeastOne = key(120, "Seconds before the time limit at which the run is told to save and requeue.")
     requeue: bool = key(True, "Put a job that was stopped by preemption or its time limit back into the queue.")
     max_requeues: Count = key(100, "Restarts after which a job is not requeued any more.")
-    max_parallel: AtLeastOne = key(256, "Jobs of a sweep's array that run at the same time.")
+    max_parallel: Processes = key(256, "Jobs of a sweep's array that run at the same time.")
     eval_job: bool = key(False, "Evaluate in a job of its own, on one GPU, after the training has ended well.")
     extra: dict[str, str] = key(
         {}, "More sbatch options by long name: {reservation: week}; an empty text: a bare flag."
@@ -62,14 +62,14 @@ class LaunchConfig:
 
     name: Literal["local", "slurm"] = key("local", "local: processes on this machine; slurm: as srun tasks.")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: a GPU if there is one.")
-    threads: AtLeastOne | None = key(None, "CPU threads of torch in a process; null: the cores shared out.")
+    threads: Processes | None = key(None, "CPU threads of torch in a process; null: the cores shared out.")
     compile: bool = key(False, "torch.compile the model (GPU).")
-    gpus: AtLeastOne | None = key(None, "GPUs of a node to use, one process each; null: one process.")
-    processes: AtLeastOne | None = key(None, "Processes on a node where there are no GPUs; null: one.")
-    nodes: AtLeastOne | None = key(None, "Nodes; null: the SLURM allocation's, else one.")
+    gpus: Processes | None = key(None, "GPUs of a node to use, one process each; null: one process.")
+    processes: Processes | None = key(None, "Processes on a node where there are no GPUs; null: one.")
+    nodes: Processes | None = key(None, "Nodes; null: the SLURM allocation's, else one.")
     node_rank: Count | None = key(None, "This node's number, from 0; null: the allocation's, else 0.")
     host: str | None = key(None, "Rendezvous host (node 0); null: the allocation's first node, else this machine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = key(None, "Rendezvous port; null: a free one.")
-    grace_s: Positive = key(120.0, "Seconds that the processes have to save after a signal.")
+    grace_s: Seconds = key(120.0, "Seconds that the processes have to save after a signal.")
     dry_run: bool = key(False, "Print what would be submitted to SLURM, and stop.")
     slurm: SlurmConfig = key(SlurmConfig, "What a SLURM job asks for.")

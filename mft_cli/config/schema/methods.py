@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+from mft_cli.config.schema.base import MOST, STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, Share, key
 
 
 @dataclass(config=STRICT)
@@ -44,7 +44,7 @@ class MaskedThoughtConfig(MethodConfig):
     random_fraction: Fraction = key(0.0, "Share of chosen tokens replaced by a random id, not by the mask token.")
     target: Literal["response", "prompt", "both"] = key("response", "Which tokens may be corrupted.")
     granularity: Literal["token", "span", "step"] = key("token", "Single tokens, runs of tokens, or whole lines.")
-    span_mean: Annotated[float, Field(ge=1)] = key(3.0, "Mean length of a run in tokens (granularity=span).")
+    span_mean: Annotated[float, Field(ge=1, le=MOST)] = key(3.0, "Mean length of a run in tokens (granularity=span).")
     drop_attention: bool = key(False, "Also hide corrupted positions from attention of all other positions.")
     mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
     keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
@@ -128,7 +128,7 @@ class ChunkRefineConfig(MethodConfig):
     implementation: ClassVar[str] = "mft_cli.methods.chunk_refine:ChunkRefine"
     name: Literal["chunk_refine"] = key("chunk_refine", "The method's name.")
     mask_ratio: Fraction = key(0.3, "Probability that a chunk of the response is masked, as a whole.")
-    chunk_size: Annotated[int, Field(ge=2)] = key(16, "Tokens of a chunk, from the response's first token on.")
+    chunk_size: Annotated[int, Field(ge=2, le=MOST)] = key(16, "Tokens of a chunk, from the response's first token on.")
     partial_fill: Fraction = key(0.0, "Share of the masked chunks of which only a part is masked, as in decoding.")
     backbone: Literal["frozen", "trained"] = key("frozen", "frozen: only the head trains; trained: all weights do.")
     hidden: Literal["backbone", "embedding"] = key("backbone", "What the head reads: backbone states, or embeddings.")
@@ -140,7 +140,7 @@ class ChunkRefineConfig(MethodConfig):
     )
     min_steps: AtLeastOne = key(2, "Refinement steps before a chunk may stop.")
     max_steps: AtLeastOne = key(8, "Refinement steps at most.")
-    threshold: Annotated[float, Field(gt=0, le=1)] = key(0.01, "Stop when successive codes have cosine above 1 - this.")
+    threshold: Share = key(0.01, "Stop when successive codes have cosine above 1 - this.")
     refine_low_confidence_only: bool = key(False, "Leave chunks alone of which the head is more than 50 % sure.")
     width: AtLeastOne = key(512, "Width of the head.")
     layers: AtLeastOne = key(2, "Transformer layers of the head.")

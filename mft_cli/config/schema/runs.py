@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, Count, key
+from mft_cli.config.schema.base import STRICT, Seed, key
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.inputs import DataConfig, ModelConfig, PromptConfig
 from mft_cli.config.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig
@@ -26,7 +26,7 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """`mft train`."""
 
-    seed: Count = key(1, "Seed of order, masks, dropout and new weights.")
+    seed: Seed = key(1, "Seed of order, masks, dropout and new weights.")
     note: str = key("", "Free text, kept with the run.")
     prompt: PromptConfig = key(PromptConfig, "The prompt.")
     method: AnyMethod = key(SftConfig, "The method.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, NonNegative, Positive, Share, key
 
 
 @dataclass(config=STRICT)
@@ -18,21 +18,21 @@ class TrainingConfig:
     micro_batch_size: AtLeastOne = key(1, "Rows in one forward pass of one rank.")
     packing: bool = key(True, "Lay several examples into one row; off: one example a row, padded.")
     row_length: AtLeastOne | None = key(None, "Tokens in a packed row; null: 1024, or data.max_length if larger.")
-    epochs: Positive = key(3.0, "Passes over the data (a part of a pass counts).")
+    epochs: Annotated[float, Field(gt=0, le=10**6)] = key(3.0, "Passes over the data (a part of a pass counts).")
     max_steps: AtLeastOne | None = key(None, "Stop after this many optimizer steps; overrides epochs.")
-    learning_rate: NonNegative = key(2e-5, "Peak learning rate.")
+    learning_rate: Annotated[float, Field(ge=0, le=1000)] = key(2e-5, "Peak learning rate.")
     schedule: Literal["constant", "linear", "cosine"] = key("cosine", "Shape of the learning rate after the warm-up.")
     warmup_steps: Count | None = key(None, "Warm-up in steps; overrides warmup_fraction.")
     warmup_fraction: Fraction = key(0.03, "Warm-up as a share of all steps.")
     min_ratio: Fraction = key(0.0, "Lowest learning rate, as a share of the peak, where the decay ends.")
-    decay_fraction: Annotated[float, Field(gt=0, le=1)] = key(1.0, "Share of all steps at which the decay ends.")
+    decay_fraction: Share = key(1.0, "Share of all steps at which the decay ends.")
     tail: Literal["constant", "linear"] = key("constant", "After the decay: stay at min_ratio, or go linearly to 0.")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay; weight matrices only.")
     optimizer: Literal["adamw", "adamw_8bit", "adamw_8bit_paged"] = key(
         "adamw", "adamw; with its state in 8 bits (bitsandbytes); and that paged out to the CPU when a GPU is full."
     )
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = key([0.9, 0.999], "AdamW betas.")
-    eps: Positive = key(1e-8, "AdamW epsilon.")
+    eps: Share = key(1e-8, "AdamW epsilon.")
     max_grad_norm: NonNegative = key(1.0, "Clip the gradient's norm to this; 0 does not clip.")
     precision: Literal["auto", "bf16", "fp32", "fp16"] = key(
         "auto",
