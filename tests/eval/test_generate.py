@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods.test_chunk_refine import make_examples
 
 from mft_cli.cli.generate import Options, read_questions
 from mft_cli.config.load import generate_config
@@ -22,6 +21,7 @@ from mft_cli.eval.generate import Asked, generate
 from mft_cli.methods.refine.decode import Decoder
 from mft_cli.methods.refine.folder import read_head
 from mft_cli.train.run import train
+from tests.methods.test_chunk_refine import make_examples
 from tests.methods.test_contract import settings
 from tests.support.tiny import mft
 
