@@ -21,8 +21,8 @@ from tests.support.tiny import ROOT
 DRIVER = """
 import json, sys
 from pathlib import Path
-from mft_cli.launch import start_ranks
-from mft_cli.schema.launching import LaunchConfig
+from mft_cli.distributed.launch import start_ranks
+from mft_cli.config.schema.launching import LaunchConfig
 settings, logs, *command = sys.argv[1:]
 cause = []
 try:
@@ -290,7 +290,7 @@ sys.exit(max(t.wait() for t in tasks))
 """
 TASK = """
 import os, sys
-from mft_cli.launch import place_from_slurm, rank_exit_code
+from mft_cli.slurm.srun import place_from_slurm, rank_exit_code
 place_from_slurm()
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(*(os.environ[k] for k in names), *sys.argv[1:], flush=True)

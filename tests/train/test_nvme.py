@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_ranks import agree, run_ranks, values
 
 from mft_cli.distributed.ranks import Ranks
+from tests.distributed.test_ranks import agree, run_ranks, values
 from tests.support import rank_program
 from tests.support.tiny import mft, tiny_overrides
 
