@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -102,7 +103,7 @@ class Progress:
         steps = done - self.first
         left = duration((now - self.start) / steps * (self.total - done)) if steps else "?"
         more = "  ".join(f"{k} {v}" for k, v in shown.items())
-        print(f"{self.what} {done}/{self.total}  {more}  left {left}", flush=True)
+        show(f"{self.what} {done}/{self.total}  {more}  left {left}")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -110,6 +111,14 @@ class Progress:
 
 
 Logger = Callable[[str], None]  # takes a line for the person who watches and for the log
+
+
+def show(line: str) -> None:
+    """One line on the standard output. The work goes on after a closed terminal or `mft ... | head`; the log is complete."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Log:
@@ -124,7 +133,7 @@ class Log:
 
             tqdm.write(line)
         else:
-            print(line, flush=True)
+            show(line)
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {line}\n")

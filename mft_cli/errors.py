@@ -8,7 +8,7 @@ EXIT_USER = 2  # the user's mistake: one clear sentence, no traceback
 EXIT_STOPPED = 75  # stopped by a signal after saving; start the same command again to go on (sysexits' EX_TEMPFAIL)
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # finish the step, save, stop
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)  # finish the step, save, stop
 
 
 def first_line(error: Exception, most: int = 300) -> str:

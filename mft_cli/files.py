@@ -7,27 +7,82 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mft_cli.errors import UserError
 
+UMASK = os.umask(0o077)  # it can only be read by being set
+os.umask(UMASK)
+FILE_MODE = 0o666 & ~UMASK
 
-def flush_folder(folder: Path) -> None:
-    """A rename is on the disk only once the folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+
+def temporary_for(path: Path) -> Path:
+    """The name beside `path` under which it is written; `remove_leftovers` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields the name under which the block writes a file or a folder, which is then renamed to `path`.
+
+    A reader and a kill see the old one or the new one, whole; an exception leaves the old one and removes the new.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_for(path)
+    remove(temporary)
+    try:
+        yield temporary
+        put_in_place(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Flushes a file, or a folder and its files, and renames it to `path`, in place of what is there."""
+    for written in [*temporary.rglob("*"), temporary]:
+        if written.is_file() and stat.S_IMODE(written.stat().st_mode) != FILE_MODE:
+            with contextlib.suppress(PermissionError):  # a file system that knows no modes
+                written.chmod(FILE_MODE)  # safetensors makes files that only their owner can read
+        flush(written)
+    if path.is_dir():
+        discard(path)
+    os.replace(temporary, path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """A file's bytes, or a folder's renames, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """A file or a folder that may be there; what cannot be removed stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def discard(folder: Path) -> None:
     """Renamed first: a kill in the middle of removing leaves nothing that looks like a checkpoint."""
     doomed = folder.with_name(f".old-{folder.name}-{os.getpid()}")
     os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What killed processes left in `folder` while they wrote or removed; nobody else may be writing there now."""
+    for pattern in (".*.tmp", ".old-*", ".tmp-*"):
+        for path in folder.glob(pattern):
+            remove(path)
 
 
 def cache_folder() -> Path:
@@ -36,15 +91,10 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mft"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, flush to the disk, rename: a reader or a kill sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """A text (as UTF-8) or bytes, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:

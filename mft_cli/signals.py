@@ -1,22 +1,54 @@
-"""Stop signals become a note, from a process's first lines on."""
+"""Stop signals become a note, or end what runs, from a process's first lines on."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import TypeAlias
 
 from mft_cli.errors import STOP_SIGNALS, Stopped
 
+Handler: TypeAlias = Callable[[int, FrameType | None], object]
+Handlers: TypeAlias = Mapping[int, "Handler | int | None"]
+
+
+def install(handler: Handler, numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Handlers:
+    """Installs `handler` and returns the handlers of before, for `restore`. Under nohup SIGHUP stays ignored."""
+    caught = [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in caught}
+
+
+def restore(handlers: Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def handling(handler: Handler, numbers: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[None]:
+    """Inside, `handler` gets these signals."""
+    before = install(handler, numbers)
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def ignore_stop_signals() -> None:
+    """For the last steps of a process: SLURM sends several. Ctrl-C still ends it."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+
 
 class StopSignal:
-    """Turns TERM, USR1 and INT into "finish the step, save, stop". A second INT ends the process at once."""
+    """Turns the stop signals into "finish the step, save, stop". A second INT ends the process at once."""
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self.before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        self.before = install(self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.name == "SIGINT" and number == signal.SIGINT:
@@ -26,48 +58,43 @@ class StopSignal:
 
     def release(self) -> None:
         """The handlers of before: what comes from now on is no longer noted here. Look at `name` afterwards."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        restore(self.before)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """TERM and USR1 (a SLURM job's end) end an evaluation with Stopped: what is generated is in its journal."""
-    numbers = [s for s in STOP_SIGNALS if s != signal.SIGINT]
+    """A stop signal ends an evaluation with Stopped: what is generated is in its journal. A second INT interrupts."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name} during the evaluation; the completions that it has are kept", name)
+        ignore_stop_signals()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise Stopped(*stopped_in_evaluation(number))
 
-    before = {s: signal.signal(s, stop) for s in numbers}
-    try:
+    with handling(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_forwarding(command: list[str]) -> int:
-    """The exit code of a child process. TERM, USR1 and INT end it; then Stopped is raised: its journal is kept."""
-    caught: list[str] = []
+    """The exit code of a child process. A stop signal ends it; then Stopped is raised: its journal is kept."""
+    caught: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
     def end_child(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
+        caught.append(number)
         for child in children:
             child.terminate()
 
-    before = {s: signal.signal(s, end_child) for s in STOP_SIGNALS}  # before the child: it would be left behind
-    try:
+    with handling(end_child):  # before the child is started: it would be orphaned
         children.append(subprocess.Popen(command))
         if caught:
             children[0].terminate()
         code = children[0].wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if caught:
-        raise Stopped(f"stopped by {caught[0]} during the evaluation; the completions that it has are kept", caught[0])
+        raise Stopped(*stopped_in_evaluation(caught[0]))
     return code
+
+
+def stopped_in_evaluation(number: int) -> tuple[str, str]:
+    """What Stopped is made of."""
+    name = signal.Signals(number).name
+    return f"stopped by {name} during the evaluation; the completions that it has are kept", name

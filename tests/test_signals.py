@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,44 @@ def test_a_signal_while_a_sweeps_job_is_started_reaches_it(monkeypatch, tmp_path
     with pytest.raises(Stopped, match="SIGTERM"):
         local.in_parallel(ledger, [0, 1], 1)
     assert [job.state for job in ledger.all()] == ["stopped", "waiting"]
+
+
+def test_there_is_one_piece_that_installs_handlers_of_stop_signals():
+    root = Path(signals.__file__).parent
+    users = [path.relative_to(root) for path in root.rglob("*.py") if "signal.signal(" in path.read_text()]
+    exceptions = [
+        "eval/engines/replica_worker.py",
+        "eval/grading/workers.py",
+        "slurm/requeue.py",
+    ]  # they set system actions
+    assert sorted(map(str, users)) == [*exceptions, "signals.py"]
+
+
+def test_nohup_is_obeyed_and_a_closed_terminal_stops(monkeypatch):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopSignal()
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.name is None
+    stop.release()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stop = StopSignal()
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.name == "SIGHUP"
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_every_stop_signal_keeps_an_evaluations_completions(number):
+    with pytest.raises(Stopped, match=f"{number.name} during the evaluation; the completions"), signals.stoppable():
+        signal.raise_signal(number)
+
+
+def test_a_second_interrupt_ends_an_evaluation():
+    @signals.stoppable()
+    def interrupted_twice() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
+from mft_cli.signals import ignore_stop_signals
 
 
 def main() -> None:
@@ -54,10 +55,7 @@ def do(verb: str, arguments: list[str]) -> None:
 
 def end(code: int) -> NoReturn:
     """Exit with `code`, whatever signals come while Python goes down: it gives them back to the system, which kills."""
-    import signal
-
-    for each in (signal.SIGTERM, signal.SIGUSR1):  # a preemption sends several, to the ranks and to their driver
-        signal.signal(each, signal.SIG_IGN)
+    ignore_stop_signals()  # a preemption sends several, to the ranks and to their driver
     sys.exit(code)
 
 

@@ -9,9 +9,7 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +22,7 @@ from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.data.prompts import Piece, Renderer, UnsafeText
 from mft_cli.data.sources import Row, Rows
 from mft_cli.errors import UserError
-from mft_cli.files import cache_folder, digest_of, file_digest
+from mft_cli.files import cache_folder, digest_of, file_digest, replacing
 
 ARRAYS = ("ids", "offsets", "tokens", "loss_mask", "lines", "spans", "ratio")
 BLOCK = 512  # rows tokenized at once
@@ -282,15 +280,13 @@ def cache_key(name: str, source: SourceConfig, rows: Rows, renderer: Renderer, d
 
 def write_cache(folder: Path, examples: Examples) -> None:
     """Written beside and renamed: a kill leaves no half cache, and two runs may write the same."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
     try:
-        for name in ARRAYS:
-            np.save(temporary / f"{name}.npy", getattr(examples, name))
-        (temporary / "keys.json").write_text(json.dumps([examples.keys, examples.span_names]))
-        os.replace(temporary, folder)
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            for name in ARRAYS:
+                np.save(temporary / f"{name}.npy", getattr(examples, name))
+            (temporary / "keys.json").write_text(json.dumps([examples.keys, examples.span_names]))
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         if not folder.exists():
             raise UserError(
                 f"{folder}: the cache cannot be written ({error}); free space or set data.cache=false"

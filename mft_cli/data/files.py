@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.errors import UserError, first_line
-from mft_cli.files import cache_folder
+from mft_cli.files import cache_folder, write_atomically
 
 FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".xml": "xml"}
 Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
@@ -105,10 +105,7 @@ def download(url: str, source: SourceConfig) -> Path:
             content = answer.read()
     except (OSError, urllib.error.URLError) as error:
         raise UserError(f"{url}: cannot be downloaded ({error}); check the address and the network{hint}") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, target)
+    write_atomically(target, content)
     return target
 
 

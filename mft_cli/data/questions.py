@@ -8,7 +8,6 @@ digests of what the model was trained on, so that an evaluation can look its que
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import numpy as np
 
 from mft_cli.data.sources import Row
 from mft_cli.errors import UserError
+from mft_cli.files import write_atomically
 
 FILE = "training_questions.bin"
 MAGIC = b"MFTQ0001"  # then the number of digests and the digests, sorted: 8 bytes each, little-endian
@@ -58,12 +58,7 @@ def digests_of(rows: Iterable[Row]) -> tuple[np.ndarray, np.ndarray]:
 def write_questions(folder: Path, digests: np.ndarray) -> None:
     """The digests (uint64, any order) as training_questions.bin, whole or not at all."""
     kept = np.unique(digests.astype("<u8"))
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(MAGIC + len(kept).to_bytes(8, "little") + kept.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / FILE)
+    write_atomically(folder / FILE, MAGIC + len(kept).to_bytes(8, "little") + kept.tobytes())
 
 
 def read_questions(folder: Path) -> np.ndarray | None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,8 @@ from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.console import Logger
 from mft_cli.distributed.cores import threads_of_rank
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, STOP_SIGNALS, UserError
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, UserError
+from mft_cli.signals import handling
 from mft_cli.slurm import srun as allocation
 from mft_cli.slurm.srun import place_from_slurm as place_from_slurm
 from mft_cli.slurm.srun import rank_exit_code as rank_exit_code
@@ -214,7 +215,7 @@ class Group:
     def run(self) -> Rank | None:
         """The rank that failed first, or None."""
         try:
-            with self.handlers():
+            with handling(lambda number, _: self.arrived.append(number)):
                 for rank in self.ranks:
                     rank.start()
                     self.alive.append(rank)
@@ -228,15 +229,6 @@ class Group:
         for copier in (c for rank in self.ranks for c in rank.copiers):
             copier.join(timeout=2)  # a child of a rank may hold the pipe open
         return self.first
-
-    @contextlib.contextmanager
-    def handlers(self) -> Iterator[None]:
-        before = {s: signal.signal(s, lambda number, _: self.arrived.append(number)) for s in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def turn(self) -> None:
         with contextlib.suppress(queue.Empty):

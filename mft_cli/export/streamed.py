@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mft_cli.console import quiet_transformers
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.export.card import model_card
 from mft_cli.export.whole import Beside
-from mft_cli.files import discard, flush_folder, write_atomically, write_json
+from mft_cli.files import replacing, write_atomically, write_json
 
 SHARD_BYTES = 5 * 10**9
 Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
@@ -39,30 +38,23 @@ def export_streamed(
     whose logits are not compared.
     The folder appears only after its tensors were counted and it was loaded again. Raises RuntimeError if they differ.
     """
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     pieces = exported(model, tensor, vocabulary, dtype, names)
     if ranks.rank:
         for _ in pieces:  # takes part in gathering
             pass
         ranks.barrier()
         return
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "sdpa"
+    config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
     try:
-        written = write_shards(temporary, pieces)
-        config = copy.deepcopy(model.config)
-        config._attn_implementation = "sdpa"
-        config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
-        describe_folder(temporary, facts, [config, generation_settings(model, tokenizer, end_ids), tokenizer])
-        verify(temporary, written, probe, expected, restored, dtype, trust)
-        if beside:
-            beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
-        flush_folder(temporary)
-        if folder.exists():
-            discard(folder)
-        os.replace(temporary, folder)
+        with replacing(folder) as temporary:
+            written = write_shards(temporary, pieces)
+            describe_folder(temporary, facts, [config, generation_settings(model, tokenizer, end_ids), tokenizer])
+            verify(temporary, written, probe, expected, restored, dtype, trust)
+            if beside:
+                beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         ranks.barrier()
 
 
@@ -106,6 +98,7 @@ def values_digest(tensor: Tensor) -> str:
 
 def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:
     """Files of SHARD_BYTES, named and indexed as transformers does. Returns what was gathered, tensor by tensor."""
+    folder.mkdir()
     digests: dict[str, str] = {}
     sizes: dict[str, int] = {}
     shards: list[list[str]] = [[]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from mft_cli import __version__
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
 from mft_cli.export.card import model_card
-from mft_cli.files import discard, flush_folder, write_atomically, write_json
+from mft_cli.files import replacing, write_atomically, write_json
 
 Beside = Callable[[Path, Tensor, Tensor | None], None]
 
@@ -43,9 +41,7 @@ def export(
     plain.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
     if plain.generation_config.pad_token_id is None:
         plain.generation_config.pad_token_id = tokenizer.pad_token_id
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with replacing(folder) as temporary:
         with quiet_transformers():
             plain.save_pretrained(str(temporary))
             tokenizer.save_pretrained(str(temporary))
@@ -54,12 +50,6 @@ def export(
         verify(temporary, probe, expected, dtype, trust)
         if beside:
             beside(temporary, probe, expected)
-        flush_folder(temporary)
-        if folder.exists():
-            discard(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, trust: bool) -> Any:

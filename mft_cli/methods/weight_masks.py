@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from torch import Tensor
 from mft_cli import __version__
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
-from mft_cli.files import discard, flush_folder, read_json, write_json
+from mft_cli.files import read_json, replacing, write_json
 from mft_cli.methods.masked_layers import kind_of, layer_of, masked
 from mft_cli.models.loading import locate
 
@@ -74,11 +73,10 @@ def make(masks: Mapping[str, Tensor], facts: dict[str, Any]) -> Masks:
 
 
 def write(path: Path, masks: Masks) -> None:
-    """Written beside and renamed."""
+    """The masks file, whole or not at all."""
     header = {"format": FORMAT, "shapes": json.dumps(masks.shapes), "facts": json.dumps(masks.facts)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(masks.packed, temporary, metadata=header)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(masks.packed, temporary, metadata=header)
 
 
 def read(path: Path) -> Masks:
@@ -187,20 +185,12 @@ def check_base(base: Path, masks: Masks, what: str) -> None:
 
 def write_folder(base: Path, masks: Masks, out: Path, finish: Callable[[Path], None]) -> None:
     """A whole model folder: masked weights, the base's other files, the masks. `finish` adds to it before it appears."""
-    temporary = out.with_name(f".{out.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with replacing(out) as temporary:
+        temporary.mkdir()
         copy_rest(base, temporary)
         write_masked_weights(base, masks, temporary)
         write(temporary / FILE_NAME, masks)
         finish(temporary)
-        flush_folder(temporary)
-        if out.exists():
-            discard(out)
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def apply(base_path: str, masks_path: Path, out: Path) -> None:

@@ -6,8 +6,6 @@ import contextlib
 import fcntl
 import io
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 
 from mft_cli.console import Logger, quiet_transformers
 from mft_cli.errors import UserError
-from mft_cli.files import cache_folder, digest_of, file_digest
+from mft_cli.files import cache_folder, digest_of, file_digest, replacing, write_json
 
 CONVERTER_VERSION = 2  # part of the cache's key: a change in what conversion writes makes a new folder
 
@@ -31,16 +29,12 @@ def convert_gguf(file: Path, log: Logger) -> Path:
     with open(known.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs that start together convert once
         digest = cached_digest(known, stamp) or file_digest(file)
-        known.write_text(json.dumps([stamp, digest]))
+        write_json(known, [stamp, digest])
         folder = cache_folder() / "models" / f"{file.stem}-{digest_of([digest, CONVERTER_VERSION])[:12]}"
         if not (folder / "config.json").exists():
             log(f"converting {file.name} (once; kept in {folder})")
-            temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-            try:
+            with replacing(folder) as temporary:
                 write_converted(file, temporary)
-                os.replace(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

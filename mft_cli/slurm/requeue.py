@@ -18,6 +18,7 @@ from types import FrameType
 
 from mft_cli.config.schema.launching import SlurmConfig
 from mft_cli.errors import Stopped
+from mft_cli.signals import ignore_stop_signals, install
 
 ASK_S = 60.0
 UNREACHABLE = ("unable to contact slurm controller", "could not establish a configuration source", "zero bytes were")
@@ -41,7 +42,7 @@ def mind_early_signals() -> None:
         raise StoppedEarly(signal.Signals(number).name)
 
     if inside_job():
-        signal.signal(signal.SIGUSR1, stop)
+        install(stop, [signal.SIGUSR1])
 
 
 def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
@@ -49,8 +50,7 @@ def requeue_if_due(slurm: SlurmConfig, stopped: Stopped) -> bool:
     if not inside_job():
         return False
     name = os.environ["SLURM_JOB_ID"]
-    for each in (signal.SIGTERM, signal.SIGUSR1):  # a second one may come, and requeueing ends this very process
-        signal.signal(each, signal.SIG_IGN)
+    ignore_stop_signals()  # a second one may come, and requeueing ends this very process
     try:
         verdict = decide(slurm, stopped.by, job_facts(name))
         if verdict is None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from mft_cli.errors import EXIT_STOPPED, STOP_SIGNALS, Stopped
+from mft_cli.errors import EXIT_STOPPED, Stopped
 from mft_cli.report.wording import duration
+from mft_cli.signals import install, restore
 from mft_cli.sweep.jobs import Train, end, run_job
 from mft_cli.sweep.ledger import Job, Ledger, alive, told_apart, varied
 
@@ -29,22 +30,19 @@ class Caught:
         self.receiver = receiver
 
     def __enter__(self) -> Caught:
-        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        self.listen()
+        self.before = install(self._handle)
         return self
 
     def listen(self) -> None:
         """Again, after a training run in this process has put its own handlers in place."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
+        install(self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = self.name or signal.Signals(number).name
         self.receiver(number)
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        restore(self.before)
 
 
 @dataclass

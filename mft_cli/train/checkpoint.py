@@ -10,9 +10,7 @@ import contextlib
 import errno
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +24,22 @@ from torch import Tensor
 from mft_cli.console import Logger
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
-from mft_cli.files import discard, file_digest, flush_folder, read_json, write_json
+from mft_cli.files import (
+    discard,
+    file_digest,
+    flush,
+    put_in_place,
+    read_json,
+    remove,
+    remove_leftovers,
+    temporary_for,
+    write_json,
+)
 
 PATTERN = re.compile(r"^step-(\d{8})$")
 MANIFEST = "manifest.json"
-FILE_BYTES = (
-    4 * 2**30
-)  # tensors of a rank are written in files of about this size: so much is copied to the CPU at once
+# Tensors of a rank are written in files of about this size: so much is copied to the CPU at once.
+FILE_BYTES = 4 * 2**30
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -54,26 +61,21 @@ def save(root: Path, step: int, shards: Iterable[Shard], trainer: dict[str, Any]
     """
     ranks = ranks or Ranks()
     final = step_folder(root, step)
-    temporary = root / ranks.from_first(f".tmp-{final.name}-{os.getpid()}")
+    temporary = ranks.from_first(temporary_for(final))
     with in_step(ranks, temporary, step):
         if ranks.rank == 0:
-            sweep(root)
+            remove_leftovers(root)
             temporary.mkdir(parents=True)
     parts: dict[str, dict[str, Any]] = {}
     with in_step(ranks, temporary, step):
-        suffix = f"-r{ranks.rank}" if ranks.world > 1 else ""
-        parts = write_shards(temporary, shards, suffix)
+        parts = write_shards(temporary, shards, ranks.rank, ranks.world)
     every = {file: facts for found in ranks.gather(parts) for file, facts in found.items()}
     with in_step(ranks, temporary, step):
         if ranks.rank == 0:
             write_json(temporary / "trainer.json", trainer)
             every["trainer.json"] = file_facts(temporary / "trainer.json")
             write_json(temporary / MANIFEST, {"step": step, "files": every})
-            flush_folder(temporary)
-            if final.exists():  # the same step saved again, after a resume from an older checkpoint
-                discard(final)
-            os.replace(temporary, final)
-            flush_folder(root)
+            put_in_place(temporary, final)  # the same step may be there, after a resume from an older checkpoint
     return final
 
 
@@ -90,7 +92,7 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
     if not any(failed for failed, _ in found):
         return
     if ranks.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
     if any(full for _, full in found):
         raise UserError(
             f"{temporary.parent}: no space left for the checkpoint of step {step}; the last good checkpoint stays; free "
@@ -99,21 +101,22 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
     raise fault or OSError(f"{temporary.parent}: another rank could not write the checkpoint of step {step}")
 
 
-def write_shards(folder: Path, shards: Iterable[Shard], suffix: str) -> dict[str, dict[str, Any]]:
+def write_shards(folder: Path, shards: Iterable[Shard], rank: int, world: int) -> dict[str, dict[str, Any]]:
     """Weights into model*.safetensors, optimizer tensors into optimizer*.safetensors. Returns the manifest's facts."""
-    every: dict[str, dict[str, Any]] = {}
-    writers = {kind: Writer(folder, f"{kind}{suffix}", every) for kind in ("model", "optimizer")}
-    for one in shards:
-        start = None if one.whole else one.start
-        writers["model"].add(one.name, one.weight, one.shape, start)
-        for kind, tensor in one.moments.items():
-            scalar = tensor.numel() == 1 and one.weight.numel() != 1
-            writers["optimizer"].add(
-                f"{one.name}::{kind}", tensor, () if tensor.ndim == 0 else one.shape, None if scalar else start
+    facts: dict[str, dict[str, Any]] = {}
+    suffix = f"-r{rank}" if world > 1 else ""
+    model, optimizer = (Writer(folder, f"{kind}{suffix}", facts) for kind in ("model", "optimizer"))
+    for shard in shards:
+        start = None if shard.whole else shard.start
+        model.add(shard.name, shard.weight, shard.shape, start)
+        for kind, tensor in shard.moments.items():
+            scalar = tensor.numel() == 1 and shard.weight.numel() != 1
+            optimizer.add(
+                f"{shard.name}::{kind}", tensor, () if tensor.ndim == 0 else shard.shape, None if scalar else start
             )
-    for writer in writers.values():
-        writer.close()
-    return every
+    for writer in (model, optimizer):
+        writer.close(may_be_empty=rank > 0)
+    return facts
 
 
 class Writer:
@@ -137,13 +140,13 @@ class Writer:
     def write(self) -> None:
         path = self.folder / f"{self.stem}{f'-{self.files}' if self.files else ''}.safetensors"
         save_file(self.tensors, path)
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+        flush(path)
         self.every[path.name] = file_facts(path) | ({"parts": self.parts} if self.parts else {})
         self.tensors, self.parts, self.bytes, self.files = {}, {}, 0, self.files + 1
 
-    def close(self) -> None:
-        if self.tensors or (not self.files and not self.stem.endswith(tuple(f"-r{n}" for n in range(1, 10)))):
+    def close(self, may_be_empty: bool) -> None:
+        """What is left is written; the first rank's files exist even with nothing in them."""
+        if self.tensors or not (self.files or may_be_empty):
             self.write()
 
 
@@ -154,14 +157,6 @@ def file_facts(path: Path) -> dict[str, Any]:
 def is_disk_full(error: Exception) -> bool:
     """safetensors tells a full disk in words only."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-
-
-def sweep(root: Path) -> None:
-    """Remove what killed runs left behind."""
-    for path in root.glob(".tmp-*") if root.is_dir() else ():
-        shutil.rmtree(path, ignore_errors=True)
-    for path in root.glob(".old-*") if root.is_dir() else ():
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path) -> str | None:
@@ -253,7 +248,7 @@ def newest_verified(root: Path, log: Logger) -> Path | None:
     return None
 
 
-def thin(root: Path, keep_last: int, best: int | None) -> None:
+def prune(root: Path, keep_last: int, best: int | None) -> None:
     """Remove all but the newest `keep_last` checkpoints and the best one."""
     for step in steps_in(root)[keep_last:]:
         if step != best:

@@ -268,7 +268,7 @@ class Fit:
     # ---- checkpoints ----
 
     def save(self) -> None:
-        """A checkpoint of this step, then the old ones thinned out."""
+        """A checkpoint of this step, then the old ones pruned."""
         engine = self.engine
         self.method.refresh(engine.model, engine.master)
         trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
@@ -283,7 +283,7 @@ class Fit:
         best = self.position.best_step if self.config.checkpoint.keep_best else None
         every = self.config.eval.checkpoints == "all"
         if not every:
-            checkpoints.thin(root, self.config.checkpoint.keep_last, best)
+            checkpoints.prune(root, self.config.checkpoint.keep_last, best)
         self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)
 
 

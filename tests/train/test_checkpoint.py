@@ -67,7 +67,7 @@ def test_leftovers_of_killed_runs_are_no_checkpoints(tmp_path: Path):
 def test_keep_last_and_best(tmp_path: Path):
     for step in range(1, 7):
         save(tmp_path, step, one())
-    checkpoint.thin(tmp_path, 2, best=3)
+    checkpoint.prune(tmp_path, 2, best=3)
     assert checkpoint.steps_in(tmp_path) == [6, 5, 3]
 
 

@@ -1,0 +1,83 @@
+"""Files that are whole or not there: renames, leftovers, modes, and one piece for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mft_cli import files
+
+
+def test_an_exception_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "made" / "state.json"
+    files.write_atomically(path, "old")
+    with contextlib.suppress(ZeroDivisionError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["state.json"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path):
+    for text in ("old", "new"):
+        with files.replacing(tmp_path / "export") as temporary:
+            temporary.mkdir()
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "file").write_text(text)
+    assert (tmp_path / "export" / "deep" / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["export"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path):
+    program = """
+import os, signal, sys
+from pathlib import Path
+from mft_cli import files
+with files.replacing(Path(sys.argv[1])) as temporary:
+    temporary.mkdir()
+    (temporary / "model.safetensors").write_text("large")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "export")], check=False)
+    files.temporary_for(tmp_path / "state.json").write_text("half")
+    files.write_json(tmp_path / "run.json", {})
+    assert len(os.listdir(tmp_path)) == 3
+    files.remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["run.json"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_weights_obey_the_umask_as_texts_do(tmp_path: Path, umask: int):
+    """safetensors makes files that only their owner can read."""
+    program = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from mft_cli import files
+with files.replacing(Path(sys.argv[1]) / "export") as temporary:
+    temporary.mkdir()
+    save_file({"w": torch.zeros(2)}, temporary / "model.safetensors")
+    (temporary / "config.json").write_text("{}")
+files.write_json(Path(sys.argv[1]) / "state.json", {})
+"""
+    shell = f"umask {umask:03o}; exec {sys.executable} -c '{program}' {tmp_path}"
+    subprocess.run(["sh", "-c", shell], check=True)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~umask}
+    assert len(written) == 3
+
+
+def test_there_is_one_piece_that_renames_into_place():
+    root = Path(files.__file__).parent
+    renaming = re.compile(r"os\.(replace|rename)\(|with_name\(f\"\.")
+    users = [path.relative_to(root) for path in root.rglob("*.py") if renaming.search(path.read_text())]
+    assert sorted(map(str, users)) == [
+        "export/streamed.py",
+        "files.py",
+    ]  # streamed names shards once it knows their number
