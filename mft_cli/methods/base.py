@@ -32,10 +32,6 @@ class Corrupted:
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
     noisy: Tensor | None = None  # bool [R, T], chosen inputs that keep their id until the forward pass
 
-    def flat_shares(self) -> dict[str, int]:
-        """{"name0": part, "name1": whole}: numbers that can be summed over batches and ranks."""
-        return {f"{name}{i}": pair[i] for name, pair in self.shares.items() for i in (0, 1)}
-
 
 @dataclass
 class Losses:

@@ -18,7 +18,7 @@ from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Logger, Progress
 from mft_cli.data.encode import Examples
-from mft_cli.data.pack import Order, lay_rows, make_batch, share
+from mft_cli.data.pack import Batch, Order, lay_rows, make_batch, share
 from mft_cli.errors import Stopped, UserError
 from mft_cli.methods.base import Method
 from mft_cli.rng import Draw, digest64
@@ -29,6 +29,7 @@ from mft_cli.train.engine import Outcome, TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.metrics import Metrics, memory_gb
 from mft_cli.train.optimizer import learning_rate_factor
+from mft_cli.train.sums import Numbers, Sums, counted, total
 
 
 @dataclass
@@ -50,9 +51,9 @@ class Position:
 class StepResult:
     """What one optimizer step did."""
 
-    terms: dict[str, float]
-    metrics: dict[str, float]
-    shares: dict[str, float]
+    terms: Numbers
+    metrics: Numbers
+    shares: Numbers
     loss: float
     outcome: Outcome
     rate: float
@@ -91,7 +92,7 @@ class Fit:
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
     saved_extra: dict[str, Any] = field(default_factory=dict)
-    see: Callable[[Any], None] = lambda batch: None  # told the batch before its forward pass
+    before_forward: Callable[[Batch], None] = lambda batch: None  # gets every batch before its forward pass
 
     def __post_init__(self) -> None:
         t = self.config.train
@@ -115,38 +116,30 @@ class Fit:
         batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
         method.begin_step(engine.model, progress, engine.master)
         corrupted = [method.corrupt(batch, progress, self.draw) for batch in batches]
-        counts = self.total([c.counts for c in corrupted])
-        sums: list[dict[str, float]] = []
-        for i, one in enumerate(corrupted):
-            self.see(one.batch)
-            losses = engine.run(method.loss, one.batch)
+        before = total([counted(c) for c in corrupted], ranks)
+        counts = before.counts
+        sums: list[Sums] = []
+        for i, micro_batch in enumerate(corrupted):
+            self.before_forward(micro_batch.batch)
+            losses = engine.run(method.loss, micro_batch.batch)
             loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
             engine.backward(loss, last=i == len(corrupted) - 1)
             # a count may be 0, such as unmasked chunks of a step: its sum is then 0, too
-            found = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
-            found.update({f"={n}": float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()})
-            sums.append(found)
-        values = self.total(sums)
-        terms = {n: v for n, v in values.items() if not n.startswith("=")}
-        total = sum(method.weights[n] * v for n, v in terms.items())
+            terms = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
+            metrics = {n: float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()}
+            sums.append(Sums(terms=terms, metrics=metrics))
+        after = total(sums, ranks)
+        step_loss = sum(method.weights[n] * v for n, v in after.terms.items())
         rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
-        outcome = engine.step(rate, total)
+        outcome = engine.step(rate, step_loss)
         return StepResult(
-            terms=terms,
-            metrics={n[1:]: v for n, v in values.items() if n.startswith("=")},
-            shares=ratios(self.total([c.flat_shares() for c in corrupted])),
-            loss=total, outcome=outcome, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
+            terms=after.terms, metrics=after.metrics, shares=before.shares,
+            loss=step_loss, outcome=outcome, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
             counts={n: int(v) for n, v in counts.items()},
             tokens=int(self.train.lengths[chosen].sum()),
             positions=sum(b.input_ids.numel() for b in batches),
             examples=[self.train.keys[i] for i in chosen],
         )  # fmt: skip
-
-    def total(self, parts: list[dict[str, Any]]) -> dict[str, float]:
-        """Sums of named numbers over micro-batches and ranks."""
-        names = sorted({n for part in parts for n in part})
-        sums = self.engine.ranks.sum([math.fsum(float(p.get(n, 0)) for p in parts) for n in names])
-        return dict(zip(names, sums, strict=True))
 
     # ---- the run ----
 
@@ -232,38 +225,39 @@ class Fit:
 
     def validate(self) -> bool:
         """Loss on the validation split, on clean inputs. True if it is the best so far."""
-        found = self.validation_loss()
+        loss, label_tokens, metrics = self.validation_loss()
         p = self.position
-        self.metrics.write({"kind": "validation", "step": p.step, **found})
-        self.log(f"step {p.step}: validation loss {found['loss']:.4f} over {found['label_tokens']:,} label tokens")
-        improved = math.isfinite(found["loss"]) and (p.best_loss is None or found["loss"] < p.best_loss)
+        row = {"kind": "validation", "step": p.step, "loss": loss, "label_tokens": label_tokens, **metrics}
+        self.metrics.write(row)
+        self.log(f"step {p.step}: validation loss {loss:.4f} over {label_tokens:,} label tokens")
+        improved = math.isfinite(loss) and (p.best_loss is None or loss < p.best_loss)
         if improved:
-            p.best_loss, p.best_step = found["loss"], p.step
+            p.best_loss, p.best_step = loss, p.step
         return improved
 
     @torch.no_grad()
-    def validation_loss(self) -> dict[str, Any]:
-        """Means over the validation split, as the method validates: most by their loss on clean inputs."""
+    def validation_loss(self) -> tuple[float, int, dict[str, float]]:
+        """(loss, label tokens, metrics), means over the validation split: on clean inputs, for most methods."""
         examples, t, engine = self.validation, self.config.train, self.engine
         assert examples is not None
         self.method.refresh(engine.model, engine.master)
         engine.model.eval()
         rows = lay_rows(examples.lengths, self.row_length, t.packing)
-        parts: list[dict[str, Any]] = []
-        terms: dict[str, str] = {}  # metric -> the term whose count divides it
+        parts: list[Sums] = []
+        divided_by: dict[str, str] = {}  # metric -> the term whose count divides it
         for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
             done = self.method.for_validation(make_batch(examples, block, 0, self.pad_id, engine.device), self.draw)
             losses = engine.run(self.method.loss, done.batch)
-            terms |= {n: term for n, (_, term) in losses.metrics.items()}
-            found = {n: float(s) for n, s in losses.sums.items()}
-            found |= {f"={n}": float(s) for n, (s, _) in losses.metrics.items()}
-            parts.append(found | {f"#{n}": c for n, c in done.counts.items()})
+            divided_by |= {n: term for n, (_, term) in losses.metrics.items()}
+            terms = {n: float(s) for n, s in losses.sums.items()}
+            metrics = {n: float(s) for n, (s, _) in losses.metrics.items()}
+            parts.append(Sums(counts=done.counts, terms=terms, metrics=metrics))
         engine.model.train()
-        sums = self.total(parts)
-        counts = {n[1:]: max(1, v) for n, v in sums.items() if n.startswith("#")}
-        loss = sum(self.method.weights[n] * v / counts[n] for n, v in sums.items() if n[0] not in "=#")
-        metrics = {n: sums[f"={n}"] / counts[term] for n, term in terms.items()}
-        return {"loss": loss, "label_tokens": int(counts["ce"]), **metrics}
+        sums = total(parts, engine.ranks)
+        counts = {n: max(1, v) for n, v in sums.counts.items()}
+        loss = sum(self.method.weights[n] * v / counts[n] for n, v in sums.terms.items())
+        means = {n: sums.metrics[n] / counts[term] for n, term in divided_by.items()}
+        return loss, int(counts["ce"]), means
 
     # ---- checkpoints ----
 
@@ -285,8 +279,3 @@ class Fit:
         if not every:
             checkpoints.prune(root, self.config.checkpoint.keep_last, best)
         self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)
-
-
-def ratios(sums: dict[str, float]) -> dict[str, float]:
-    """{"name0": part, "name1": whole} -> {"name": part / whole}."""
-    return {n[:-1]: sums[n] / sums[n[:-1] + "1"] if sums[n[:-1] + "1"] else 0.0 for n in sums if n.endswith("0")}

@@ -66,27 +66,27 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         log(line)
     method = make(config.method, config.train.logits_chunk)
     check_peft(config, method, device)
-    words = read_words(config, method, ranks, log)
-    loaded = ranks.one_after_first(lambda: load(config.data, words.renderer, config.seed))
+    tokenizers = load_tokenizers(config, method, ranks, log)
+    loaded = ranks.one_after_first(lambda: load(config.data, tokenizers.renderer, config.seed))
     for line in loaded.lines:
         log(line)
     if ranks.any(stop.name is not None):
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
     attention = resolve(backend(config, method, precision), device.type)
-    document = zero_settings.document(config, precision, ranks.world)
-    with partitioned_loading(document):
-        weights = load_weights(config, words, loaded, attention, precision, device, log)
-    model, adapters, fast = prepare_model(config, method, words, weights, loaded, log)
+    ds_config = zero_settings.document(config, precision, ranks.world)
+    with partitioned_loading(ds_config):
+        weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
+    model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
-    engine = make_engine(config, model, method, precision, document, device, ranks)
+    engine = make_engine(config, model, method, precision, ds_config, device, ranks)
     check_same_data(run, config, loaded)
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0:
         facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
             "start": weights_sample(config.model.path), "precision": precision, "attention": attention,
-            "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": document,
+            "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": ds_config,
         }  # fmt: skip
         write_json(run.provenance, facts)
     position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
@@ -95,43 +95,44 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     metrics = Metrics(run, config.log, position.step, to_plain(config), log) if ranks.rank == 0 else NoMetrics()
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
-        metrics=metrics, log=log, stop=stop, pad_id=int(words.tokenizer.pad_token_id), position=position,
+        metrics=metrics, log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
-        sample=sampler(run, config, model, method, words.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+        sample=sampler(run, config, model, method, tokenizers.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
     )  # fmt: skip
     if adapters is not None:
-        fit.see = adapters.see
+        fit.before_forward = adapters.see
+    source = tokenizers.source
     return Assembly(
-        fit=fit, loaded=loaded, method=method, base_tokenizer=words.base_tokenizer, tokenizer=words.tokenizer,
-        base_vocabulary=weights.base_vocabulary, end_ids=words.renderer.end_ids, spare=weights.spare,
-        start=str(words.source.adapter) if words.source.adapter else words.path, base=words.path, new_ids=weights.new_ids,
+        fit=fit, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
+        base_vocabulary=weights.base_vocabulary, end_ids=tokenizers.renderer.end_ids, spare=weights.spare,
+        start=str(source.adapter) if source.adapter else tokenizers.path, base=tokenizers.path, new_ids=weights.new_ids,
         adapters=adapters,
     )  # fmt: skip
 
 
 @dataclass
-class Words:
+class Tokenizers:
     """Where the model lies, its tokenizer as it came, and the one that knows the method's new tokens."""
 
     source: Source
     path: str
-    base_tokenizer: Any
-    tokenizer: Any
-    wanted: list[str]  # tokens that the method adds
+    as_loaded: Any
+    extended: Any
+    new_tokens: list[str]  # that the method adds
     renderer: Renderer
 
 
-def read_words(config: TrainConfig, method: Method, ranks: Ranks, log: Log) -> Words:
+def load_tokenizers(config: TrainConfig, method: Method, ranks: Ranks, log: Log) -> Tokenizers:
     """Finds the model and reads its tokenizer."""
     source = find_source(config.model)
     path = ranks.one_after_first(lambda: locate(source.base, log))
     folder = source.tokenizer_path(path)
     base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
-    wanted = method.prepare(tokenizer)
+    new_tokens = method.prepare(tokenizer)
     if method.new_tokens:
-        add_words(tokenizer, wanted)  # they stand in the rows; one that is only put into inputs does not
+        add_words(tokenizer, new_tokens)  # they stand in the rows; one that is only put into inputs does not
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
-    return Words(source, path, base_tokenizer, tokenizer, wanted, renderer)
+    return Tokenizers(source, path, base_tokenizer, tokenizer, new_tokens, renderer)
 
 
 @dataclass
@@ -145,37 +146,48 @@ class Weights:
 
 
 def load_weights(
-    config: TrainConfig, words: Words, loaded: Loaded, attention: str, precision: str, device: torch.device, log: Log
+    config: TrainConfig,
+    tokenizers: Tokenizers,
+    loaded: Loaded,
+    attention: str,
+    precision: str,
+    device: torch.device,
+    log: Log,
 ) -> Weights:
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
-    tokenizer, wanted = words.tokenizer, words.wanted
+    tokenizer, new_tokens = tokenizers.extended, tokenizers.new_tokens
     four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
     model: Any = load_model(
-        words.path, words.source.base, dtype=torch.float32, attention=attention, quantization=four, device=device
+        tokenizers.path,
+        tokenizers.source.base,
+        dtype=torch.float32,
+        attention=attention,
+        quantization=four,
+        device=device,
     )
     check_context(model, loaded)
-    if words.source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
+    if tokenizers.source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     base_vocabulary = embedding_rows(model)
-    for token in wanted:
+    for token in new_tokens:
         log(f"token {token} added to the tokenizer, its embedding the mean of all others")
-    spare = spare_rows(model, len(words.base_tokenizer), len(wanted))
-    add_tokens(model, tokenizer, wanted)
-    return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(wanted))
+    spare = spare_rows(model, len(tokenizers.as_loaded), len(new_tokens))
+    add_tokens(model, tokenizer, new_tokens)
+    return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(new_tokens))
 
 
 def prepare_model(
-    config: TrainConfig, method: Method, words: Words, weights: Weights, loaded: Loaded, log: Log
+    config: TrainConfig, method: Method, tokenizers: Tokenizers, weights: Weights, loaded: Loaded, log: Log
 ) -> tuple[Any, Adapters | None, int]:
     """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
     model: Any = weights.model
     fast, adapters = 0, None
     if config.peft.name != "none":
         fast = install_fast_modules(model, config)  # before its linear layers are wrapped
-        rows = [*adapter_rows(words.source.adapter), *weights.new_ids]
-        adapters = attach(model, config.peft, config.seed, rows, words.source.adapter)
+        rows = [*adapter_rows(tokenizers.source.adapter), *weights.new_ids]
+        adapters = attach(model, config.peft, config.seed, rows, tokenizers.source.adapter)
         model = adapters.model
-    model = method.adapt(model, words.tokenizer)
+    model = method.adapt(model, tokenizers.extended)
     for examples in (loaded.train, loaded.validation):
         if examples is not None:
             method.check(examples)
@@ -193,17 +205,17 @@ def make_engine(
     model: Any,
     method: Method,
     precision: str,
-    document: dict[str, Any] | None,
+    ds_config: dict[str, Any] | None,
     device: torch.device,
     ranks: Ranks,
 ) -> TorchEngine | DeepSpeedEngine:
-    """Plain torch, or DeepSpeed where there is a `document` for it; the model compiled if that is asked for."""
+    """Plain torch, or DeepSpeed where there is a `ds_config`; the model compiled if that is asked for."""
     engine: TorchEngine | DeepSpeedEngine
     groups = method.param_groups(model)
-    if document is None:
+    if ds_config is None:
         engine = TorchEngine(model, groups, config.train, precision, device, ranks)
     else:
-        engine = DeepSpeedEngine(model, groups, config.train, precision, document, ranks)
+        engine = DeepSpeedEngine(model, groups, config.train, precision, ds_config, ranks)
     if config.launch.compile:
         # the loop calls the body, not the model around it: logits are made only where there are labels
         inner: Any = causal_lm(model)
@@ -223,20 +235,20 @@ def check_peft(config: TrainConfig, method: Method, device: torch.device) -> Non
 
 def backend(config: TrainConfig, method: Method, precision: str) -> str:
     """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
-    wanted = config.model.attention
-    if wanted == "flash_attention_2" and precision == "fp32":
+    named = config.model.attention
+    if named == "flash_attention_2" and precision == "fp32":
         raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
-    return "sdpa" if wanted == "auto" and (method.hides_positions or precision == "fp32") else wanted
+    return "sdpa" if named == "auto" and (method.hides_positions or precision == "fp32") else named
 
 
-def spare_rows(model: Any, words: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
-    """Name -> (first row, rows) of embedding rows without a word that `new` tokens will take over."""
+def spare_rows(model: Any, vocabulary: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
+    """Name -> (first row, rows) of embedding rows without a token that `new` tokens will take over."""
     ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     rows = {n: p for n, p in model.named_parameters() if any(p is e for e in ends)}
-    if not new or words + new > embedding_rows(model):
+    if not new or vocabulary + new > embedding_rows(model):
         return {}
     with gathered(rows.values()):
-        return {n: (words, p[words : words + new].detach().clone()) for n, p in rows.items()}
+        return {n: (vocabulary, p[vocabulary : vocabulary + new].detach().clone()) for n, p in rows.items()}
 
 
 def check_context(model: Any, loaded: Loaded) -> None:
