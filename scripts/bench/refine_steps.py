@@ -49,7 +49,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
     with tempfile.TemporaryDirectory() as temporary:
         run = RunDir(Path(temporary))
         fit = assemble(run, train_config({**values, "run_dir": temporary}), StopSignal(), Log(run.log)).fit
-        with_rule = fit.validation_loss()
+        _, _, with_rule = fit.validation_loss()
         method: Any = fit.method
         model = fit.engine.model.eval()
         method.config.early_stop = "never"
