@@ -98,7 +98,7 @@ def values_digest(tensor: Tensor) -> str:
 
 def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:
     """Files of SHARD_BYTES, named and indexed as transformers does. Returns what was gathered, tensor by tensor."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     digests: dict[str, str] = {}
     sizes: dict[str, int] = {}
     shards: list[list[str]] = [[]]
