@@ -97,7 +97,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -105,17 +105,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested dictionaries to dotted keys; lists stay whole, empty dictionaries stay visible."""
     if isinstance(value, dict) and value:
-        flat: dict[str, Any] = {}
+        flat: dict[str, object] = {}
         for name, inner in value.items():
             flat.update(flatten(inner, f"{prefix}.{name}" if prefix else str(name)))
         return flat
     return {prefix: value} if prefix else {}
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """Hex digest of a JSON-like value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 

@@ -8,9 +8,10 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from mft_cli.config.secrets import hide_secret
 
@@ -20,7 +21,34 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def provenance(seeds: dict[str, int], data: dict[str, Any], settings_digest: str) -> dict[str, Any]:
+class Provenance(TypedDict, total=False):
+    """run.json; the second half is known to a training only."""
+
+    command: list[str]
+    working_folder: str
+    started: str
+    settings_digest: str
+    seeds: dict[str, int]
+    data: Mapping[str, object]  # source -> where it came from, its digest, how many rows
+    git: GitState | None
+    python: str
+    packages: dict[str, str]
+    hardware: dict[str, object]
+    start: str | None  # digest of the weights that it started from
+    precision: str
+    attention: str
+    fast_modules: int
+    method: list[str]  # choices that the method made
+    ranks: int
+    deepspeed: Mapping[str, object] | None
+
+
+class GitState(TypedDict):
+    commit: str
+    changed_files: list[str]
+
+
+def provenance(seeds: dict[str, int], data: Mapping[str, object], settings_digest: str) -> Provenance:
     """What a reader needs to repeat the run. Holds no environment variable and no secret."""
     return {
         "command": [hide_secret(argument) for argument in sys.argv],
@@ -37,19 +65,19 @@ def provenance(seeds: dict[str, int], data: dict[str, Any], settings_digest: str
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    installed = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, object]:
     """Processor, cores, memory and GPUs; also what decides bit-exactness on CPU: threads and instruction set."""
     import psutil
     import torch
 
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "machine": platform.machine(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -71,7 +99,7 @@ def cpu_name() -> str:
     return platform.processor()
 
 
-def git_state() -> dict[str, Any] | None:
+def git_state() -> GitState | None:
     """Commit of the source and what was changed; null where it is installed, also inside of another repository."""
     file = Path(__file__).resolve()
 

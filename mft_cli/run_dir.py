@@ -7,10 +7,27 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from mft_cli.errors import Stopped, UserError
 from mft_cli.files import locked, read_json, write_json
+
+
+class State(TypedDict, total=False):
+    """state.json."""
+
+    state: str  # running, stopped, done or failed
+    time: str
+    step: int  # the last saved one
+    total_steps: int
+    seconds: float  # of training
+    message: str  # why it stopped or failed
+    by: str | None  # the signal that stopped it
+
+
+class Progress(TypedDict, total=False):
+    step: int
+    total_steps: int
 
 
 class RunDir:
@@ -27,15 +44,21 @@ class RunDir:
         self.checkpoints = self.root / "checkpoints"
         self.export = self.root / "export"
 
-    def set_state(self, state: str, **more: Any) -> None:
-        """`state` is running, stopped, done or failed; `more` is kept beside it."""
+    def set_state(self, state: str, **more: object) -> None:
+        """`state` is running, stopped, done or failed; `more` is kept with it."""
         write_json(self.state, {"state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         try:
-            return dict(read_json(self.state))
+            state: State = read_json(self.state)
+            return state
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
+
+    def progress(self) -> Progress:
+        """The last saved step and how many there are, as the state file knows them."""
+        state = self.get_state()
+        return {k: state[k] for k in ("step", "total_steps") if k in state}  # type: ignore[return-value, literal-required]
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Two processes in one folder would mix their files: the second is refused. A dead one's lock is free."""

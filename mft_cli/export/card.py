@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from mft_cli import __version__
 from mft_cli.config.schema.runs import TrainConfig
@@ -12,9 +12,36 @@ from mft_cli.files import read_json, write_atomically
 from mft_cli.provenance import versions
 
 
+class SourceFacts(TypedDict):
+    """A source of training data: `where` it came from, how many `rows` were taken."""
+
+    where: str
+    digest: str
+    rows: int
+
+
+class ExportFacts(TypedDict, total=False):
+    """mft.json."""
+
+    base_model: str
+    method: dict[str, object]
+    peft: dict[str, object]
+    prompt: dict[str, object]
+    data: dict[str, SourceFacts]
+    derived_from: list[str]
+    settings_digest: str
+    step: int
+    seed: int
+    versions: dict[str, str]
+    masks: dict[str, object]
+
+
+Scores = dict[str, dict[str, Any]]  # benchmark -> its metrics.json
+
+
 def export_facts(
-    config: TrainConfig, digest: str, step: int, data: dict[str, Any], derived_from: list[str]
-) -> dict[str, Any]:
+    config: TrainConfig, digest: str, step: int, data: dict[str, SourceFacts], derived_from: list[str]
+) -> ExportFacts:
     """What the export says of itself; `mft eval` reads the prompt and derived_from."""
     return {
         "base_model": config.model.path,
@@ -30,7 +57,7 @@ def export_facts(
     }
 
 
-def model_card(facts: dict[str, Any], scores: dict[str, dict[str, Any]]) -> str:
+def model_card(facts: ExportFacts, scores: Scores) -> str:
     """README.md of the export, in the hub's form."""
     method = facts["method"]
     settings = "\n".join(f"| {k} | {v} |" for k, v in method.items() if k != "name")
@@ -69,6 +96,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def add_scores_to_card(folder: Path, scores: dict[str, dict[str, Any]]) -> None:
+def add_scores_to_card(folder: Path, scores: Scores) -> None:
     """Rewrite an export's model card with its scores."""
     write_atomically(folder / "README.md", model_card(read_json(folder / "mft.json"), scores))

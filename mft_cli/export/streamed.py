@@ -7,38 +7,43 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli import __version__
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.ranks import Ranks
-from mft_cli.export.card import model_card
-from mft_cli.export.whole import Beside
+from mft_cli.export.card import ExportFacts, model_card
+from mft_cli.export.whole import ExportSettings
 from mft_cli.files import replacing, write_atomically, write_json
 
 SHARD_BYTES = 5 * 10**9
 Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
 
 
+class SavesItself(Protocol):
+    """A configuration, a tokenizer."""
+
+    def save_pretrained(self, save_directory: str) -> object: ...
+
+
 def export_streamed(
-    folder: Path, model: Any, tensor: Callable[[str], Tensor], ranks: Ranks, expected: Tensor | None, probe: Tensor,
-    *, vocabulary: int, tokenizer: Any, dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int],
-    trust: bool = False, restored: range = range(0), names: list[str] | None = None, beside: Beside | None = None,
+    folder: Path, model: PreTrainedModel, tensor: Callable[[str], Tensor], ranks: Ranks, expected: Tensor | None,
+    probe: Tensor, settings: ExportSettings, restored: range = range(0), names: list[str] | None = None,
 ) -> None:  # fmt: skip
     """Write the model as a folder that from_pretrained loads. All ranks have to call; rank 0 writes.
 
-    `tensor(name)` gives a whole tensor, one at a time, of `names`, or of the model's own; `beside(folder, probe, None)`
-    writes more into the folder; `expected` are the trained model's logits of the tokens `probe`, or None where the
-    weights are an earlier step's; `restored` are rows of the head that `tensor` gives as they were before training,
-    whose logits are not compared.
+    `tensor(name)` gives a whole tensor, one at a time, of `names`, or of the model's own; `expected` are the trained
+    model's logits [1, T, V] of the tokens `probe` [1, T], or None where the weights are an earlier step's; `restored` are
+    rows of the head that `tensor` gives as they were before training, whose logits are not compared.
     The folder appears only after its tensors were counted and it was loaded again. Raises RuntimeError if they differ.
     """
-    pieces = exported(model, tensor, vocabulary, dtype, names)
+    pieces = exported(model, tensor, settings.vocabulary, settings.dtype, names)
     if ranks.rank:
         for _ in pieces:  # takes part in gathering
             pass
@@ -46,19 +51,24 @@ def export_streamed(
         return
     config = copy.deepcopy(model.config)
     config._attn_implementation = "sdpa"
-    config.vocab_size, config.dtype, config.architectures = vocabulary, dtype, [type(model).__name__]
+    config.vocab_size, config.dtype, config.architectures = settings.vocabulary, settings.dtype, [type(model).__name__]
     try:
         with replacing(folder) as temporary:
             written = write_shards(temporary, pieces)
-            describe_folder(temporary, facts, [config, generation_settings(model, tokenizer, end_ids), tokenizer])
-            verify(temporary, written, probe, expected, restored, dtype, trust)
-            if beside:
-                beside(temporary, probe, None)  # the logits compared above were those of the model with its adapter on
+            generation = generation_settings(model, settings.tokenizer, settings.end_ids)
+            describe_folder(temporary, settings.facts, [config, generation, settings.tokenizer])
+            verify(temporary, written, probe, expected, restored, settings.dtype, settings.trust)
+            if settings.write_extra_files:
+                settings.write_extra_files(
+                    temporary, probe, None
+                )  # the logits compared above were those of the model with its adapter on
     finally:
         ranks.barrier()
 
 
-def generation_settings(model: Any, tokenizer: Any, end_ids: list[int]) -> Any:
+def generation_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, end_ids: list[int]
+) -> GenerationConfig:
     """The model's settings of generation, with the prompt's end tokens and a padding token."""
     generation = copy.deepcopy(model.generation_config)
     generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
@@ -67,7 +77,7 @@ def generation_settings(model: Any, tokenizer: Any, end_ids: list[int]) -> Any:
     return generation
 
 
-def describe_folder(folder: Path, facts: dict[str, Any], parts: list[Any]) -> None:
+def describe_folder(folder: Path, facts: ExportFacts, parts: list[SavesItself]) -> None:
     """Everything but the weights: `parts` that save themselves, mft.json and the model card."""
     with quiet_transformers():
         for part in parts:
@@ -77,7 +87,11 @@ def describe_folder(folder: Path, facts: dict[str, Any], parts: list[Any]) -> No
 
 
 def exported(
-    model: Any, tensor: Callable[[str], Tensor], vocabulary: int, dtype: torch.dtype, names: list[str] | None = None
+    model: PreTrainedModel,
+    tensor: Callable[[str], Tensor],
+    vocabulary: int,
+    dtype: torch.dtype,
+    names: list[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of everything that is saved: a tied head once, embeddings cut to the vocabulary."""
     ends = {n for n, m in model.named_modules() if m in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -129,7 +143,7 @@ def write_shards(folder: Path, pieces: Iterator[tuple[str, Tensor]]) -> Written:
 
 def verify_tensors(folder: Path, written: Written) -> None:
     """The tensors on the disk are those that were written, read one at a time. Raises RuntimeError."""
-    found: set[str] = set()
+    on_disk: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as handle:
             for name in handle.keys():  # noqa: SIM118
@@ -137,10 +151,12 @@ def verify_tensors(folder: Path, written: Written) -> None:
                 size, digest = written.get(name, (-1, None))
                 if size >= 0 and (value.nbytes != size or (digest is not None and values_digest(value) != digest)):
                     raise RuntimeError(f"{file}: {name} is not what was written")
-                found.add(name)
-    if found != written.keys():
-        differ = sorted(found ^ written.keys())
-        raise RuntimeError(f"{folder}: {len(found)} tensors on the disk, {len(written)} were written ({differ[0]} ...)")
+                on_disk.add(name)
+    if on_disk != written.keys():
+        differ = sorted(on_disk ^ written.keys())
+        raise RuntimeError(
+            f"{folder}: {len(on_disk)} tensors on the disk, {len(written)} were written ({differ[0]} ...)"
+        )
 
 
 def verify(
@@ -167,7 +183,7 @@ def verify(
         return
     close = 1e-4 if dtype == torch.float32 else 5e-2
     compared = [i for i in range(logits.shape[-1]) if i not in restored]
-    found_logits, wanted = logits[..., compared], expected.float().cpu()[..., compared]
-    worst = float((found_logits - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+    reloaded, trained = logits[..., compared], expected.float().cpu()[..., compared]
+    worst = float((reloaded - trained).abs().max() / trained.abs().max().clamp(min=1e-6))
     if not worst <= close:
         raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst:.2g}")

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli import __version__
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
-from mft_cli.export.card import model_card
+from mft_cli.export.card import ExportFacts, model_card
 from mft_cli.files import replacing, write_atomically, write_json
 
-Beside = Callable[[Path, Tensor, Tensor | None], None]
+WriteExtraFiles = Callable[[Path, Tensor, Tensor | None], None]  # (folder, probe ids [1, T], logits [1, T, V])
 
 
-def export(
-    folder: Path, model: nn.Module, weights: dict[str, Tensor], *, vocabulary: int, tokenizer: Any,
-    dtype: torch.dtype, facts: dict[str, Any], end_ids: list[int], trust: bool = False, beside: Beside | None = None,
-) -> None:  # fmt: skip
+@dataclass
+class ExportSettings:
+    """What an export is besides its weights."""
+
+    vocabulary: int  # rows of the embeddings that are kept
+    tokenizer: PreTrainedTokenizerFast
+    dtype: torch.dtype
+    facts: ExportFacts
+    end_ids: list[int]
+    trust: bool  # model.trust_remote_code
+    write_extra_files: WriteExtraFiles | None = None  # called with the folder before it appears
+
+
+def export(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor], settings: ExportSettings) -> None:
     """Write `weights` (by name; what is missing comes from `model`) as a folder that from_pretrained loads.
 
-    `vocabulary` rows of the embeddings are kept. The folder appears whole or not at all, and its logits are compared
-    with the trained weights' before it does. `beside(folder, probe, logits)` writes more into it. Raises RuntimeError
-    if they differ.
+    The folder appears whole or not at all, and its logits are compared with the trained weights' before it does. Raises
+    RuntimeError if they differ.
     """
-    plain = plain_model(model, weights, dtype, trust)
+    vocabulary, tokenizer, end_ids = settings.vocabulary, settings.tokenizer, settings.end_ids
+    plain = plain_model(model, weights, settings.dtype, settings.trust)
     probe = torch.arange(8).remainder(vocabulary)[None]
     with torch.no_grad():
         trained = plain(probe).logits[..., :vocabulary].clone()
@@ -45,19 +56,19 @@ def export(
         with quiet_transformers():
             plain.save_pretrained(str(temporary))
             tokenizer.save_pretrained(str(temporary))
-        write_json(temporary / "mft.json", {"mft_version": __version__, **facts})
-        write_atomically(temporary / "README.md", model_card(facts, {}))
-        verify(temporary, probe, expected, dtype, trust)
-        if beside:
-            beside(temporary, probe, expected)
+        write_json(temporary / "mft.json", {"mft_version": __version__, **settings.facts})
+        write_atomically(temporary / "README.md", model_card(settings.facts, {}))
+        verify(temporary, probe, expected, settings.dtype, settings.trust)
+        if settings.write_extra_files:
+            settings.write_extra_files(temporary, probe, expected)
 
 
-def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, trust: bool) -> Any:
+def plain_model(model: PreTrainedModel, weights: dict[str, Tensor], dtype: torch.dtype, trust: bool) -> PreTrainedModel:
     """A fresh model of the same architecture with these weights, on the CPU."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(model.config)
-    config._attn_implementation = "sdpa"  # type: ignore[union-attr]
+    config._attn_implementation = "sdpa"
     config.dtype = dtype
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of a 4-bit base, whose weights come in 16 bits
@@ -69,7 +80,7 @@ def plain_model(model: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype
         state = {n: t.detach().to("cpu", dtype) for n, t in every.items()}
         if missing := known - state.keys():
             raise RuntimeError(f"the export would lack {sorted(missing)[0]} ({len(missing)} tensors)")
-        if config.tie_word_embeddings:  # type: ignore[union-attr]
+        if config.tie_word_embeddings:
             # the head's name is in the state dict too, with the weight of before: the trained one is the embedding's
             head = next((n for n, m in plain.named_modules() if m is plain.get_output_embeddings()), None)
             state.pop(f"{head}.weight", None)
@@ -88,16 +99,18 @@ def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype, tr
             str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
         ).eval()
     with torch.no_grad():
-        found = again(probe).logits
-    if not torch.equal(found, expected):
-        worst = float((found.float() - expected.float()).abs().max())
+        logits = again(probe).logits
+    if not torch.equal(logits, expected):
+        worst = float((logits.float() - expected.float()).abs().max())
         raise RuntimeError(f"{folder}: the reloaded export's logits differ from the trained model's by {worst}")
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
     if again.config.tie_word_embeddings and not tied:
         raise RuntimeError(f"{folder}: the export's embeddings are no longer tied")
 
 
-def verify_adapter(folder: Path, base: Any, merged: Any, probe: Tensor, vocabulary: int, close: float) -> None:
+def verify_adapter(
+    folder: Path, base: PreTrainedModel, merged: PreTrainedModel, probe: Tensor, vocabulary: int, close: float
+) -> None:
     """The adapter in `folder`, loaded by peft onto `base`, has the logits of `merged`, both models in fp32.
 
     `close` is a share of the largest logit. In 16-bit arithmetic the two would differ by more than a wrong merge does
@@ -115,7 +128,7 @@ def verify_adapter(folder: Path, base: Any, merged: Any, probe: Tensor, vocabula
         raise RuntimeError(f"{folder}: the merged model's logits differ from the adapter's by {worst:.2g}")
 
 
-def loaded_fp32(folder: str, config: ModelConfig) -> Any:
+def loaded_fp32(folder: str, config: ModelConfig) -> PreTrainedModel:
     """A saved model in fp32 on the CPU. `config` tells a hub model's revision."""
     from transformers import AutoModelForCausalLM
 

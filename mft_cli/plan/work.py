@@ -160,7 +160,7 @@ def make_work(
     assert data.mean_tokens is not None
     t = config.train
     per_epoch = math.ceil(data.rows / t.global_batch_size)
-    steps = total_steps(config, data.rows) if trained.trained else 0
+    steps = total_steps(config.train, data.rows) if trained.trained else 0
     tokens_per_epoch = data.rows * data.mean_tokens
     tokens = (
         tokens_per_epoch * steps / per_epoch if steps % per_epoch == 0 else tokens_of(steps, per_epoch, config, data)

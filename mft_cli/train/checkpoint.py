@@ -11,10 +11,10 @@ import errno
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,6 +42,24 @@ MANIFEST = "manifest.json"
 FILE_BYTES = 4 * 2**30
 
 
+class Part(TypedDict):
+    """Where a rank's elements lie in the flattened whole of `shape`."""
+
+    start: int
+    shape: list[int]
+
+
+class FileFacts(TypedDict, total=False):
+    """What manifest.json says of a file; `parts` of those tensors that are not whole."""
+
+    bytes: int
+    sha256: str
+    parts: dict[str, Part]
+
+
+Facts = dict[str, FileFacts]  # file name -> facts
+
+
 def step_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
@@ -53,7 +71,9 @@ def steps_in(root: Path) -> list[int]:
     return sorted((int(m[1]) for p in root.iterdir() if (m := PATTERN.match(p.name))), reverse=True)
 
 
-def save(root: Path, step: int, shards: Iterable[Shard], trainer: dict[str, Any], ranks: Ranks | None = None) -> Path:
+def save(
+    root: Path, step: int, shards: Iterable[Shard], trainer: Mapping[str, object], ranks: Ranks | None = None
+) -> Path:
     """Write `step-<step>`; all ranks have to call. `shards` are this rank's, `trainer` the small numbers.
 
     On any failure the temporary folder is removed and older checkpoints are untouched. Raises UserError on every rank
@@ -66,15 +86,15 @@ def save(root: Path, step: int, shards: Iterable[Shard], trainer: dict[str, Any]
         if ranks.rank == 0:
             remove_leftovers(root)
             temporary.mkdir(parents=True)
-    parts: dict[str, dict[str, Any]] = {}
+    written: Facts = {}
     with in_step(ranks, temporary, step):
-        parts = write_shards(temporary, shards, ranks.rank, ranks.world)
-    every = {file: facts for found in ranks.gather(parts) for file, facts in found.items()}
+        written = write_shards(temporary, shards, ranks.rank, ranks.world)
+    facts = {file: of_file for of_rank in ranks.gather(written) for file, of_file in of_rank.items()}
     with in_step(ranks, temporary, step):
         if ranks.rank == 0:
             write_json(temporary / "trainer.json", trainer)
-            every["trainer.json"] = file_facts(temporary / "trainer.json")
-            write_json(temporary / MANIFEST, {"step": step, "files": every})
+            facts["trainer.json"] = file_facts(temporary / "trainer.json")
+            write_json(temporary / MANIFEST, {"step": step, "files": facts})
             put_in_place(temporary, final)  # the same step may be there, after a resume from an older checkpoint
     return final
 
@@ -88,12 +108,12 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         fault = error
     full = is_disk_full(fault) if fault else False
-    found = ranks.gather((fault is not None, full))
-    if not any(failed for failed, _ in found):
+    outcomes = ranks.gather((fault is not None, full))
+    if not any(failed for failed, _ in outcomes):
         return
     if ranks.rank == 0:
         remove(temporary)
-    if any(full for _, full in found):
+    if any(full for _, full in outcomes):
         raise UserError(
             f"{temporary.parent}: no space left for the checkpoint of step {step}; the last good checkpoint stays; free "
             f"space and start the same command again"
@@ -101,9 +121,9 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
     raise fault or OSError(f"{temporary.parent}: another rank could not write the checkpoint of step {step}")
 
 
-def write_shards(folder: Path, shards: Iterable[Shard], rank: int, world: int) -> dict[str, dict[str, Any]]:
+def write_shards(folder: Path, shards: Iterable[Shard], rank: int, world: int) -> Facts:
     """Weights into model*.safetensors, optimizer tensors into optimizer*.safetensors. Returns the manifest's facts."""
-    facts: dict[str, dict[str, Any]] = {}
+    facts: Facts = {}
     suffix = f"-r{rank}" if world > 1 else ""
     model, optimizer = (Writer(folder, f"{kind}{suffix}", facts) for kind in ("model", "optimizer"))
     for shard in shards:
@@ -122,10 +142,10 @@ def write_shards(folder: Path, shards: Iterable[Shard], rank: int, world: int) -
 class Writer:
     """Collects tensors and writes them in files of FILE_BYTES: `stem.safetensors`, `stem-1.safetensors`, ..."""
 
-    def __init__(self, folder: Path, stem: str, every: dict[str, dict[str, Any]]):
-        self.folder, self.stem, self.every = folder, stem, every
+    def __init__(self, folder: Path, stem: str, facts: Facts):
+        self.folder, self.stem, self.facts = folder, stem, facts
         self.tensors: dict[str, Tensor] = {}
-        self.parts: dict[str, Any] = {}
+        self.parts: dict[str, Part] = {}
         self.bytes = self.files = 0
 
     def add(self, name: str, tensor: Tensor, shape: tuple[int, ...], start: int | None) -> None:
@@ -141,7 +161,9 @@ class Writer:
         path = self.folder / f"{self.stem}{f'-{self.files}' if self.files else ''}.safetensors"
         save_file(self.tensors, path)
         flush(path)
-        self.every[path.name] = file_facts(path) | ({"parts": self.parts} if self.parts else {})
+        self.facts[path.name] = file_facts(path)
+        if self.parts:
+            self.facts[path.name]["parts"] = self.parts
         self.tensors, self.parts, self.bytes, self.files = {}, {}, 0, self.files + 1
 
     def close(self, may_be_empty: bool) -> None:
@@ -150,7 +172,7 @@ class Writer:
             self.write()
 
 
-def file_facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> FileFacts:
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
@@ -174,23 +196,42 @@ def verify(folder: Path) -> str | None:
     return None
 
 
+class LossScaleState(TypedDict):
+    scale: float
+    run: int  # good steps since it was last halved
+
+
+class EngineState(TypedDict):
+    """What an engine saves besides tensors."""
+
+    loss_scale: LossScaleState | None  # of fp16
+
+
+class Trainer(TypedDict):
+    """trainer.json."""
+
+    position: dict[str, float | None]  # train.loop.Position
+    engine: EngineState
+    hardware: Mapping[str, object]
+
+
 class Stored:
     """A checkpoint on the disk, read part by part: the tensors may be larger than the memory."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.trainer: dict[str, Any] = read_json(folder / "trainer.json")
-        manifest = read_json(folder / MANIFEST)["files"]
+        self.trainer: Trainer = read_json(folder / "trainer.json")
+        manifest: Facts = read_json(folder / MANIFEST)["files"]
         self.files = {name: safe_open(folder / name, "pt") for name in manifest if name.endswith(".safetensors")}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.places: dict[str, list[tuple[str, int, int]]] = {}  # tensor -> (file, first element, elements)
         for file, handle in self.files.items():
             parts = manifest[file].get("parts", {})
             for name in handle.keys():  # noqa: SIM118  not a dict
-                own = tuple(handle.get_slice(name).get_shape())
-                part = parts.get(name, {"start": 0, "shape": own})
+                stored_shape = list(handle.get_slice(name).get_shape())
+                part = parts.get(name, {"start": 0, "shape": stored_shape})
                 self.shapes[name] = tuple(part["shape"])
-                self.places.setdefault(name, []).append((file, part["start"], math.prod(own)))
+                self.places.setdefault(name, []).append((file, part["start"], math.prod(stored_shape)))
 
     @property
     def weights(self) -> list[str]:
@@ -203,7 +244,7 @@ class Stored:
         return any("::" in name for name in self.shapes)
 
     def read(self, name: str, start: int, count: int) -> Tensor:
-        """Elements start .. start + count of the flattened tensor; zeros behind its end. Raises KeyError."""
+        """Elements start .. start + count of the flattened tensor; zeros after its end. Raises KeyError."""
         out: Tensor | None = None
         for file, first, length in self.places[name]:
             low, high = max(start, first), min(start + count, first + length)

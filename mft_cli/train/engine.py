@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,10 @@ from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.methods.base import Losses
 from mft_cli.models.device import DTYPES
-from mft_cli.train.checkpoint import Read, Shard
-from mft_cli.train.optimizer import make_adamw, restore_state, set_learning_rate, state_tensors
+from mft_cli.train.checkpoint import EngineState, Read, Shard
+from mft_cli.train.optimizer import Group, make_adamw, restore_state, set_learning_rate, state_tensors
+
+T = TypeVar("T")  # what a loss takes besides the model: a batch
 
 
 @dataclass
@@ -39,7 +41,7 @@ class TorchEngine:
     def __init__(
         self,
         model: nn.Module,
-        groups: list[dict[str, Any]],
+        groups: list[Group],
         config: TrainingConfig,
         precision: str,
         device: torch.device,
@@ -55,9 +57,8 @@ class TorchEngine:
         if precision != "fp32":
             self.masters = {n: p.detach().to(device, torch.float32).clone() for n, p in self.named.items()}
         self.model = model.to(device)
-        for (
-            parameter
-        ) in model.parameters():  # not buffers: rotary frequencies in 16 bits would turn far positions wrong
+        # not buffers: rotary frequencies in 16 bits would turn far positions wrong
+        for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
         self.optimizer = make_adamw([{**g, "params": [self.master(n) for n, _ in g["params"]]} for g in groups], config)
@@ -68,7 +69,7 @@ class TorchEngine:
         """A trained parameter in fp32: the master, or the parameter itself."""
         return self.masters[name] if self.masters else self.named[name]
 
-    def _accumulate(self, name: str) -> Any:
+    def _accumulate(self, name: str) -> Callable[[Tensor], None]:
         """Moves a 16-bit gradient into the fp32 master's as soon as it is complete, and frees it."""
         master = self.masters[name]
 
@@ -81,7 +82,7 @@ class TorchEngine:
 
         return hook
 
-    def run(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> Losses:
+    def run(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> Losses:
         """The forward pass of one micro-batch."""
         return loss(self.model, batch)
 
@@ -96,10 +97,10 @@ class TorchEngine:
         """Sums gradients over the ranks, many at a time. One that no rank has stays absent: AdamW leaves it alone."""
         masters = [self.master(n) for n in self.named]
         present = self.ranks.sum([float(m.grad is not None) for m in masters])
-        wanted = [m for m, count in zip(masters, present, strict=True) if count]
-        for m in wanted:
+        trained = [m for m, count in zip(masters, present, strict=True) if count]
+        for m in trained:
             m.grad = torch.zeros_like(m) if m.grad is None else m.grad
-        for part in buckets(wanted):
+        for part in buckets(trained):
             flat = torch.cat([m.grad.reshape(-1) for m in part])  # type: ignore[union-attr]
             torch.distributed.all_reduce(flat)
             for m, piece in zip(part, flat.split([m.numel() for m in part]), strict=True):
@@ -159,12 +160,12 @@ class TorchEngine:
             if name in kept:
                 yield Shard(name, buffer, tuple(buffer.shape))
 
-    def small(self) -> dict[str, Any]:
-        """Numbers to save beside the tensors."""
-        return {"loss_scale": vars(self.scaler) if self.scaler else None}
+    def state(self) -> EngineState:
+        """What is saved besides tensors."""
+        return {"loss_scale": {"scale": self.scaler.scale, "run": self.scaler.run} if self.scaler else None}
 
     @torch.no_grad()
-    def load(self, read: Read, moments: Read | None, small: dict[str, Any]) -> None:
+    def load(self, read: Read, moments: Read | None, state: EngineState) -> None:
         """Take over stored weights and optimizer tensors. `moments` None: the optimizer has not stepped yet."""
         buffers = dict(self.model.named_buffers())
         kept = set(self.model.state_dict())
@@ -175,8 +176,8 @@ class TorchEngine:
         for name in self.named:
             if moments is not None:
                 restore_state(self.optimizer, self.master(name), stored_state(moments, name))
-        if self.scaler and small.get("loss_scale"):
-            vars(self.scaler).update(small["loss_scale"])
+        if self.scaler and state["loss_scale"]:
+            self.scaler.scale, self.scaler.run = state["loss_scale"]["scale"], state["loss_scale"]["run"]
 
     def full(self, name: str) -> Tensor:
         """A whole parameter or buffer as the model computes with it (fp32 for trained ones). All ranks have to call."""
@@ -207,7 +208,7 @@ def norm_of(tensors: list[Tensor]) -> float:
 
 
 def row_norms(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms of the whole rows of a vector, and of what is left behind them."""
+    """Norms of the whole rows of a vector, and of what follows them."""
     whole = flat.numel() // ROW * ROW
     return (
         torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1),

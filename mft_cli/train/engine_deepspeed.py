@@ -21,9 +21,12 @@ from mft_cli.distributed.zero import gathered, is_partitioned, round_weights, sh
 from mft_cli.methods.base import Losses
 from mft_cli.models.device import DTYPES
 from mft_cli.models.kernels.cross_entropy import make_head_loss
-from mft_cli.train.checkpoint import Read, Shard
-from mft_cli.train.engine import Outcome, is_finite
-from mft_cli.train.optimizer import make_adamw, set_learning_rate
+from mft_cli.train.checkpoint import EngineState, Read, Shard
+from mft_cli.train.engine import Outcome, T, is_finite
+from mft_cli.train.optimizer import Group, make_adamw, set_learning_rate
+
+Terms = dict[str, Tensor]
+LoggedSums = dict[str, tuple[Tensor | float, str]]
 
 
 class LossModule(nn.Module):
@@ -34,21 +37,21 @@ class LossModule(nn.Module):
         self.model = model
         self.head_loss = make_head_loss(model)
 
-    def forward(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        found = loss(self.model, batch)
-        return found.sums, found.metrics  # plain containers: DeepSpeed hooks the tensors in them
+    def forward(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> tuple[Terms, LoggedSums]:
+        losses = loss(self.model, batch)
+        return losses.sums, losses.metrics  # plain containers: DeepSpeed hooks the tensors in them
 
 
 class DeepSpeedEngine:
-    """ZeRO stage 1, 2 or 3 over all ranks. `document` is DeepSpeed's configuration (see zero_settings)."""
+    """ZeRO stage 1, 2 or 3 over all ranks. `ds_config` is DeepSpeed's configuration."""
 
     def __init__(
         self,
         model: nn.Module,
-        groups: list[dict[str, Any]],
+        groups: list[Group],
         config: TrainingConfig,
         precision: str,
-        document: dict[str, Any],
+        ds_config: dict[str, Any],
         ranks: Ranks,
     ):
         import deepspeed
@@ -58,19 +61,19 @@ class DeepSpeedEngine:
         start_communication()
         self.model, self.config, self.ranks = model, config, ranks
         self.device, self.dtype = ranks.device, DTYPES[precision]
-        self.stage = int(document["zero_optimization"]["stage"])
+        self.stage = int(ds_config["zero_optimization"]["stage"])
         self.named: dict[str, nn.Parameter] = {n: p for group in groups for n, p in group["params"]}
         exact = self.exact_weights() if precision != "fp32" else {}
         optimizer = make_adamw([{**g, "params": [p for _, p in g["params"]]} for g in groups], config)
         # no model_parameters: the optimizer names what trains
-        self.deepspeed, *_ = deepspeed.initialize(model=LossModule(model), optimizer=optimizer, config=document)
+        self.deepspeed, *_ = deepspeed.initialize(model=LossModule(model), optimizer=optimizer, config=ds_config)
         self.zero: Any = self.deepspeed.optimizer
         if precision == "fp16":  # at the lowest loss scale a bad step is skipped and counted, as in every precision
             self.zero.loss_scaler.raise_error_at_min_scale = False
         with torch.no_grad():
             for name in self.at_hand(write=True) if exact else ():
                 weight, whole = exact[name]
-                here = self.place(name)
+                here = self.master_part(name)
                 if here is not None:
                     start, master, _ = here
                     first = start if whole else 0
@@ -84,7 +87,7 @@ class DeepSpeedEngine:
 
     # ---- a step ----
 
-    def run(self, loss: Callable[[nn.Module, Any], Losses], batch: Any) -> Losses:
+    def run(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> Losses:
         sums, metrics = self.deepspeed(loss, batch)
         return Losses(sums, metrics)
 
@@ -93,7 +96,7 @@ class DeepSpeedEngine:
         self.deepspeed.backward(loss * self.ranks.world, scale_wrt_gas=False)
 
     def step(self, rate: float, loss: float) -> Outcome:
-        """DeepSpeed clips and steps; it throws away a gradient that is not finite. So a loss that is not spoils it."""
+        """DeepSpeed clips and steps; it throws away a gradient that is not finite. So is it made by a loss that is not."""
         set_learning_rate(self.zero, rate)
         if not is_finite(loss):
             from deepspeed.utils import safe_get_full_grad, safe_set_full_grad
@@ -140,7 +143,7 @@ class DeepSpeedEngine:
         """Stage 3: the sub-group that a parameter is stepped with."""
         return int(self.zero.grad_position[self.zero.get_param_id(self.named[name])][0]) if self.stage == 3 else 0
 
-    def place(self, name: str) -> tuple[int, Tensor, Tensor] | None:
+    def master_part(self, name: str) -> tuple[int, Tensor, Tensor] | None:
         """(first element, this rank's part of the fp32 master, the flat tensor that the optimizer steps), or None."""
         parameter: Any = self.named[name]
         if self.stage == 3:
@@ -160,7 +163,7 @@ class DeepSpeedEngine:
     def moment(self, name: str, kind: str) -> Tensor:
         """This rank's part of an optimizer tensor, a view."""
         parameter: Any = self.named[name]
-        here = self.place(name)
+        here = self.master_part(name)
         assert here is not None
         if self.stage == 3:
             offset = self.zero.grad_position[self.zero.get_param_id(parameter)][1]
@@ -171,49 +174,49 @@ class DeepSpeedEngine:
     def shards(self) -> Iterator[Shard]:
         """What this rank holds of every trained parameter and of the optimizer's state; rank 0 adds the buffers."""
         for name in self.at_hand():
-            here = self.place(name)
+            here = self.master_part(name)
             if here is None:
                 continue
             start, master, flat = here
-            own = Tensor.clone if self.swapped(self.group_of(name)) else Tensor.detach  # swapped: a buffer used again
+            copy = Tensor.clone if self.swapped(self.group_of(name)) else Tensor.detach  # swapped: a buffer used again
             state = self.zero.optimizer.state.get(flat, {})
             moments = {
-                k: v if v.ndim == 0 or v.numel() == 1 else own(self.moment(name, k))
+                k: v if v.ndim == 0 or v.numel() == 1 else copy(self.moment(name, k))
                 for k, v in state.items()
                 if isinstance(v, Tensor)
             }
-            yield Shard(name, own(master.detach()), shape_of(self.named[name]), start, moments)
+            yield Shard(name, copy(master.detach()), shape_of(self.named[name]), start, moments)
         if self.ranks.rank == 0:
             kept = set(self.model.state_dict())
             for name, buffer in self.model.named_buffers():
                 if name in kept:
                     yield Shard(name, buffer, tuple(buffer.shape))
 
-    def small(self) -> dict[str, Any]:
+    def state(self) -> EngineState:
         return {"loss_scale": {"scale": float(self.zero.loss_scale), "run": 0} if self.dtype == torch.float16 else None}
 
     @torch.no_grad()
-    def load(self, read: Read, moments: Read | None, small: dict[str, Any]) -> None:
+    def load(self, read: Read, moments: Read | None, state: EngineState) -> None:
         """Every rank reads its own parts. `moments` None: the optimizer has not stepped yet."""
         kept = set(self.model.state_dict())
         for name, buffer in self.model.named_buffers():
             if name in kept:
                 buffer.copy_(read(name, 0, buffer.numel()).view(buffer.shape))
         for name in self.at_hand(write=True):
-            here = self.place(name)
+            here = self.master_part(name)
             if here is None:
                 continue
             start, master, flat = here
             master.copy_(read(name, start, master.numel()))
             if moments is not None:
-                state = self.zero.optimizer.state[flat]
-                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=flat.device))
-                state["step"].copy_(moments(f"{name}::step", 0, 1).view(()))
+                adam = self.zero.optimizer.state[flat]
+                adam.setdefault("step", torch.zeros((), dtype=torch.float32, device=flat.device))
+                adam["step"].copy_(moments(f"{name}::step", 0, 1).view(()))
                 for kind in ("exp_avg", "exp_avg_sq"):
-                    state.setdefault(kind, torch.zeros_like(flat))
+                    adam.setdefault(kind, torch.zeros_like(flat))
                     self.moment(name, kind).copy_(moments(f"{name}::{kind}", start, master.numel()))
-        if small.get("loss_scale") and self.dtype == torch.float16:
-            self.zero.loss_scaler.cur_scale = small["loss_scale"]["scale"]
+        if state["loss_scale"] and self.dtype == torch.float16:
+            self.zero.loss_scaler.cur_scale = state["loss_scale"]["scale"]
         self.copy_back()
 
     @torch.no_grad()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from mft_cli import __version__
 from mft_cli.console import Log
@@ -15,7 +15,7 @@ from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.distributed.zero import is_partitioned, shape_of
 from mft_cli.export.card import export_facts, model_card
 from mft_cli.export.streamed import Written, describe_folder, export_streamed, generation_settings, verify
-from mft_cli.export.whole import export, loaded_fp32, plain_model, verify_adapter
+from mft_cli.export.whole import ExportSettings, WriteExtraFiles, export, loaded_fp32, plain_model, verify_adapter
 from mft_cli.files import read_json, write_atomically, write_json
 from mft_cli.methods import weight_masks as masks
 from mft_cli.methods.base import Losses
@@ -48,34 +48,34 @@ def write_exports(ready: Assembly, log: Log) -> None:
 def write_export(ready: Assembly, folder: Path, step: int) -> None:
     """The checkpoint of one step as a Hugging Face folder, with digests of the training questions. All ranks have to call."""
     fit, config = ready.fit, ready.fit.config
-    model: Any = fit.engine.model
+    model = fit.engine.model
     fit.engine.ranks.barrier()  # the checkpoint is there for every rank
     stored = checkpoints.Stored(checkpoints.step_folder(fit.run.checkpoints, step))
     keep = ready.method.keep_new_tokens
     derived_from = sorted({*inherited(ready.start), *ready.loaded.derived_from})
-    settings: dict[str, Any] = {
-        "vocabulary": embedding_rows(model) if keep else ready.base_vocabulary,
-        "tokenizer": ready.tokenizer if keep else ready.base_tokenizer, "dtype": fit.engine.dtype,
-        "facts": export_facts(config, settings_digest(config), step, ready.loaded.digests, derived_from),
-        "end_ids": ready.end_ids, "trust": config.model.trust_remote_code,
-    }  # fmt: skip
+    settings = ExportSettings(
+        vocabulary=embedding_rows(model) if keep else ready.base_vocabulary,
+        tokenizer=ready.tokenizer if keep else ready.base_tokenizer, dtype=fit.engine.dtype,
+        facts=export_facts(config, settings_digest(config), step, ready.loaded.digests, derived_from),
+        end_ids=ready.end_ids, trust=config.model.trust_remote_code,
+    )  # fmt: skip
     if (buffers := ready.method.masks_of_base()) is not None:
-        found = {weight: stored.tensor(mask) for weight, mask in buffers.items()}
-        write_masked_base(ready, folder, step, found, settings)
+        weight_masks = {weight: stored.tensor(mask) for weight, mask in buffers.items()}
+        write_masked_base(ready, folder, step, weight_masks, settings)
     else:
         write_model(ready, folder, step, stored, settings)
     if fit.engine.ranks.rank == 0:
         asked = with_inherited(ready.loaded.training_questions(), Path(ready.start))
-        for place in (fit.run.root, folder, folder / "adapter"):
-            if place.is_dir():
-                write_questions(place, asked)
+        for copy in (fit.run.root, folder, folder / "adapter"):
+            if copy.is_dir():
+                write_questions(copy, asked)
     fit.engine.ranks.barrier()
 
 
-def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.Stored, settings: dict[str, Any]) -> None:
-    """The trained weights, adapters merged, and what goes beside them. All ranks have to call; the first writes."""
+def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.Stored, settings: ExportSettings) -> None:
+    """The trained weights, adapters merged, and the extra files. All ranks have to call; the first writes."""
     fit, engine, adapters = ready.fit, ready.fit.engine, ready.adapters
-    model: Any = engine.model
+    model = ready.model
     keep, whole = ready.method.keep_new_tokens, stored.weights
 
     def given_back(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -95,88 +95,88 @@ def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.St
         return given_back(name, adapters.plain(name, tensor, merge))
 
     read = tensor if adapters is None else merged
-    parts = {where: {n: tensor(n) for n in names} for where, names in ready.method.beside(model).items()}
-    own = {n for tensors in parts.values() for n in tensors}
-    names = [n for n in model.state_dict() if n not in own]
+    parts = {part: {n: tensor(n) for n in names} for part, names in ready.method.beside(model).items()}
+    elsewhere = {n for tensors in parts.values() for n in tensors}
+    names = [n for n in model.state_dict() if n not in elsewhere]
     if adapters is not None:
         model, whole = adapters.base, list(adapters.names)
         names = whole
-        settings["beside"] = adapter_writer(ready, tensor, merged, settings)
-    settings["beside"] = with_parts(ready, parts, settings.get("beside"))
+        settings.write_extra_files = adapter_writer(ready, tensor, merged, settings)
+    settings.write_extra_files = with_parts(ready, parts, settings.write_extra_files)
     if any(is_partitioned(p) for p in model.parameters()):
         last = step == fit.position.step  # other steps' weights are on the disk only
-        probe, logits = probe_model(fit, settings["vocabulary"])
-        # with adapters in 16 bits rounding differs more than any limit; `beside` compares them in fp32
+        probe, logits = probe_model(fit, settings.vocabulary)
+        # with adapters in 16 bits rounding differs more than any limit; the adapter's writer compares them in fp32
         comparable = last and (adapters is None or engine.dtype == torch.float32)
-        expected = logits[..., : settings["vocabulary"]] if comparable else None
+        expected = logits[..., : settings.vocabulary] if comparable else None
         first, old = next(iter(ready.spare.values()), (0, torch.empty(0)))
-        settings["restored"] = range(0) if keep else range(first, first + len(old))
-        export_streamed(folder, model, read, engine.ranks, expected, probe, names=names, **settings)
+        restored = range(0) if keep else range(first, first + len(old))
+        export_streamed(folder, model, read, engine.ranks, expected, probe, settings, restored, names)
     elif engine.ranks.rank == 0:
-        export(folder, model, {name: read(name) for name in whole}, **settings)
+        export(folder, model, {name: read(name) for name in whole}, settings)
     engine.ranks.barrier()
 
 
 def with_parts(
-    ready: Assembly, parts: dict[str, dict[str, torch.Tensor]], other: Callable[..., None] | None
-) -> Callable[..., None]:
-    """What puts the method's own parts of the module tree beside the model, and then what `other` does."""
+    ready: Assembly, parts: dict[str, dict[str, torch.Tensor]], other: WriteExtraFiles | None
+) -> WriteExtraFiles:
+    """What writes the method's own parts of the module tree into the export's folder, and then what `other` does."""
 
-    def write(folder: Path, *probed: Any) -> None:
-        for where, tensors in parts.items():
+    def write(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
+        for part, tensors in parts.items():
             dtype = ready.fit.engine.dtype
-            ready.method.write_beside(folder / where, {n: t.to(dtype) for n, t in tensors.items()})
+            ready.method.write_beside(folder / part, {n: t.to(dtype) for n, t in tensors.items()})
         if other is not None:
-            other(folder, *probed)
+            other(folder, probe, expected)
 
     return write
 
 
 def adapter_writer(
-    ready: Assembly, tensor: Callable[[str], torch.Tensor], plain: Callable[..., torch.Tensor], settings: dict[str, Any]
-) -> Callable[..., None]:
-    """What puts the adapter beside its merged model, in the folder being written, and compares the two."""
+    ready: Assembly, tensor: Callable[[str], torch.Tensor], plain: Callable[..., torch.Tensor], settings: ExportSettings
+) -> WriteExtraFiles:
+    """What writes the adapter into its merged model's folder and compares the two."""
     config, adapters = ready.fit.config, ready.adapters
     assert adapters is not None
     source = find_source(config.model)
     path = Path(source.base.path).expanduser()
     of = {"path": str(path.absolute()) if path.exists() else source.base.path, "revision": source.base.revision}
-    facts = {"mft_version": __version__, "adapter_of": of, **settings["facts"]}
+    facts = {"mft_version": __version__, "adapter_of": of, **settings.facts}
     new = set() if ready.method.keep_new_tokens else {*ready.new_ids}
 
-    def beside(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
-        own = folder / "adapter"
-        adapters.write(own, tensor, ready.base, lambda token: token not in new)
-        settings["tokenizer"].save_pretrained(str(own))
-        write_atomically(own / "README.md", model_card(settings["facts"], {}))
+    def write(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
+        adapter = folder / "adapter"
+        adapters.write(adapter, tensor, ready.base, lambda token: token not in new)
+        settings.tokenizer.save_pretrained(str(adapter))
+        write_atomically(adapter / "README.md", model_card(settings.facts, {}))
         # two models in fp32, one after the other made from the files or from the trained weights
         needed = 2 * 4 * sum(math.prod(shape_of(p)) for p in adapters.base.parameters())
         compared = needed <= memory_left()
-        write_json(own / "mft.json", {**facts, "compared_with_merged": compared})
+        write_json(adapter / "mft.json", {**facts, "compared_with_merged": compared})
         if not compared:
             ready.fit.log(
-                f"{own}: NOT compared with the merged model: that takes two models in fp32, {needed / 2**30:,.0f} GiB, "
+                f"{adapter}: NOT compared with the merged model: that takes two models in fp32, {needed / 2**30:,.0f} GiB, "
                 f"and {memory_left() / 2**30:,.0f} GiB are free here; the merged model itself was checked"
             )
             return
         if expected is not None:  # rank 0 has all weights
             parts = [{n: plain(n, merge) for n in adapters.names} for merge in (False, True)]
-            base, whole = (plain_model(adapters.base, p, torch.float32, settings["trust"]) for p in parts)
+            base, whole = (plain_model(adapters.base, p, torch.float32, settings.trust) for p in parts)
             close = 1e-4
         else:
             base, whole = loaded_fp32(ready.base, source.base), loaded_fp32(str(folder), source.base)
-            close = 1e-4 if settings["dtype"] == torch.float32 else 0.1  # weights rounded to 16 bits
-        verify_adapter(own, base, whole, probe.cpu(), settings["vocabulary"], close)
+            close = 1e-4 if settings.dtype == torch.float32 else 0.1  # weights rounded to 16 bits
+        verify_adapter(adapter, base, whole, probe.cpu(), settings.vocabulary, close)
 
-    return beside
+    return write
 
 
 def write_masked_base(
-    ready: Assembly, folder: Path, step: int, found: dict[str, torch.Tensor], settings: dict[str, Any]
+    ready: Assembly, folder: Path, step: int, weight_masks: dict[str, torch.Tensor], settings: ExportSettings
 ) -> None:
     """The base model's own files with masked weights removed, and the masks. All ranks have to call; the first writes."""
     fit, config = ready.fit, ready.fit.config
-    probe, logits = probe_model(fit, settings["vocabulary"])
+    probe, logits = probe_model(fit, settings.vocabulary)
     # other steps' masks are on the disk only; in 16 bits rounding differs more than any limit that would find a fault
     comparable = step == fit.position.step and fit.engine.dtype == torch.float32
     expected = logits if comparable else None
@@ -185,18 +185,18 @@ def write_masked_base(
         sizes: Written = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
         facts = {
             "base_model": config.model.path,
-            "method": settings["facts"]["method"],
+            "method": settings.facts["method"],
             "seed": config.seed,
             "step": step,
         }
-        named = {masks.stored_name(name, set(sizes)): mask for name, mask in found.items()}
+        named = {masks.stored_name(name, set(sizes)): mask for name, mask in weight_masks.items()}
         packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})
-        settings["facts"]["masks"] = masks.about(packed)
-        generation = generation_settings(fit.engine.model, settings["tokenizer"], settings["end_ids"])
+        settings.facts["masks"] = masks.about(packed)
+        generation = generation_settings(fit.engine.model, settings.tokenizer, settings.end_ids)
 
         def finish(temporary: Path) -> None:
-            describe_folder(temporary, settings["facts"], [generation, settings["tokenizer"]])
-            verify(temporary, sizes, probe, expected, range(0), fit.engine.dtype, settings["trust"])
+            describe_folder(temporary, settings.facts, [generation, settings.tokenizer])
+            verify(temporary, sizes, probe, expected, range(0), fit.engine.dtype, settings.trust)
 
         masks.write_folder(base, packed, folder, finish)
     fit.engine.ranks.barrier()
@@ -204,7 +204,7 @@ def write_masked_base(
 
 def probe_model(fit: Fit, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids [1, 8], the trained model's logits of them). All ranks have to call."""
-    model: Any = fit.engine.model
+    model = fit.engine.model
     training = model.training
     model.eval()
     probe = torch.arange(8, device=fit.engine.device).remainder(vocabulary)[None]
@@ -214,7 +214,7 @@ def probe_model(fit: Fit, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
     return probe, logits
 
 
-def probe_logits(model: Any, ids: torch.Tensor) -> Losses:
+def probe_logits(model: nn.Module, ids: torch.Tensor) -> Losses:
     """Logits [1, T, V] of one sequence, in the form in which an engine runs a loss."""
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     packed = packed_kwargs([[ids.shape[1]]], None)

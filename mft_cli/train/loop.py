@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from mft_cli.signals import StopSignal
 from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.engine import Outcome, TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
-from mft_cli.train.metrics import Metrics, memory_gb
+from mft_cli.train.metrics import Metrics, Row, memory_gb
 from mft_cli.train.optimizer import learning_rate_factor
 from mft_cli.train.sums import Numbers, Sums, counted, total
 
@@ -91,7 +91,7 @@ class Fit:
     flops_per_token: float
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
-    saved_extra: dict[str, Any] = field(default_factory=dict)
+    hardware: Mapping[str, object] = field(default_factory=dict)  # kept in checkpoints
     before_forward: Callable[[Batch], None] = lambda batch: None  # gets every batch before its forward pass
 
     def __post_init__(self) -> None:
@@ -179,8 +179,8 @@ class Fit:
         if p.step % self.config.log.every_steps == 0 or p.step == p.total_steps or not result.applied:
             self.metrics.write(self.row(result, seconds))
 
-    def row(self, result: StepResult, seconds: float) -> dict[str, Any]:
-        row = {
+    def row(self, result: StepResult, seconds: float) -> Row:
+        row: Row = {
             "kind": "train", "step": self.position.step, "epoch": round(result.epoch, 6), "loss": result.loss,
             **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
             "learning_rate": result.rate, "grad_norm": result.norm, "examples": len(result.examples),
@@ -265,7 +265,7 @@ class Fit:
         """A checkpoint of this step, then the old ones pruned."""
         engine = self.engine
         self.method.refresh(engine.model, engine.master)
-        trainer = {"position": vars(self.position), "engine": engine.small(), **self.saved_extra}
+        trainer = {"position": vars(self.position), "engine": engine.state(), "hardware": self.hardware}
         root = self.run.checkpoints
         checkpoints.save(root, self.position.step, engine.shards(), trainer, engine.ranks)
         self.last_save, self.saved_step = time.monotonic(), self.position.step

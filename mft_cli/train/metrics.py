@@ -22,7 +22,10 @@ from mft_cli.run_dir import RunDir
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0, "V100": 125.0}
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+Row = dict[str, Any]  # a line of metrics.jsonl: numbers, but for "kind"
+
+
+def read_rows(path: Path) -> list[Row]:
     """Rows of a jsonl file; a torn last line, left by a kill, is passed over."""
     rows = []
     if path.exists():
@@ -33,9 +36,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """Appends rows to metrics.jsonl and hands them to followers. Rows behind `step` are dropped: they come again."""
+    """Appends rows to metrics.jsonl and hands them to followers. Rows after `step` are dropped: they come again."""
 
-    def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, Any], log: Logger):
+    def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, object], log: Logger):
         self.path = run.metrics
         rows = [r for r in read_rows(run.metrics) if r.get("step", 0) <= step]
         write_atomically(run.metrics, "".join(json.dumps(r) + "\n" for r in rows))
@@ -43,7 +46,7 @@ class Metrics:
         self.followers = followers(run, config, settings, log)
         self.log = log
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         """One row; numbers that are not finite become null, which JSON can hold."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self.file.write(json.dumps(clean) + "\n")
@@ -65,29 +68,29 @@ class Metrics:
 
 
 class NoMetrics(Metrics):
-    """What the ranks behind the first one have: rank 0 writes the sums over all of them."""
+    """What the other ranks have: rank 0 writes the sums over all of them."""
 
     def __init__(self) -> None:
         pass
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         pass
 
     def close(self) -> None:
         pass
 
 
-Follower = Callable[[dict[str, Any]], None]
+Follower = Callable[[Row], None]
 
 
-def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], log: Logger) -> list[Follower]:
-    """Weights & Biases and TensorBoard, where asked for; one that cannot start is said and left out."""
+def followers(run: RunDir, config: LogConfig, settings: dict[str, object], log: Logger) -> list[Follower]:
+    """Weights & Biases and TensorBoard, where asked for; one that cannot start is logged and left out."""
     made: list[Follower] = []
-    wanted: list[tuple[bool, Callable[..., Follower]]] = [
+    kinds: list[tuple[bool, Callable[..., Follower]]] = [
         (config.wandb != "off", WandbFollower),
         (config.tensorboard, TensorboardFollower),
     ]
-    for on, kind in wanted:
+    for on, kind in kinds:
         if on:
             try:
                 made.append(kind(run, config, settings))
@@ -97,7 +100,7 @@ def followers(run: RunDir, config: LogConfig, settings: dict[str, Any], log: Log
 
 
 class WandbFollower:
-    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, Any]):
+    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, object]):
         import wandb
 
         self.run = wandb.init(
@@ -105,7 +108,7 @@ class WandbFollower:
             config=settings, id=run.root.name.replace("/", "-")[-64:], resume="allow",
         )  # fmt: skip
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: Row) -> None:
         numbers = {f"{row['kind']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}
         self.run.log(numbers, step=int(row["step"]))
 
@@ -114,12 +117,12 @@ class WandbFollower:
 
 
 class TensorboardFollower:
-    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, Any]):
+    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, object]):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(run.root / "tensorboard"))
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: Row) -> None:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self.writer.add_scalar(f"{row['kind']}/{name}", value, int(row["step"]))
@@ -146,6 +149,3 @@ def peak_flops(device: torch.device, config: LogConfig) -> float | None:
         name = torch.cuda.get_device_name(device)
         return next((v * 1e12 for k, v in PEAK_TFLOPS.items() if k in name), None)
     return None
-
-
-# ---- the screen -----------------------------------------------------------------------------------------------------

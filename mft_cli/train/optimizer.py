@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
+
+Group = dict[str, Any]  # a group of parameters, see Method.param_groups
 
 
 def warmup_steps(config: TrainingConfig, total: int) -> int:
@@ -23,7 +24,7 @@ def learning_rate_factor(step: int, total: int, config: TrainingConfig) -> float
     """Share of the peak learning rate in optimizer step `step` (counted from 0) of `total`.
 
     Warm-up rises linearly from 0 in step 0, as transformers' schedulers do. Then the schedule falls from 1 to
-    min_ratio at decay_fraction x total steps; behind that `tail`: stay there, or go linearly to 0 at the end.
+    min_ratio at decay_fraction x total steps; after that `tail`: stay there, or go linearly to 0 at the end.
     """
     warm = warmup_steps(config, total)
     if step < warm:
@@ -40,7 +41,7 @@ def learning_rate_factor(step: int, total: int, config: TrainingConfig) -> float
     return config.min_ratio * max(0.0, (total - step) / (total - end))
 
 
-def make_adamw(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+def make_adamw(groups: list[Group], config: TrainingConfig) -> torch.optim.Optimizer:
     """`groups` as methods give them, with tensors instead of (name, tensor) pairs. Decay on weight matrices only.
 
     8 bits: blocks of 256 elements share a scale (Dettmers et al. 2022); tensors below 4,096 elements stay in fp32.
@@ -71,7 +72,7 @@ def state_tensors(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[s
     return {k: v if isinstance(v, Tensor) else torch.tensor(float(v)) for k, v in kept.items()}
 
 
-def restore_state(optimizer: Any, parameter: Tensor, read: Callable[[str, int], Tensor]) -> None:
+def restore_state(optimizer: torch.optim.Optimizer, parameter: Tensor, read: Callable[[str, int], Tensor]) -> None:
     """Takes a parameter's state back. `read(kind, elements)` gives a flattened stored tensor."""
     if isinstance(optimizer, torch.optim.AdamW):
         # its step count stays on the CPU unless it is fused on a GPU
@@ -96,7 +97,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def total_steps(config: TrainConfig, examples: int) -> int:
+def total_steps(config: TrainingConfig, examples: int) -> int:
     """max_steps, else epochs times the steps of an epoch, whose last partial one counts."""
-    per_epoch = math.ceil(examples / config.train.global_batch_size)
-    return config.train.max_steps or max(1, math.ceil(config.train.epochs * per_epoch))
+    per_epoch = math.ceil(examples / config.global_batch_size)
+    return config.max_steps or max(1, math.ceil(config.epochs * per_epoch))

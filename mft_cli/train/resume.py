@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.schema.training import CheckpointConfig
 from mft_cli.config.validate import read_yaml, to_plain
 from mft_cli.console import Log
 from mft_cli.data.load import Loaded
@@ -52,8 +53,8 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
             )
     check_same_start(run, config)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
-    wanted = [folder for folder, _ in exports_to_evaluate(run, config)]
-    return not longer and all((folder / "config.json").exists() for folder in wanted)
+    exports = [folder for folder, _ in exports_to_evaluate(run, config)]
+    return not longer and all((folder / "config.json").exists() for folder in exports)
 
 
 def check_same_settings(run: RunDir, config: TrainConfig) -> None:
@@ -80,7 +81,7 @@ def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
     if read_json(run.provenance).get("data") != loaded.digests:
         raise UserError(
             f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
-            f"checkpoint.resume=false to train anew"
+            f"checkpoint.resume=false to train it again from the first step"
         )
 
 
@@ -90,7 +91,7 @@ def check_same_start(run: RunDir, config: TrainConfig) -> None:
     if before is not None and before != weights_sample(config.model.path):
         raise UserError(
             f"{run.root} was trained from other weights than model.path={config.model.path} now holds; choose another "
-            f"run_dir, or checkpoint.resume=false to train anew"
+            f"run_dir, or checkpoint.resume=false to train it again from the first step"
         )
 
 
@@ -99,22 +100,22 @@ def weights_sample(path: str) -> str | None:
 
     Reading all of a large model would take minutes; two exports of the same shape differ almost everywhere.
     """
-    place = Path(path).expanduser()
-    files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+    local = Path(path).expanduser()
+    files = sorted(local.glob("*.safetensors")) if local.is_dir() else [local] if local.is_file() else []
     return digest_of([(f.name, f.stat().st_size, pieces(f)) for f in files]) if files else None
 
 
 def pieces(file: Path) -> str:
     size, step = file.stat().st_size, 2**16
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with open(file, "rb") as data:
         for i in range(16):
             data.seek(max(0, (size - step) * i // 15))
-            found.update(data.read(step))
-    return found.hexdigest()
+            digest.update(data.read(step))
+    return digest.hexdigest()
 
 
-def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[object, object]]:
     """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
     old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
     decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
@@ -123,29 +124,29 @@ def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[Any, Any]]
 
 def resume(
     run: RunDir,
-    config: TrainConfig,
+    config: CheckpointConfig,
     engine: TorchEngine | DeepSpeedEngine,
     fresh: Position,
-    machine: dict[str, Any],
+    machine: Mapping[str, object],
     log: Log,
 ) -> Position:
     """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
-    if not config.checkpoint.resume:
+    if not config.resume:
         return fresh
     folder = newest_checkpoint(run, engine.ranks, log)
     if folder is None:
         return fresh
     stored = checkpoints.Stored(folder)
-    position = Position(**stored.trainer["position"])
+    position = Position(**stored.trainer["position"])  # type: ignore[arg-type]
     if position.total_steps != fresh.total_steps:
-        if not config.checkpoint.retime:
+        if not config.retime:
             raise UserError(
                 f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; "
                 f"masks and learning rate depend on it. checkpoint.retime=true goes on all the same"
             )
         position.total_steps = fresh.total_steps
     for name in ("threads", "instruction_set", "machine", "ranks", "zero_stage"):
-        before, now = stored.trainer["hardware"].get(name), machine["hardware"].get(name)
+        before, now = stored.trainer["hardware"].get(name), machine.get(name)
         if before != now:
             log(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
     if position.best_step is not None and not checkpoints.step_folder(run.checkpoints, position.best_step).is_dir():

@@ -7,7 +7,6 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,7 +39,7 @@ def train(config: TrainConfig) -> Path:
     with run.lock():
         log = Log(run.log)
         if is_done(run, config):
-            log(f"{run.root} is done; checkpoint.resume=false would train it anew")
+            log(f"{run.root} is done; checkpoint.resume=false would train it again")
         elif world_size(config.launch) == 1:
             train_in(run, config, Ranks(), log)
         else:
@@ -55,7 +54,7 @@ def train_on_ranks(run: RunDir, config: TrainConfig, log: Log) -> None:
         start_and_wait(run, config, run.root / "frozen.json", log)
     except RankFailed:
         if run.get_state().get("state") == "running":  # died without a word
-            run.set_state("failed", message="a rank ended without a word", **where(run))
+            run.set_state("failed", message="a rank ended without a word", **run.progress())
         raise
 
 
@@ -72,7 +71,7 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> 
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
         if cause and not config.launch.node_rank:  # the ranks that failed after it have written what they missed
-            run.set_state("failed", message=cause[0], **where(run))
+            run.set_state("failed", message=cause[0], **run.progress())
         message = run.get_state().get("message", "a rank failed without a word")
         raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")
 
@@ -114,12 +113,12 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: Sto
         free_memory()
     except Stopped as stopped:
         if first:
-            run.set_state("stopped", message=str(stopped), by=stopped.by, **where(run))
+            run.set_state("stopped", message=str(stopped), by=stopped.by, **run.progress())
         raise
     except BaseException as error:
         message = str(error) or type(error).__name__
         if first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
-            run.set_state("failed", message=message, **where(run))
+            run.set_state("failed", message=message, **run.progress())
             with open(run.log, "a", encoding="utf-8") as file:
                 file.write(message if isinstance(error, UserError) else traceback.format_exc())
         raise
@@ -127,11 +126,6 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: Sto
         stop.release()
     if stop.name:
         raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
-
-
-def where(run: RunDir) -> dict[str, Any]:
-    """The last saved step, as the state file knows it."""
-    return {k: v for k, v in run.get_state().items() if k in ("step", "total_steps")}
 
 
 def free_memory() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.load import Loaded
@@ -17,7 +17,7 @@ from mft_cli.run_dir import RunDir
 
 
 def sampler(
-    run: RunDir, config: TrainConfig, model: Any, method: Method, renderer: Renderer, loaded: Loaded
+    run: RunDir, config: TrainConfig, model: PreTrainedModel, method: Method, renderer: Renderer, loaded: Loaded
 ) -> Callable[[int], None] | None:
     """Greedy completions of a few validation (else training) prompts, and what the method adds, into samples.jsonl."""
     if not config.log.samples_every_steps:

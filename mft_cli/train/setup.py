@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config import deepspeed as zero_settings
+from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.config.validate import to_plain
 from mft_cli.console import Log
 from mft_cli.data.load import Loaded, load
@@ -44,10 +47,11 @@ class Assembly:
     """A run ready to start, and what its export needs."""
 
     fit: Fit
+    model: PreTrainedModel  # the engine's
     loaded: Loaded
     method: Method
-    base_tokenizer: Any  # as it came; the export's, unless the method's new tokens stay
-    tokenizer: Any
+    base_tokenizer: PreTrainedTokenizerFast  # as it came; the export's, unless the method's new tokens stay
+    tokenizer: PreTrainedTokenizerFast
     base_vocabulary: int
     end_ids: list[int]
     spare: dict[str, tuple[int, torch.Tensor]]  # embedding rows that new tokens took over, as they were
@@ -73,7 +77,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     if ranks.any(stop.name is not None):
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
-    attention = resolve(backend(config, method, precision), device.type)
+    attention = resolve(backend(config.model, method, precision), device.type)
     ds_config = zero_settings.document(config, precision, ranks.world)
     with partitioned_loading(ds_config):
         weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
@@ -84,26 +88,27 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     check_same_data(run, config, loaded)
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0:
-        facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config)) | {
+        facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config))
+        facts |= {
             "start": weights_sample(config.model.path), "precision": precision, "attention": attention,
             "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": ds_config,
         }  # fmt: skip
         write_json(run.provenance, facts)
-    position = Position(total_steps=total_steps(config, len(loaded.train)) if method.trains else 0)
-    machine = {"hardware": hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}}
-    position = resume(run, config, engine, position, machine, log)
+    position = Position(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
+    machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
+    position = resume(run, config.checkpoint, engine, position, machine, log)
     metrics = Metrics(run, config.log, position.step, to_plain(config), log) if ranks.rank == 0 else NoMetrics()
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
         metrics=metrics, log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log),
-        sample=sampler(run, config, model, method, tokenizers.renderer, loaded) if ranks.rank == 0 else None, saved_extra=machine,
+        sample=sampler(run, config, model, method, tokenizers.renderer, loaded) if ranks.rank == 0 else None, hardware=machine,
     )  # fmt: skip
     if adapters is not None:
         fit.before_forward = adapters.see
     source = tokenizers.source
     return Assembly(
-        fit=fit, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
+        fit=fit, model=model, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
         base_vocabulary=weights.base_vocabulary, end_ids=tokenizers.renderer.end_ids, spare=weights.spare,
         start=str(source.adapter) if source.adapter else tokenizers.path, base=tokenizers.path, new_ids=weights.new_ids,
         adapters=adapters,
@@ -116,8 +121,8 @@ class Tokenizers:
 
     source: Source
     path: str
-    as_loaded: Any
-    extended: Any
+    as_loaded: PreTrainedTokenizerFast
+    extended: PreTrainedTokenizerFast
     new_tokens: list[str]  # that the method adds
     renderer: Renderer
 
@@ -139,7 +144,7 @@ def load_tokenizers(config: TrainConfig, method: Method, ranks: Ranks, log: Log)
 class Weights:
     """The model as it came, with rows for the new tokens."""
 
-    model: Any
+    model: PreTrainedModel
     base_vocabulary: int
     spare: dict[str, tuple[int, torch.Tensor]]  # see Assembly
     new_ids: list[int]
@@ -157,7 +162,7 @@ def load_weights(
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
     tokenizer, new_tokens = tokenizers.extended, tokenizers.new_tokens
     four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
-    model: Any = load_model(
+    model = load_model(
         tokenizers.path,
         tokenizers.source.base,
         dtype=torch.float32,
@@ -178,23 +183,23 @@ def load_weights(
 
 def prepare_model(
     config: TrainConfig, method: Method, tokenizers: Tokenizers, weights: Weights, loaded: Loaded, log: Log
-) -> tuple[Any, Adapters | None, int]:
+) -> tuple[PreTrainedModel, Adapters | None, int]:
     """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
-    model: Any = weights.model
+    model = weights.model
     fast, adapters = 0, None
     if config.peft.name != "none":
-        fast = install_fast_modules(model, config)  # before its linear layers are wrapped
+        fast = install_fast_modules(model, config.train)  # before its linear layers are wrapped
         rows = [*adapter_rows(tokenizers.source.adapter), *weights.new_ids]
         adapters = attach(model, config.peft, config.seed, rows, tokenizers.source.adapter)
         model = adapters.model
-    model = method.adapt(model, tokenizers.extended)
+    model = cast("PreTrainedModel", method.adapt(model, tokenizers.extended))
     for examples in (loaded.train, loaded.validation):
         if examples is not None:
             method.check(examples)
     for line in method.facts():
         log(line)
     if adapters is None:
-        fast = install_fast_modules(model, config)
+        fast = install_fast_modules(model, config.train)
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, adapters, fast
@@ -202,7 +207,7 @@ def prepare_model(
 
 def make_engine(
     config: TrainConfig,
-    model: Any,
+    model: PreTrainedModel,
     method: Method,
     precision: str,
     ds_config: dict[str, Any] | None,
@@ -218,7 +223,7 @@ def make_engine(
         engine = DeepSpeedEngine(model, groups, config.train, precision, ds_config, ranks)
     if config.launch.compile:
         # the loop calls the body, not the model around it: logits are made only where there are labels
-        inner: Any = causal_lm(model)
+        inner = causal_lm(model)
         getattr(inner, inner.base_model_prefix).compile(dynamic=True)
     return engine
 
@@ -233,15 +238,15 @@ def check_peft(config: TrainConfig, method: Method, device: torch.device) -> Non
         )
 
 
-def backend(config: TrainConfig, method: Method, precision: str) -> str:
+def backend(config: ModelConfig, method: Method, precision: str) -> str:
     """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
-    named = config.model.attention
+    named = config.attention
     if named == "flash_attention_2" and precision == "fp32":
         raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
     return "sdpa" if named == "auto" and (method.hides_positions or precision == "fp32") else named
 
 
-def spare_rows(model: Any, vocabulary: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
+def spare_rows(model: PreTrainedModel, vocabulary: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:
     """Name -> (first row, rows) of embedding rows without a token that `new` tokens will take over."""
     ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     rows = {n: p for n, p in model.named_parameters() if any(p is e for e in ends)}
@@ -251,7 +256,7 @@ def spare_rows(model: Any, vocabulary: int, new: int) -> dict[str, tuple[int, to
         return {n: (vocabulary, p[vocabulary : vocabulary + new].detach().clone()) for n, p in rows.items()}
 
 
-def check_context(model: Any, loaded: Loaded) -> None:
+def check_context(model: PreTrainedModel, loaded: Loaded) -> None:
     """Raises UserError if an example has more positions than the model knows."""
     known = getattr(model.config, "max_position_embeddings", None)
     longest = int(loaded.train.lengths.max())
@@ -262,8 +267,9 @@ def check_context(model: Any, loaded: Loaded) -> None:
         )
 
 
-def install_fast_modules(model: Any, config: TrainConfig) -> int:
-    return fast_modules.install(model) if config.train.fast_modules else 0
+def install_fast_modules(model: PreTrainedModel, config: TrainingConfig) -> int:
+    """How many modules were replaced."""
+    return fast_modules.install(model) if config.fast_modules else 0
 
 
 def describe(fit: Fit) -> str:

@@ -117,7 +117,7 @@ def test_state_round_trip(tmp_path):
         first.backward(loss(first, seed), last=True)
         first.step(0.01, 1.0)
     second = make("bf16", learning_rate=0.01)
-    stored = checkpoint.Stored(checkpoint.save(tmp_path, 3, first.shards(), {"engine": first.small()}))
+    stored = checkpoint.Stored(checkpoint.save(tmp_path, 3, first.shards(), {"engine": first.state()}))
     second.load(stored.read, stored.read, stored.trainer["engine"])
     for engine in (first, second):
         engine.backward(loss(engine, 9), last=True)

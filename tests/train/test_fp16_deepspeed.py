@@ -53,7 +53,7 @@ for stage in sys.argv[1:]:
     for f in engine.shards():
         parts[f.name] = f.weight.clone().reshape(-1)
         parts |= {f"{f.name}::{k}": v.clone().reshape(-1) for k, v in f.moments.items()}
-    small = engine.small()
+    small = engine.state()
     rows += [step(engine, 6)]
     again = make(stage)
     read = lambda name, start, count: parts[name][:count]
