@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -134,8 +135,12 @@ class Log:
             tqdm.write(line)
         else:
             show(line)
+        self.to_file(line)
+
+    def to_file(self, line: str) -> None:
+        """A full disk or a folder that is gone costs the line, not the run: the next save tells of them."""
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 

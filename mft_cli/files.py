@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -14,9 +16,22 @@ from typing import Any
 
 from mft_cli.errors import UserError
 
+# What a disk or whoever owns it must fix, not the program.
+DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EPERM, errno.EACCES, errno.EROFS, errno.ENODEV,
+    errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
+}  # fmt: skip
 UMASK = os.umask(0o077)  # it can only be read by being set
 os.umask(UMASK)
 FILE_MODE = 0o666 & ~UMASK
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """Such as "No space left on device"; None where no disk is at fault. safetensors tells the number in words only."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(told[1])
+    return os.strerror(number) if number in DISK_ERRORS else None
 
 
 def temporary_for(path: Path) -> Path:
@@ -103,6 +118,14 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError, and ValueError for a damaged file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object was expected, it holds {type(value).__name__}")
+    return value
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, object]:

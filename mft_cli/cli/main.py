@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
+from mft_cli.files import disk_problem
 from mft_cli.signals import ignore_stop_signals
 
 
@@ -78,9 +79,7 @@ def run(task: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except OSError as error:
-        import errno
-
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if disk_problem(error) is None:
             raise
         print(f"mft: {error}; free space or choose another folder, then start the same command again", file=sys.stderr)
         return EXIT_USER

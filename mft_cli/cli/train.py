@@ -41,7 +41,7 @@ def train_or_submit(config: TrainConfig) -> None:
         run_training(config)
         return
     from mft_cli.slurm.submit import submit_run
-    from mft_cli.train.resume import run_folder
+    from mft_cli.train.settings import run_folder
 
     folder = run_folder(config)
     jobs = submit_run(config, folder / "slurm")

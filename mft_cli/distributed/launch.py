@@ -84,7 +84,7 @@ def start_ranks(
         if text := failure_text(first, ranks):
             log(text)
         if cause is not None:
-            cause.append(cause_of(first))
+            cause.append(cause_of(first, group.killed_for))
         return first.code if first.code > 0 else EXIT_OURS
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
@@ -209,6 +209,7 @@ class Group:
         self.arrived: list[int] = []  # signals that wait to be passed on
         self.seen: set[int] = set()
         self.first: Rank | None = None  # the rank that failed first
+        self.killed_for = ""  # why this process killed the ranks, if it did
         self.cut_off = False  # a rank was ended by a signal before it could listen
         self.plan: list[tuple[float, Callable[[], None]]] = []  # what to do when, by time.monotonic()
 
@@ -258,6 +259,7 @@ class Group:
     def pass_on(self, number: int) -> None:
         if number in self.seen:
             if number == signal.SIGINT:
+                self.killed_for = "a second interrupt: what came after the last save is lost"
                 self.log("second interrupt: the ranks are killed")
                 self.kill()
             return
@@ -269,6 +271,7 @@ class Group:
         self.heard.append(signal.Signals(number).name)
 
     def too_late(self) -> None:
+        self.killed_for = f"not having stopped within launch.grace_s={self.grace_s:g} seconds"
         self.log(f"the ranks have not stopped within launch.grace_s={self.grace_s:g} seconds: they are killed")
         self.kill()
 
@@ -304,8 +307,10 @@ def failure_text(first: Rank, ranks: list[Rank]) -> str:
     return line if told else f"{line}, which ends:\n{text}"
 
 
-def cause_of(first: Rank) -> str:
-    """Why the rank that failed first did, in a line."""
+def cause_of(first: Rank, killed_for: str) -> str:
+    """Why the rank that failed first did, in a line. `killed_for`: why this process killed it, if it did."""
+    if first.code < 0 and killed_for:
+        return f"the ranks were killed for {killed_for}"
     if first.code < 0:
         memory = " (out of memory?)" if -first.code == signal.SIGKILL else ""
         return f"rank {first.number} was ended by {signal.Signals(-first.code).name}{memory}"

@@ -15,12 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from mft_cli import __version__
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.ranks import Ranks
-from mft_cli.export.card import ExportFacts, model_card
+from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.export.whole import ExportSettings
-from mft_cli.files import replacing, write_atomically, write_json
+from mft_cli.files import replacing, write_json
 
 SHARD_BYTES = 5 * 10**9
 Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
@@ -82,8 +81,7 @@ def describe_folder(folder: Path, facts: ExportFacts, parts: list[SavesItself]) 
     with quiet_transformers():
         for part in parts:
             part.save_pretrained(str(folder))
-    write_json(folder / "mft.json", {"mft_version": __version__, **facts})
-    write_atomically(folder / "README.md", model_card(facts, {}))
+    write_facts(folder, facts)
 
 
 def exported(

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mft_cli import __version__
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
-from mft_cli.export.card import ExportFacts, model_card
-from mft_cli.files import replacing, write_atomically, write_json
+from mft_cli.export.card import ExportFacts, write_facts
+from mft_cli.files import replacing
 
 WriteExtraFiles = Callable[[Path, Tensor, Tensor | None], None]  # (folder, probe ids [1, T], logits [1, T, V])
 
@@ -56,8 +55,7 @@ def export(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor], set
         with quiet_transformers():
             plain.save_pretrained(str(temporary))
             tokenizer.save_pretrained(str(temporary))
-        write_json(temporary / "mft.json", {"mft_version": __version__, **settings.facts})
-        write_atomically(temporary / "README.md", model_card(settings.facts, {}))
+        write_facts(temporary, settings.facts)
         verify(temporary, probe, expected, settings.dtype, settings.trust)
         if settings.write_extra_files:
             settings.write_extra_files(temporary, probe, expected)

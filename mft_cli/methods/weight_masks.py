@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 from mft_cli import __version__
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
-from mft_cli.files import read_json, replacing, write_json
+from mft_cli.files import digest_of, read_json, replacing, write_json
 from mft_cli.methods.masked_layers import kind_of, layer_of, masked
 from mft_cli.models.loading import locate
 
@@ -73,23 +74,47 @@ def make(masks: Mapping[str, Tensor], facts: dict[str, Any]) -> Masks:
 
 
 def write(path: Path, masks: Masks) -> None:
-    """The masks file, whole or not at all."""
-    header = {"format": FORMAT, "shapes": json.dumps(masks.shapes), "facts": json.dumps(masks.facts)}
+    """The masks file, whole or not at all; the same masks are the same bytes."""
+    texts = {"format": FORMAT, "shapes": json.dumps(masks.shapes), "facts": json.dumps(masks.facts)}
     with replacing(path) as temporary:
-        save_file(masks.packed, temporary, metadata=header)
+        save_file(masks.packed, temporary, metadata={**texts, "digest": contents_digest(masks.packed, texts)})
+        sort_metadata(temporary)
+
+
+def contents_digest(packed: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """Of a masks file, but for the digest itself: a flipped bit would remove another weight."""
+    masks = {name: hashlib.sha256(mask.numpy().data).hexdigest() for name, mask in packed.items()}
+    return digest_of([masks, {name: text for name, text in texts.items() if name != "digest"}])
+
+
+def sort_metadata(file: Path) -> None:
+    """safetensors writes a header's metadata in an order that differs from process to process."""
+    with open(file, "r+b") as data:
+        size = struct.unpack("<Q", data.read(8))[0]
+        header = json.loads(data.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise RuntimeError(f"{file}: the sorted header has {len(text)} bytes instead of {size}")
+        data.seek(8)
+        data.write(text.ljust(size))
 
 
 def read(path: Path) -> Masks:
-    """A masks file, or the one in an export's folder. Raises UserError."""
+    """A masks file, or the one in an export's folder. Raises UserError for another file and a damaged one."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
         with safe_open(file, "pt") as handle:
             header = handle.metadata() or {}
             packed = {n: handle.get_tensor(n) for n in handle.keys()}  # noqa: SIM118  not a dict
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: no masks file ({error}); give one that a mask_finetune export holds") from None
+        raise UserError(f"{file}: not a masks file ({error}); give one that a mask_finetune export holds") from None
     if header.get("format") != FORMAT:
         raise UserError(f"{file}: not a masks file of this version; expected {FORMAT}, it has {header.get('format')}")
+    if "digest" in header and header["digest"] != contents_digest(packed, header):  # files of older versions have none
+        raise UserError(
+            f"{file} is damaged: its contents are not those that were written; export it again or put back a copy"
+        )
     shapes = {n: tuple(s) for n, s in json.loads(header["shapes"]).items()}
     return Masks(packed, shapes, json.loads(header["facts"]))
 

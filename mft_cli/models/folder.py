@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def open_model(config: ModelConfig) -> ModelFolder:
     settings = read_settings(folder / "config.json", config)
     return ModelFolder(
         path=folder,
-        weights_digest=digest_of([(f.name, digest(f)) for f in weight_files(folder, config)] + [settings]),
+        weights_digest=weights_digest(weight_files(folder, config), settings, digest),
         tokenizer_digest=tokenizer_digest(folder),
         end_ids=_end_ids(folder, config),
         context=context_of(settings),
@@ -58,6 +59,13 @@ def open_model(config: ModelConfig) -> ModelFolder:
         adapter=None,
         tokenizer=folder,
     )
+
+
+def weights_digest(
+    files: list[Path], settings: dict[str, Any], digest_of_file: Callable[[Path], str] = file_digest
+) -> str:
+    """The digest that scores are kept with: of the weight files and config.json."""
+    return digest_of([(f.name, digest_of_file(f)) for f in files] + [settings])
 
 
 def context_of(settings: dict[str, Any]) -> int | None:

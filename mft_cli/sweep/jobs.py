@@ -65,7 +65,7 @@ def end(ledger: Ledger, number: int, state: str, code: int, message: str) -> Job
 
 
 def folder_of(config: TrainConfig) -> Path:
-    from mft_cli.train.resume import run_folder
+    from mft_cli.train.settings import run_folder
 
     return run_folder(config)
 

@@ -7,8 +7,6 @@ in its whole. So a checkpoint can be read by any number of ranks, under any ZeRO
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +23,9 @@ from mft_cli.console import Logger
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
 from mft_cli.files import (
+    digest_of,
     discard,
+    disk_problem,
     file_digest,
     flush,
     put_in_place,
@@ -94,7 +94,7 @@ def save(
         if ranks.rank == 0:
             write_json(temporary / "trainer.json", trainer)
             facts["trainer.json"] = file_facts(temporary / "trainer.json")
-            write_json(temporary / MANIFEST, {"step": step, "files": facts})
+            write_json(temporary / MANIFEST, {"step": step, "files": facts, "digest": digest_of(facts)})
             put_in_place(temporary, final)  # the same step may be there, after a resume from an older checkpoint
     return final
 
@@ -107,16 +107,15 @@ def in_step(ranks: Ranks, temporary: Path, step: int) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         fault = error
-    full = is_disk_full(fault) if fault else False
-    outcomes = ranks.gather((fault is not None, full))
+    outcomes = ranks.gather((fault is not None, disk_problem(fault) if fault else None))
     if not any(failed for failed, _ in outcomes):
         return
     if ranks.rank == 0:
         remove(temporary)
-    if any(full for _, full in outcomes):
+    if problem := next((problem for _, problem in outcomes if problem), None):
         raise UserError(
-            f"{temporary.parent}: no space left for the checkpoint of step {step}; the last good checkpoint stays; free "
-            f"space and start the same command again"
+            f"{temporary.parent}: {problem}: the checkpoint of step {step} is not written; the last good one stays; free "
+            f"space or repair that, then start the same command again"
         ) from None
     raise fault or OSError(f"{temporary.parent}: another rank could not write the checkpoint of step {step}")
 
@@ -176,22 +175,19 @@ def file_facts(path: Path) -> FileFacts:
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
-def is_disk_full(error: Exception) -> bool:
-    """safetensors tells a full disk in words only."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-
-
 def verify(folder: Path) -> str | None:
     """None if every file has the manifest's size and digest, else what is wrong."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("digest", digest_of(manifest["files"])) != digest_of(manifest["files"]):
+            return f"{MANIFEST} does not have the digest that was written"
         for name, facts in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != facts["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
             if file_digest(path) != facts["sha256"]:
                 return f"{name} does not have the digest that was written"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its manifest or a file cannot be read ({error})"
     return None
 

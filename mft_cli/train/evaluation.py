@@ -11,13 +11,16 @@ from mft_cli.config.validate import to_plain
 from mft_cli.console import Log
 from mft_cli.errors import EXIT_USER, UserError
 from mft_cli.export.card import add_scores_to_card
-from mft_cli.files import read_json, write_json
+from mft_cli.files import read_json, read_object, write_json
+from mft_cli.models.folder import read_export_facts
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import run_forwarding
+from mft_cli.train.restart import move_evaluations_away
 
 
 def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
+    move_stale_evaluations(run, config, log)
     if not config.eval.benchmarks:
         return
     for folder, out in exports_to_evaluate(run, config):
@@ -39,6 +42,16 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
         log(f"evaluated in {time.monotonic() - start:.0f} s")
+
+
+def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
+    """Scores of other weights than an export now has, after a retraining or more steps, go where no report looks."""
+    for folder, out in exports_to_evaluate(run, config):
+        exported = read_export_facts(folder).get("weights_digest")
+        scored = {read_object(path).get("weights_digest") for path in out.glob("*/metrics.json")}
+        if exported and scored - {None, exported}:
+            move_evaluations_away(run, [out])
+            log(f"{out} held scores of other weights than {folder} has now: moved into {run.root / 'replaced'}")
 
 
 def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:

@@ -25,7 +25,7 @@ from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.loop import Fit
-from mft_cli.train.resume import settings_digest
+from mft_cli.train.settings import settings_digest
 from mft_cli.train.setup import Assembly
 
 

@@ -29,6 +29,7 @@ from mft_cli.train.engine import Outcome, TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.metrics import Metrics, Row, memory_gb
 from mft_cli.train.optimizer import learning_rate_factor
+from mft_cli.train.restart import remove_set_aside
 from mft_cli.train.sums import Numbers, Sums, counted, total
 
 
@@ -267,6 +268,7 @@ class Fit:
         self.method.refresh(engine.model, engine.master)
         trainer = {"position": vars(self.position), "engine": engine.state(), "hardware": self.hardware}
         root = self.run.checkpoints
+        self.run.check_there(f"noticed at step {self.position.step}")
         checkpoints.save(root, self.position.step, engine.shards(), trainer, engine.ranks)
         self.last_save, self.saved_step = time.monotonic(), self.position.step
         if engine.ranks.rank:
@@ -278,4 +280,5 @@ class Fit:
         every = self.config.eval.checkpoints == "all"
         if not every:
             checkpoints.prune(root, self.config.checkpoint.keep_last, best)
+        remove_set_aside(self.run)
         self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)

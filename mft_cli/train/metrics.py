@@ -25,14 +25,24 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 
 Row = dict[str, Any]  # a line of metrics.jsonl: numbers, but for "kind"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a jsonl file; a torn last line, left by a kill, is passed over."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-    return rows
+def cut_back(path: Path, step: int, log: Logger) -> None:
+    """Keeps the lines of a JSONL file up to `step`: later ones come again. A torn last line is what a kill leaves."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    steps = [step_of(line) for line in lines]
+    if damaged := [str(number) for number, of_line in enumerate(steps[:-1], 1) if of_line is None]:
+        log(f"warning: {path}: damaged lines left out: {', '.join(damaged)}")
+    kept = [line for line, of_line in zip(lines, steps, strict=True) if of_line is not None and of_line <= step]
+    write_atomically(path, "".join(line + "\n" for line in kept))
+
+
+def step_of(line: str) -> int | None:
+    """None for a damaged line."""
+    try:
+        return int(json.loads(line).get("step", 0))
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 class Metrics:
@@ -40,8 +50,7 @@ class Metrics:
 
     def __init__(self, run: RunDir, config: LogConfig, step: int, settings: dict[str, object], log: Logger):
         self.path = run.metrics
-        rows = [r for r in read_rows(run.metrics) if r.get("step", 0) <= step]
-        write_atomically(run.metrics, "".join(json.dumps(r) + "\n" for r in rows))
+        cut_back(run.metrics, step, log)
         self.file = open(run.metrics, "a", encoding="utf-8")  # noqa: SIM115  open as long as the run
         self.followers = followers(run, config, settings, log)
         self.log = log

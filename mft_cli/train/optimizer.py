@@ -80,9 +80,10 @@ def restore_state(optimizer: torch.optim.Optimizer, parameter: Tensor, read: Cal
         state = {"step": read("step", 1).view(()), **state}
         optimizer.state[parameter] = {k: v.to(parameter.device).clone() for k, v in state.items()}
         return
+    eight_bit: Any = optimizer  # bitsandbytes' own interface
     places = [(g, p) for g, group in enumerate(optimizer.param_groups) for p in range(len(group["params"]))]
     g, p = next((g, p) for g, p in places if optimizer.param_groups[g]["params"][p] is parameter)
-    optimizer.init_state(optimizer.param_groups[g], parameter, g, p)
+    eight_bit.init_state(optimizer.param_groups[g], parameter, g, p)
     for kind, value in optimizer.state[parameter].items():
         if kind.startswith("qmap"):
             continue

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import CheckpointConfig
-from mft_cli.config.validate import read_yaml, to_plain
 from mft_cli.console import Log
 from mft_cli.data.load import Loaded
 from mft_cli.data.sources import local_digest
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
-from mft_cli.files import digest_of, flatten, read_json
 from mft_cli.run_dir import RunDir
 from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.evaluation import exports_to_evaluate
 from mft_cli.train.loop import Position
-
-# Sections that change no number of the training: not part of the settings' digest, and free to change in a resume.
-FREE = ("run_dir", "note", "log", "checkpoint", "launch", "deepspeed", "eval", "sweep")
-TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
-
-
-def settings_digest(config: TrainConfig) -> str:
-    """Digest of the settings that decide the trained weights."""
-    return digest_of({k: v for k, v in to_plain(config).items() if k not in FREE})
-
-
-def run_folder(config: TrainConfig) -> Path:
-    """run_dir, else a name that the settings decide: the same command finds its own run again and goes on."""
-    if config.run_dir:
-        return Path(config.run_dir)
-    name = f"{config.method.name}-{config.data.name or 'data'}-s{config.seed}-{settings_digest(config)[:8]}"
-    return Path("outputs") / name
+from mft_cli.train.restart import goes_on
+from mft_cli.train.settings import TIMING_KEYS, changed_keys, contents_digests, weights_sample
 
 
 def is_done(run: RunDir, config: TrainConfig) -> bool:
-    if run.get_state().get("state") != "done" or not config.checkpoint.resume:
+    """Whether the folder's training is finished. Raises UserError if it is that of other settings, data or weights."""
+    if run.get_state().get("state") != "done" or not goes_on(run, config):
         return False
     check_same_settings(run, config)
-    before = read_json(run.provenance).get("data", {}) if run.provenance.exists() else {}
+    before = run.get_provenance().get("data", {})
     for name, source in config.data.sources.items():
         local = local_digest(source)
         if local is not None and name in before and local[1] != before[name]["digest"]:
@@ -75,10 +58,11 @@ def check_same_settings(run: RunDir, config: TrainConfig) -> None:
 def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
     """Raises UserError if the folder's checkpoints were trained from other weights or on other rows: a path may stay
     and its file change."""
-    if not checkpoints.steps_in(run.checkpoints) or not run.provenance.exists():
+    before = run.get_provenance()
+    if not before or not checkpoints.steps_in(run.checkpoints):
         return
     check_same_start(run, config)
-    if read_json(run.provenance).get("data") != loaded.digests:
+    if before.get("data") != loaded.digests:
         raise UserError(
             f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
             f"checkpoint.resume=false to train it again from the first step"
@@ -86,40 +70,23 @@ def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
 
 
 def check_same_start(run: RunDir, config: TrainConfig) -> None:
-    """Raises UserError if model.path now holds other weights: checkpoints do not hold what is frozen."""
-    before = read_json(run.provenance).get("start") if run.provenance.exists() else None
+    """Raises UserError if model.path now holds other weights, which checkpoints do not hold where they are frozen, or if
+    another file that decides tokens has changed."""
+    provenance = run.get_provenance()
+    contents = contents_digests(config.model)
+    for name, digest in provenance.get("contents", {}).items():
+        if contents.get(name) != digest:
+            what = "chat template" if name == "model.chat_template" else "tokenizer or chat template"
+            raise UserError(
+                f"{run.root} was trained with another {what} than {name} now holds; put the file back, choose another "
+                f"run_dir, or checkpoint.resume=false to train it again from the first step"
+            )
+    before = provenance.get("start")
     if before is not None and before != weights_sample(config.model.path):
         raise UserError(
             f"{run.root} was trained from other weights than model.path={config.model.path} now holds; choose another "
             f"run_dir, or checkpoint.resume=false to train it again from the first step"
         )
-
-
-def weights_sample(path: str) -> str | None:
-    """Digest of the weight files at a local path: names, sizes, and 16 pieces of 64 KiB of each. None for a hub's id.
-
-    Reading all of a large model would take minutes; two exports of the same shape differ almost everywhere.
-    """
-    local = Path(path).expanduser()
-    files = sorted(local.glob("*.safetensors")) if local.is_dir() else [local] if local.is_file() else []
-    return digest_of([(f.name, f.stat().st_size, pieces(f)) for f in files]) if files else None
-
-
-def pieces(file: Path) -> str:
-    size, step = file.stat().st_size, 2**16
-    digest = hashlib.sha256()
-    with open(file, "rb") as data:
-        for i in range(16):
-            data.seek(max(0, (size - step) * i // 15))
-            digest.update(data.read(step))
-    return digest.hexdigest()
-
-
-def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[object, object]]:
-    """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
-    old, new = flatten(to_plain(read_yaml(TrainConfig, run.config))), flatten(to_plain(config))
-    decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
-    return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
 
 
 def resume(
@@ -131,10 +98,12 @@ def resume(
     log: Log,
 ) -> Position:
     """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
-    if not config.resume:
-        return fresh
     folder = newest_checkpoint(run, engine.ranks, log)
     if folder is None:
+        if saved := run.progress().get("step"):
+            log(
+                f"warning: {run.state} tells of step {saved}, but {run.checkpoints} holds no checkpoint: from the first step"
+            )
         return fresh
     stored = checkpoints.Stored(folder)
     position = Position(**stored.trainer["position"])  # type: ignore[arg-type]

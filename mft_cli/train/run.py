@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import shutil
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build, to_plain, to_yaml
 from mft_cli.console import Log
 from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, join, leave
-from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
-from mft_cli.files import read_json, write_atomically, write_json
+from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
+from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json
 from mft_cli.models.device import set_up_device
-from mft_cli.run_dir import RunDir
+from mft_cli.provenance import changed_versions, environment
+from mft_cli.run_dir import RunDir, State
 from mft_cli.signals import StopSignal
 from mft_cli.slurm.srun import place_from_slurm
-from mft_cli.train import checkpoint as checkpoints
+from mft_cli.train import restart
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
-from mft_cli.train.resume import check_same_settings, is_done, run_folder
+from mft_cli.train.resume import check_same_settings, is_done
+from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
+
+NAMES: dict[type[BaseException], str] = {
+    KeyboardInterrupt: "interrupted by a second Ctrl-C: what came after the last save is lost"
+}
 
 
 def train(config: TrainConfig) -> Path:
@@ -38,13 +44,17 @@ def train(config: TrainConfig) -> Path:
         return run.root
     with run.lock():
         log = Log(run.log)
+        remove_leftovers(run.root)
         if is_done(run, config):
             log(f"{run.root} is done; checkpoint.resume=false would train it again")
+            if changed := changed_versions(run.get_provenance(), environment()):
+                log(f"it was trained with other versions: {'; '.join(changed)}")
         elif world_size(config.launch) == 1:
             train_in(run, config, Ranks(), log)
         else:
             train_on_ranks(run, config, log)
         evaluate_exports(run, config, log)
+        restart.end(run)
     return run.root
 
 
@@ -89,43 +99,66 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
 
 
 def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal | None = None) -> None:
-    """Everything up to the export, with the run's state kept true whatever happens."""
+    """Everything up to the export, with the run's state kept true whatever happens. Raises Stopped, UserError."""
     stop = stop or StopSignal()
-    first = ranks.rank == 0
     log(f"run folder {run.root}")
-    try:
-        if first:
-            prepare_folder(run, config)
-            run.set_state("running")
-        ready = assemble(run, config, stop, log, ranks)
-        fit = ready.fit
-        log(
-            f"{fit.position.total_steps - fit.position.step} of {fit.position.total_steps} steps to go, {describe(fit)}"
-        )
-        fit.run_to_end()
-        write_exports(ready, log)
-        fit.metrics.close()
-        if first:
-            run.set_state(
-                "done", step=fit.position.step, total_steps=fit.position.total_steps, seconds=fit.position.seconds
-            )
-        del ready, fit
-        free_memory()
-    except Stopped as stopped:
-        if first:
-            run.set_state("stopped", message=str(stopped), by=stopped.by, **run.progress())
-        raise
-    except BaseException as error:
-        message = str(error) or type(error).__name__
-        if first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
-            run.set_state("failed", message=message, **run.progress())
-            with open(run.log, "a", encoding="utf-8") as file:
-                file.write(message if isinstance(error, UserError) else traceback.format_exc())
-        raise
+    run.hold()
+    with recording_outcome(run, ranks):
+        set_up_and_train(run, config, ranks, log, stop)
+    free_memory()
     if ranks.world == 1:  # a rank ends here, and a driver goes on: nobody would read the note
         stop.release()
     if stop.name:
         raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
+
+
+def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal) -> None:
+    if ranks.rank == 0:
+        prepare_folder(run, config, log)
+        run.set_state("running", **run.progress())
+    ready = assemble(run, config, stop, log, ranks)
+    fit, position = ready.fit, ready.fit.position
+    log(f"{position.total_steps - position.step} of {position.total_steps} steps to go, {describe(fit)}")
+    fit.run_to_end()
+    write_exports(ready, log)
+    fit.metrics.close()
+    if ranks.rank == 0:
+        run.set_state("done", step=position.step, total_steps=position.total_steps, seconds=position.seconds)
+
+
+@contextlib.contextmanager
+def recording_outcome(run: RunDir, ranks: Ranks) -> Iterator[None]:
+    """Stopped or failed, and why, in state.json. What a disk refuses, and a folder that is gone, become a UserError."""
+    before = run.get_state()
+    try:
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError):
+                run.check_there("it could not be written to")
+            if (reason := disk_problem(error)) is None:
+                raise
+            raise UserError(
+                f"{run.root}: {reason} ({first_line(error)}); what is saved stays; free space or repair that, then start the "
+                f"same command again"
+            ) from None
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            record_failure(run, error, before, ranks.rank == 0)
+        raise
+
+
+def record_failure(run: RunDir, error: BaseException, before: State, first: bool) -> None:
+    if isinstance(error, (UserError, Stopped)) and not run.begun and before.get("state") in ("done", "stopped"):
+        if first:
+            write_json(run.state, before)  # a refused command leaves the run as it was
+    elif isinstance(error, Stopped):
+        if first:
+            run.set_state("stopped", message=str(error), by=error.by, **run.progress())
+    elif first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
+        message = str(error) or NAMES.get(type(error), type(error).__name__)
+        run.set_state("failed", message=message, **run.progress())
+        Log(run.log).to_file(message if isinstance(error, UserError) else traceback.format_exc())
 
 
 def free_memory() -> None:
@@ -135,15 +168,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def prepare_folder(run: RunDir, config: TrainConfig) -> None:
+def prepare_folder(run: RunDir, config: TrainConfig, log: Log) -> None:
     """Keep the resolved configuration; refuse a folder that holds another run."""
-    if config.checkpoint.resume:
-        check_same_settings(run, config)
+    if not restart.goes_on(run, config):
+        if run.config.exists():  # kept until the new run can start
+            return
     else:
-        for step in checkpoints.steps_in(run.checkpoints):
-            files.discard(checkpoints.step_folder(run.checkpoints, step))
-        for folder in run.root.glob("export*"):
-            shutil.rmtree(folder)
-        run.metrics.unlink(missing_ok=True)
-        run.samples.unlink(missing_ok=True)
+        check_same_settings(run, config)
+        if not config.checkpoint.resume:
+            log(
+                f"the run that checkpoint.resume=false began goes on; delete {restart.marker_of(run)} to begin once more"
+            )
     write_atomically(run.config, to_yaml(config))

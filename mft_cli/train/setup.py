@@ -12,14 +12,14 @@ from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
-from mft_cli.config.validate import to_plain
+from mft_cli.config.validate import to_plain, to_yaml
 from mft_cli.console import Log
 from mft_cli.data.load import Loaded, load
 from mft_cli.data.prompts import Renderer
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.distributed.zero import gathered, numel_of, partitioned_loading
 from mft_cli.errors import Stopped, UserError
-from mft_cli.files import write_json
+from mft_cli.files import write_atomically, write_json
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
@@ -30,16 +30,18 @@ from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
 from mft_cli.models.vocabulary import add_tokens, add_words, embedding_rows
-from mft_cli.provenance import hardware, provenance
+from mft_cli.provenance import Provenance, changed_versions, hardware, provenance, with_segment
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.loop import Fit, Position
-from mft_cli.train.metrics import Metrics, NoMetrics, peak_flops
+from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
 from mft_cli.train.optimizer import total_steps
-from mft_cli.train.resume import check_same_data, resume, settings_digest, weights_sample
+from mft_cli.train.restart import goes_on, set_aside
+from mft_cli.train.resume import check_same_data, resume
 from mft_cli.train.samples import sampler
+from mft_cli.train.settings import contents_digests, settings_digest, weights_sample
 
 
 @dataclass
@@ -85,25 +87,24 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine = make_engine(config, model, method, precision, ds_config, device, ranks)
-    check_same_data(run, config, loaded)
-    ranks.barrier()  # nobody still reads what is written now
-    if ranks.rank == 0:
-        facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config))
-        facts |= {
-            "start": weights_sample(config.model.path), "precision": precision, "attention": attention,
-            "fast_modules": fast, "method": method.facts(), "ranks": ranks.world, "deepspeed": ds_config,
-        }  # fmt: skip
-        write_json(run.provenance, facts)
+    take_over(run, config, loaded, ranks)
     position = Position(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
     machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
     position = resume(run, config.checkpoint, engine, position, machine, log)
-    metrics = Metrics(run, config.log, position.step, to_plain(config), log) if ranks.rank == 0 else NoMetrics()
+    choices: Provenance = {
+        "precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts(),
+        "ranks": ranks.world, "deepspeed": ds_config,
+    }  # fmt: skip
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
-        metrics=metrics, log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
-        flops_per_token=flops, peak_flops=peak_flops(device, config.log),
-        sample=sampler(run, config, model, method, tokenizers.renderer, loaded) if ranks.rank == 0 else None, hardware=machine,
+        metrics=NoMetrics(), log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
+        flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
+    if ranks.rank == 0:
+        record(run, config, choices, loaded, position.step, log)
+        cut_back(run.samples, position.step, log)
+        fit.metrics = Metrics(run, config.log, position.step, to_plain(config), log)
+        fit.sample = sampler(run, config, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
         fit.before_forward = adapters.see
     source = tokenizers.source
@@ -113,6 +114,29 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         start=str(source.adapter) if source.adapter else tokenizers.path, base=tokenizers.path, new_ids=weights.new_ids,
         adapters=adapters,
     )  # fmt: skip
+
+
+def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) -> None:
+    """Data, model and settings have loaded: the folder is this run's. All ranks have to call. Raises UserError."""
+    going_on = ranks.from_first(goes_on(run, config))
+    if going_on:
+        check_same_data(run, config, loaded)
+    ranks.barrier()  # nobody still reads what is written now
+    if ranks.rank == 0 and not going_on:
+        set_aside(run, config)
+        write_atomically(run.config, to_yaml(config))
+    run.begun = True
+    ranks.barrier()
+
+
+def record(run: RunDir, config: TrainConfig, choices: Provenance, loaded: Loaded, step: int, log: Log) -> None:
+    """run.json of a run that begins or goes on after `step` steps."""
+    facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config))
+    facts |= {"start": weights_sample(config.model.path), "contents": contents_digests(config.model), **choices}
+    before = run.get_provenance()
+    if step and (changed := changed_versions(before, facts)):
+        log(f"warning: this run was begun with other versions ({'; '.join(changed)}): its weights may depend on that")
+    write_json(run.provenance, with_segment(before, facts, step))
 
 
 @dataclass

@@ -248,6 +248,13 @@ def test_second_interrupt_kills_at_once(tmp_path):
     assert not any(map(alive, pids))
 
 
+def test_a_second_interrupt_is_no_lack_of_memory(tmp_path):
+    rank = launch.Rank(0, ["true"], {"RANK": "0"}, tmp_path, echo=False)
+    rank.code = -signal.SIGKILL
+    assert "out of memory?" in launch.cause_of(rank, "")
+    assert launch.cause_of(rank, "a second interrupt") == "the ranks were killed for a second interrupt"
+
+
 def test_no_rank_outlives_a_killed_supervisor(tmp_path):
     process, pids = listeners(tmp_path)
     process.kill()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,7 +144,7 @@ def test_two_masks_from_one_start_are_told(tmp_path, capsys):
 
 
 def test_what_is_no_masks_file_is_told(tiny_model, tmp_path):
-    for path, said in ((tmp_path, "no masks file"), (tiny_model / "model.safetensors", "not a masks file")):
+    for path, said in ((tmp_path, "not a masks file ("), (tiny_model / "model.safetensors", "not a masks file")):
         done = mft("mask", "inspect", str(path), cwd=tmp_path)
         assert done.returncode == 2
         assert said in done.stderr
@@ -150,3 +152,29 @@ def test_what_is_no_masks_file_is_told(tiny_model, tmp_path):
         masks.diff(masks.make({"a": torch.ones(2).bool()}, {}), masks.make({"b": torch.ones(2).bool()}, {}))
     with pytest.raises(UserError, match="expected mft mask apply"):
         mask_verb(["apply", "a"])
+
+
+def test_the_same_masks_are_the_same_bytes(tiny_model, tmp_path):
+    """In every process: safetensors writes metadata in an order that differs."""
+    program = """
+import sys, torch
+from pathlib import Path
+from mft_cli.methods import weight_masks as masks
+made = masks.make({"b": torch.ones(9).bool(), "a": torch.zeros(3, 5).bool()}, {"base_model": "µ/tiny", "seed": 1})
+masks.write(Path(sys.argv[1]), made)
+"""
+    for number in range(4):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path / str(number))], check=True)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+    assert masks.read(tmp_path / "0").facts["base_model"] == "µ/tiny"
+
+
+def test_a_flipped_bit_in_a_masks_file_is_noticed(tiny_model, tmp_path):
+    masks.write(tmp_path / "m.mft", some_masks(tiny_model))
+    whole = (tmp_path / "m.mft").read_bytes()
+    for position in (len(whole) - 1, len(whole) - 1000, whole.index(b"tiny")):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        (tmp_path / "m.mft").write_bytes(bytes(damaged))
+        with pytest.raises(UserError, match="damaged"):
+            masks.read(tmp_path / "m.mft")

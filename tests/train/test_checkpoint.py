@@ -78,7 +78,7 @@ def test_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(UserError, match="no space left for the checkpoint of step 2"):
+    with pytest.raises(UserError, match="No space left on device: the checkpoint of step 2 is not written"):
         save(tmp_path, 2, one())
     assert checkpoint.steps_in(tmp_path) == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
@@ -94,7 +94,7 @@ def test_a_really_full_disk(tmp_path: Path):
     try:
         save(tmp_path, 1, one())
         large = [Shard("w", torch.zeros(100_000), (100_000,))]
-        with pytest.raises(UserError, match="no space left"):
+        with pytest.raises(UserError, match="No space left on device"):
             save(tmp_path, 2, large)
         assert checkpoint.newest_verified(tmp_path, print) == tmp_path / "step-00000001"
     finally:
