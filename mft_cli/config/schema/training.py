@@ -52,7 +52,9 @@ class CheckpointConfig:
     every_minutes: NonNegative = key(30.0, "Save also when this long has passed since the last one; 0: never.")
     keep_last: AtLeastOne = key(2, "How many of the newest checkpoints stay.")
     keep_best: bool = key(False, "Keep also the checkpoint with the lowest validation loss.")
-    resume: bool = key(True, "Go on from the newest verified checkpoint in the run folder; false replaces the folder's run, once.")
+    resume: bool = key(
+        True, "Go on from the newest verified checkpoint in the run folder; false replaces the folder's run, once."
+    )
     retime: bool = key(False, "Allow a resume that changes the total number of steps.")
 
 
