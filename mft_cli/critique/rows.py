@@ -39,8 +39,8 @@ def write_rows(config: CritiqueRunConfig, teacher: Teacher, out: Path) -> dict[s
         "rows": len(rows),
         "answer_match": sum(r["answer_match"] for r in rows),
         "right_solutions_in_rows": sum(r["solution_match"] for r in rows),
-        "mended": sum(r["answer_match"] and not r["solution_match"] for r in rows),
-        "spoiled": sum(r["solution_match"] and not r["answer_match"] for r in rows),
+        "corrected": sum(r["answer_match"] and not r["solution_match"] for r in rows),
+        "broken": sum(r["solution_match"] and not r["answer_match"] for r in rows),
         "malformed_tries": len(malformed),
         "malformed_reasons": dict(sorted(reasons.items())),
         "given_up": len(teacher.solutions) - len(rows) - len(teacher.waiting()),
@@ -104,8 +104,8 @@ def summary(counts: dict[str, Any]) -> str:
     """A few lines for the terminal."""
     lines = [
         f"solutions: {counts['solutions']}, {counts['right_solutions']} of them right",
-        f"rows: {counts['rows']} with a critique, {counts['answer_match']} verified (answer_match); the teacher mended "
-        f"{counts['mended']} wrong solutions and spoiled {counts['spoiled']} right ones",
+        f"rows: {counts['rows']} with a critique, {counts['answer_match']} verified (answer_match); the teacher corrected "
+        f"{counts['corrected']} wrong solutions and broke {counts['broken']} right ones",
     ]
     if counts["malformed_tries"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["malformed_reasons"].items())

@@ -100,7 +100,7 @@ def read(plan: Plan, config: CritiqueRunConfig, control: Any) -> list[Solution]:
     scores = grade(records, plan.benchmark, config.eval)
     result = []
     for index, (record, score) in enumerate(zip(records, scores, strict=True)):
-        problem, sample = plan.place(index)
+        problem, sample = plan.problem_and_sample(index)
         text = control.sub("", record["completion"]) if control else record["completion"]
         solution = Solution(
             f"{plan.name}/{problem.id}.{sample}", plan.name, problem, sample, text, plan.requests[index].seed,
@@ -120,7 +120,7 @@ def facts(session: Session, plans: list[Plan]) -> dict[str, Any]:
         "sources": {
             p.name: {
                 "questions": len(p.problems),
-                "where": p.where,
+                "where": p.data_summary,
                 "derived_from": p.benchmark.source.derived_from,
                 "prompt": p.renderer.prompt.name,
                 "prompt_text": p.renderer.prompt_text("{question}"),

@@ -1,10 +1,10 @@
-"""What metrics.json says of the completions beside right and wrong: how sure the model was, what an endpoint refused."""
+"""What metrics.json says of the completions besides right and wrong: how sure the model was, what an endpoint refused."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from mft_cli.eval.metrics_file import Facts
 from mft_cli.eval.plan import Plan
 
 ENTROPY = {
@@ -14,7 +14,7 @@ ENTROPY = {
 }
 
 
-def confidence_metrics(plan: Plan, engine: str) -> dict[str, Any]:
+def confidence_metrics(plan: Plan, engine: str) -> Facts:
     """Means over completions of mean_logprob and mean_entropy (nats a token), and how the entropy was computed."""
     records = plan.records()
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from mft_cli.eval.metrics_file import Facts, Metrics, Overlap
 from mft_cli.stats import intervals
 
 
-def contamination(facts: dict[str, Any], benchmark: str, derived_from: Sequence[str]) -> str | None:
+def contamination(facts: Facts, benchmark: str, derived_from: Sequence[str]) -> str | None:
     """The reason why a score is contaminated, or None. A benchmark's own name counts as one of its tags."""
     tags = {benchmark, *derived_from}
     shared = sorted(tags & set(facts.get("derived_from") or ()))
@@ -22,9 +22,7 @@ def contamination(facts: dict[str, Any], benchmark: str, derived_from: Sequence[
     return f"the training data says that it contains or was made from {', '.join(shared)}, which {benchmark} is made of"
 
 
-def overlap(
-    folder: Path, ids: Sequence[str], questions: Sequence[str], bases: Sequence[str] = ()
-) -> dict[str, Any] | None:
+def overlap(folder: Path, ids: Sequence[str], questions: Sequence[str], bases: Sequence[str] = ()) -> Overlap | None:
     """The problems whose question the model in `folder` was trained on; None where the folder does not say.
 
     `bases`: the questions that the problems are variants of; one that was trained on counts as well.
@@ -36,24 +34,24 @@ def overlap(
     digests = None if folder == Path() else read_questions(folder)  # an endpoint has no folder
     if digests is None:
         return None
-    found = zip(known(questions, digests), known(bases or questions, digests), strict=True)
-    hits = [id for id, hit in zip(ids, found, strict=True) if any(hit)]
+    trained_on = zip(known(questions, digests), known(bases or questions, digests), strict=True)
+    hits = [id for id, hit in zip(ids, trained_on, strict=True) if any(hit)]
     return {
         "problems": len(hits), "of": len(ids), "training_questions": len(digests), "ids": hits, "bases": bool(bases),
     }  # fmt: skip
 
 
-def reason(declared: str | None, measured: dict[str, Any] | None) -> str | None:
+def reason(declared: str | None, measured: Overlap | None) -> str | None:
     """What metrics.json calls `contaminated`: the declared reason, the measured one, or both; None for neither."""
     parts = [declared] if declared else []
     if measured and measured["problems"]:
         share = 100 * measured["problems"] / measured["of"]
-        what = "questions or the base problems that they vary" if measured.get("bases") else "questions"
+        what = "questions or the base problems that they vary" if measured["bases"] else "questions"
         parts.append(f"the model was trained on {measured['problems']} of the {measured['of']} {what} ({share:.1f} %)")
     return "; ".join(parts) or None
 
 
-def split_accuracy(metrics: dict[str, Any], scores: Sequence[dict[str, Any]]) -> None:
+def split_accuracy(metrics: Metrics, scores: Sequence[Facts]) -> None:
     """Adds to metrics["overlap"] the accuracy on the problems that were trained on, and on the rest with an interval."""
     measured = metrics.get("overlap")
     if not measured or not measured["problems"]:
@@ -62,10 +60,10 @@ def split_accuracy(metrics: dict[str, Any], scores: Sequence[dict[str, Any]]) ->
     shares: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
     for score in scores:
         shares[score["id"] in trained].setdefault(score["id"], []).append(float(score["correct"]))
-    means = {side: [sum(s) / len(s) for s in found.values()] for side, found in shares.items()}
-    for side, name in ((True, "trained_on"), (False, "rest")):
-        measured[f"accuracy_{name}"] = sum(means[side]) / len(means[side]) if means[side] else None
-    rest = means[False]
+    means = {side: [sum(s) / len(s) for s in by_problem.values()] for side, by_problem in shares.items()}
+    hit, rest = means[True], means[False]
+    measured["accuracy_trained_on"] = sum(hit) / len(hit) if hit else None
+    measured["accuracy_rest"] = sum(rest) / len(rest) if rest else None
     single = all(value in (0.0, 1.0) for value in rest)
     if rest:
         measured["interval_rest"] = list(

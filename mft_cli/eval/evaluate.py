@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.config.validate import to_plain, to_yaml
 from mft_cli.eval.grading.graders import check_needs
+from mft_cli.eval.metrics_file import Metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
 from mft_cli.eval.session import Session
@@ -18,15 +18,15 @@ from mft_cli.run_dir import RunDir
 from mft_cli.signals import stoppable
 
 
-def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
+def evaluate(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
     """Evaluate a model on `config.eval.benchmarks` into out/<benchmark>/; returns each one's metrics.
 
-    Raises UserError for a folder that is no whole model, missing data, or a prompt that does not fit the tokenizer.
+    Raises UserError for a folder that is not a whole model, missing data, or a prompt that does not fit the tokenizer.
     """
     session = Session(config, out)
     plans = session.plans(out)
     last = {plan.name: session.last_pass(plan) for plan in plans}
-    metrics = {name: found for name, plan in last.items() if plan is not None and (found := finished(plan)) is not None}
+    metrics = {name: done for name, plan in last.items() if plan is not None and (done := finished(plan)) is not None}
     todo = [plan.name for plan in plans if plan.name not in metrics]
     for plan in plans:
         if plan.name in todo:
@@ -44,7 +44,7 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, dict[str, Any]]:
     return {plan.name: metrics[plan.name] for plan in plans}
 
 
-def say_result(metrics: dict[str, Any], reused: bool) -> None:
+def say_result(metrics: Metrics, reused: bool) -> None:
     """The benchmark's last lines."""
     print(summary(metrics, reused=reused), flush=True)
     if wins := metrics.get("preference"):
@@ -55,19 +55,19 @@ def say_result(metrics: dict[str, Any], reused: bool) -> None:
         )
     if first := metrics.get("first_pass"):
         print(
-            f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second mended {first['mended']} "
-            f"answers and spoiled {first['spoiled']}",
+            f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second corrected {first['corrected']} "
+            f"answers and broke {first['broken']}",
             flush=True,
         )
 
 
-def finished(plan: Plan) -> dict[str, Any] | None:
+def finished(plan: Plan) -> Metrics | None:
     """The metrics of an evaluation that was done before with the same settings and whose files are untouched."""
     path = plan.out / "metrics.json"
     if plan.journal.missing() or not path.is_file() or not (plan.out / "scores.jsonl").is_file():
         return None
     try:
-        metrics = read_json(path)
+        metrics: Metrics = read_json(path)
     except ValueError:
         return None
     same = metrics.get("settings_digest") == plan.settings_digest
@@ -92,9 +92,7 @@ def eval_folder(config: EvalRunConfig) -> Path:
 
 
 def evaluate_run(config: EvalRunConfig) -> Path:
-    """Evaluate and keep configuration, provenance and state beside the results. Returns the folder."""
-    pass
-
+    """Evaluate; the folder gets the configuration, provenance and state, too. Returns it. Raises UserError, Stopped."""
     run = RunDir(eval_folder(config))
     with run.lock():
         write_atomically(run.config, to_yaml(config))
@@ -105,6 +103,3 @@ def evaluate_run(config: EvalRunConfig) -> Path:
         run.set_state("done")
         print(f"results in {run.root}")
     return run.root
-
-
-# ---- exports of a training run --------------------------------------------------------------------------------------

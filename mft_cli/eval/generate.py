@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.runs import EvalRunConfig
@@ -16,6 +15,7 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
 from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine
+from mft_cli.eval.metrics_file import Facts
 from mft_cli.eval.plan import Subject, pick_prompt
 from mft_cli.models.folder import open_model
 from mft_cli.models.loading import load_tokenizer
@@ -38,15 +38,15 @@ class Asked:
 class Results:
     """Completions as they come in, by request."""
 
-    found: dict[int, Completion] = field(default_factory=dict)
+    completions: dict[int, Completion] = field(default_factory=dict)
     tokens: int = 0
 
-    def completion(self, index: int, one: Completion) -> None:
-        self.found[index] = one
-        self.tokens += one.tokens
+    def add(self, index: int, completion: Completion) -> None:
+        self.completions[index] = completion
+        self.tokens += completion.tokens
 
 
-def generate(config: EvalRunConfig, asked: Asked) -> list[dict[str, Any]]:
+def generate(config: EvalRunConfig, asked: Asked) -> list[Facts]:
     """One record a completion, in the order of the questions. Prints them, or writes asked.out. Raises UserError."""
     device, dtype = device_and_dtype(config)
     folder = open_model(config.model)
@@ -64,16 +64,16 @@ def generate(config: EvalRunConfig, asked: Asked) -> list[dict[str, Any]]:
     engine = load_engine(loading, tokenizer, config.eval)
     results, start = Results(), time.perf_counter()
     try:
-        engine.generate(requests, set(), sampling, results.completion, lambda tokens: None)
+        engine.generate(requests, set(), sampling, results.add, lambda tokens: None)
     finally:
         seconds = time.perf_counter() - start
         engine.close()
     rows = [
         {
             "question": asked.questions[i // asked.samples],
-            "completion": results.found[i].text,
-            "finish_reason": results.found[i].finish_reason,
-            "tokens": results.found[i].tokens,
+            "completion": results.completions[i].text,
+            "finish_reason": results.completions[i].finish_reason,
+            "tokens": results.completions[i].tokens,
             "decode": config.eval.decode,
         }
         for i in range(len(requests))
@@ -99,7 +99,7 @@ def requests_of(
         yield Request(prompt, room, sampling_seed(config.eval.seed, question, sample))
 
 
-def write(rows: list[dict[str, Any]], asked: Asked) -> None:
+def write(rows: list[Facts], asked: Asked) -> None:
     """JSON lines into asked.out; on the screen the bare text of one completion, else each under its question."""
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Mean log-probability of the gold solutions: a finer measure than right or wrong, and no generation is needed.
+"""Mean log-likelihood of the gold solutions: a finer measure than right or wrong, and no generation is needed.
 
 The solution is rendered as in training, end token included, and its tokens are summed: sum of log p(token | before) in
 nats. Examples are padded on the right, where causal attention never looks; batches are of like length.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from mft_cli.eval.journal import dump
+from mft_cli.eval.metrics_file import GoldLogprob
 from mft_cli.files import write_atomically
 from mft_cli.stats.intervals import bootstrap_mean
 
@@ -22,7 +23,9 @@ LOGITS_BYTES = 512 << 20  # fp32 logits held at once
 
 
 def gold_logprobs(
-    model: Any, examples: Sequence[tuple[list[int], list[int]]], report: Callable[[int], None] = lambda count: None
+    model: PreTrainedModel,
+    examples: Sequence[tuple[list[int], list[int]]],
+    report: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
     """Sum of log-probabilities of each response, for (prompt ids, response ids) pairs. `report` gets counts of done."""
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -40,7 +43,7 @@ def gold_logprobs(
     return sums
 
 
-def _batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+def _batch(model: PreTrainedModel, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     device = next(model.parameters()).device
     length = max(len(p) + len(r) for p, r in examples)
     ids = torch.zeros(len(examples), length, dtype=torch.long, device=device)
@@ -58,8 +61,8 @@ def _batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> list[
     return sums
 
 
-def write_gold(path: Path, ids: Sequence[str], sums: Sequence[float], tokens: Sequence[int]) -> dict[str, Any]:
-    """Write gold.jsonl and return the metrics: mean over problems of the log-probability per token, in nats."""
+def write_gold(path: Path, ids: Sequence[str], sums: Sequence[float], tokens: Sequence[int]) -> GoldLogprob:
+    """Write gold.jsonl and return the metrics: mean over problems of the log-likelihood per token, in nats."""
     lines = zip(ids, sums, tokens, strict=True)
     write_atomically(path, "".join(dump({"id": i, "logprob_sum": s, "tokens": n}) for i, s, n in lines))
     means = [s / n for s, n in zip(sums, tokens, strict=True)]

@@ -10,28 +10,26 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import Record, read_lines
+from mft_cli.eval.metrics_file import Facts, Metrics
 from mft_cli.stats import intervals
 
 MOST_VALUES = 12  # of a label that are told apart: GSM-IC has hundreds of sentence templates
 
 
-def group_metrics(
-    records: Sequence[Record], scores: Sequence[Record], benchmark: BenchmarkConfig, out: Path
-) -> dict[str, Any]:
+def group_metrics(records: Sequence[Record], scores: Sequence[Record], benchmark: BenchmarkConfig, out: Path) -> Facts:
     """{"groups": {...}} for a benchmark with `group`, else nothing. Notes the base problem in every score as `group`.
 
     problems           base problems
     accuracy_interval  95 % interval of the accuracy over variants, by a bootstrap over base problems
     macro_accuracy     mean over base problems of the share of variants that are right, with macro_interval
     robust_accuracy    share of base problems of which every variant (every sample) is right, with robust_interval
-    clean_accuracy     accuracy on these base problems themselves: benchmark `clean`, evaluated beside this one; else null
+    clean_accuracy     accuracy on these base problems themselves: benchmark `clean`, evaluated in the same run; else null
     normalised_accuracy, normalised_robust_accuracy   accuracy and robust accuracy divided by clean_accuracy
     labels             {field: {value: `of_label`}} for the fields `labels` of the benchmark that the rows have
     """
@@ -42,14 +40,14 @@ def group_metrics(
         return {}
     for part, score in zip(parts, scores, strict=True):
         score["group"] = part["group"]
-    found = by_base_problem(scores)
-    groups = list(dict.fromkeys(part["group"] for part in parts))
+    groups = by_base_problem(scores)
+    bases = list(dict.fromkeys(part["group"] for part in parts))
     accuracy = sum(s["correct"] for s in scores) / len(scores)
-    found |= against_clean(accuracy, found["robust_accuracy"], groups, benchmark, out)
-    return {"groups": {**found, "labels": by_label([part.get("labels") or {} for part in parts], scores)}}
+    groups |= against_clean(accuracy, groups["robust_accuracy"], bases, benchmark, out)
+    return {"groups": {**groups, "labels": by_label([part.get("labels") or {} for part in parts], scores)}}
 
 
-def by_base_problem(scores: Sequence[Record]) -> dict[str, Any]:
+def by_base_problem(scores: Sequence[Record]) -> Facts:
     """Accuracies over base problems of scores that have their `group`."""
     groups: dict[str, list[bool]] = {}
     for score in scores:
@@ -66,26 +64,26 @@ def by_base_problem(scores: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> dict[str, dict[str, Any]]:
+def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> dict[str, Facts]:
     """The same for each value of each label; values beyond the MOST_VALUES most frequent are together as `others`."""
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, Facts] = {}
     for name in dict.fromkeys(name for label in labels for name in label):
         counts = Counter(label[name] for label in labels if name in label).most_common()
         kept = sorted(value for value, _ in counts[:MOST_VALUES])
-        found[name] = {value: of_label([s for label, s in zip(labels, scores, strict=True) if label.get(name) == value])
+        by_name[name] = {value: of_label([s for label, s in zip(labels, scores, strict=True) if label.get(name) == value])
                        for value in kept}  # fmt: skip
         rest = [s for label, s in zip(labels, scores, strict=True) if name in label and label[name] not in kept]
         if rest:
-            found[name][f"{len(counts) - MOST_VALUES} others"] = of_label(rest)
-    return found
+            by_name[name][f"{len(counts) - MOST_VALUES} others"] = of_label(rest)
+    return by_name
 
 
-def of_label(scores: Sequence[Record]) -> dict[str, Any]:
+def of_label(scores: Sequence[Record]) -> Facts:
     """`n` completions, their `accuracy`, and what `by_base_problem` says of them alone."""
     return {"n": len(scores), "accuracy": sum(s["correct"] for s in scores) / len(scores), **by_base_problem(scores)}
 
 
-def group_lines(metrics: Mapping[str, Any]) -> list[str]:
+def group_lines(metrics: Metrics) -> list[str]:
     """What a terminal shows of a benchmark's groups: a line for all, and one for each value of each label."""
     groups, name = metrics.get("groups"), metrics["benchmark"]
     if not groups:
@@ -105,10 +103,10 @@ def group_lines(metrics: Mapping[str, Any]) -> list[str]:
         )
     for label, values in groups.get("labels", {}).items():
         lines += [
-            f"{name}: {label}={value}: {100 * one['accuracy']:.1f} % "
-            f"[{100 * one['accuracy_interval'][0]:.1f}, {100 * one['accuracy_interval'][1]:.1f}] of {one['n']}, "
-            f"every variant right {100 * one['robust_accuracy']:.1f} % of {one['problems']}"
-            for value, one in values.items()
+            f"{name}: {label}={value}: {100 * part['accuracy']:.1f} % "
+            f"[{100 * part['accuracy_interval'][0]:.1f}, {100 * part['accuracy_interval'][1]:.1f}] of {part['n']}, "
+            f"every variant right {100 * part['robust_accuracy']:.1f} % of {part['problems']}"
+            for value, part in values.items()
         ]
     return lines
 
@@ -123,9 +121,7 @@ def bootstrap_ratio(
     return float(low), float(high)
 
 
-def against_clean(
-    accuracy: float, robust: float, groups: list[str], benchmark: BenchmarkConfig, out: Path
-) -> dict[str, Any]:
+def against_clean(accuracy: float, robust: float, groups: list[str], benchmark: BenchmarkConfig, out: Path) -> Facts:
     """Accuracy on the clean base problems, and both accuracies divided by it; null where that is not known or zero."""
     clean = clean_accuracy(groups, out.parent / benchmark.clean / "scores.jsonl") if benchmark.clean else None
     return {

@@ -30,7 +30,7 @@ def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequ
 def read_lines(path: Path) -> tuple[list[Record], int]:
     """The file's records and the number of bytes that they take. A torn last line (a killed writer's) is left out.
 
-    Raises UserError for a line in the middle that is no JSON object.
+    Raises UserError for a line in the middle that is not a JSON object.
     """
     data = path.read_bytes() if path.is_file() else b""
     *whole, tail = data.split(b"\n")
@@ -61,8 +61,8 @@ class Journal:
         if len(set(self.keys)) != len(self.keys):
             raise ValueError("two completions have the same key")
         records, good = read_lines(path)
-        wanted = set(self.keys)
-        self.done = {r["key"]: r for r in records if r.get("key") in wanted}
+        expected_keys = set(self.keys)
+        self.done = {r["key"]: r for r in records if r.get("key") in expected_keys}
         self.foreign = len(records) - len(self.done)
         self._good_bytes = good
         self._file: IO[bytes] | None = None

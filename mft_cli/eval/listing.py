@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -20,6 +19,7 @@ from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.data.files import download_place, is_url, local_files
 from mft_cli.errors import UserError
+from mft_cli.eval.metrics_file import Facts
 
 COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
@@ -42,25 +42,25 @@ def print_list(extra: Iterable[Path], as_json: bool) -> None:
         print("  ".join(cells).rstrip())
     widest = max(map(len, suites), default=0)
     print("\nsuite")
-    for name, found in suites.items():
-        print(f"{name.ljust(widest)}  {' '.join(found)}")
+    for name, benchmarks in suites.items():
+        print(f"{name.ljust(widest)}  {' '.join(benchmarks)}")
     print()
     print(f"local: under MFT_DATA_DIR ({os.environ.get('MFT_DATA_DIR') or 'not set'})")
     for problem in problems:
         print(f"not listed: {problem}")
 
 
-def listing(extra: Iterable[Path] = ()) -> tuple[list[dict[str, Any]], dict[str, list[str]], list[str]]:
+def listing(extra: Iterable[Path] = ()) -> tuple[list[Facts], dict[str, list[str]], list[str]]:
     """(a row a benchmark, suite -> members, sentences about files that do not compose), also of the folders `extra`."""
     extra = list(extra)
     files = {file.stem: file for root in (CONF, *extra) for file in sorted((root / "eval").glob("*.yaml"))}
-    suites = {name: found for name, file in files.items() if (found := members(file))}
+    suites = {name: inside for name, file in files.items() if (inside := members(file))}
     names = sorted(name for name in files if name not in suites and name != "none")
     benchmarks, problems = composed(names, extra)
     rows = []
     for name, benchmark in benchmarks.items():
         try:
-            here = where(benchmark.source)
+            here = location(benchmark.source)
         except UserError as error:
             here = f"({error})"
         counted = COUNTED[benchmark.answer_type] + (f", avg@{benchmark.samples}" if benchmark.samples > 1 else "")
@@ -70,7 +70,7 @@ def listing(extra: Iterable[Path] = ()) -> tuple[list[dict[str, Any]], dict[str,
             "here": here,
             "counted": counted + (", by base problem" if benchmark.group else ""),
             "source": source_name(benchmark.source),
-            "suites": [suite for suite, found in suites.items() if name in found],
+            "suites": [suite for suite, inside in suites.items() if name in inside],
         })  # fmt: skip
     return rows, suites, problems
 
@@ -86,7 +86,7 @@ def members(file: Path) -> list[str] | None:
     except yaml.YAMLError:
         return None
     listed = values.get("defaults", []) if isinstance(values, dict) else []
-    return [one for one in listed if isinstance(one, str) and one != "_self_"]
+    return [name for name in listed if isinstance(name, str) and name != "_self_"]
 
 
 def composed(names: list[str], extra: list[Path]) -> tuple[dict[str, BenchmarkConfig], list[str]]:
@@ -94,19 +94,19 @@ def composed(names: list[str], extra: list[Path]) -> tuple[dict[str, BenchmarkCo
     try:
         return dict(compose_eval(names, extra).eval.benchmarks), []
     except UserError:
-        found, problems = dict[str, BenchmarkConfig](), []
+        benchmarks, problems = dict[str, BenchmarkConfig](), []
         for name in names:
             try:
-                found.update(compose_eval([name], extra).eval.benchmarks)
+                benchmarks.update(compose_eval([name], extra).eval.benchmarks)
             except UserError as error:
                 problems.append(f"eval={name}: {error}")
-        return found, problems
+        return benchmarks, problems
 
 
 # ---- where the rows are ---------------------------------------------------------------------------------------------
 
 
-def where(source: SourceConfig) -> str:
+def location(source: SourceConfig) -> str:
     """local, generated, downloaded, hub cache; or, where it is not on this machine, hub or web."""
     if source.path.startswith("generated:"):
         return "generated"
@@ -125,8 +125,8 @@ def in_hub_cache(source: SourceConfig) -> bool:
         os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")
     )
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
-    wanted = plain(source.path.replace("/", "___"))
-    folders = [f for f in cache.iterdir() if plain(f.name) == wanted] if cache.is_dir() else []
+    cached_name = plain(source.path.replace("/", "___"))
+    folders = [f for f in cache.iterdir() if plain(f.name) == cached_name] if cache.is_dir() else []
     parts = [plain(name) for name in expand(source.name or "default")]
     prepared = {plain(p.name) for folder in folders for p in folder.iterdir() if p.is_dir()}
     return bool(folders) and all(any(p == part or p.startswith(f"{part}") for p in prepared) for part in parts)
@@ -141,7 +141,7 @@ def source_name(source: SourceConfig) -> str:
     """What the source is called: a hub id, or the repository and file of an address."""
     if not is_url(source.path):
         return source.path + (f" {source.split}" if not Path(source.path).suffix else "")
-    found = re.match(
+    address = re.match(
         r"https?://(?:raw\.githubusercontent\.com|huggingface\.co/datasets)/([^/]+/[^/]+)/.*/([^/]+)$", source.path
     )
-    return f"{found[1]} {found[2]}" if found else source.path
+    return f"{address[1]} {address[2]}" if address else source.path

@@ -15,7 +15,8 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines.base import Completion, Request, Sampling
-from mft_cli.eval.journal import Journal, completion_key
+from mft_cli.eval.journal import Journal, Record, completion_key
+from mft_cli.eval.metrics_file import Facts, Overlap
 from mft_cli.eval.problems import Problem, base_questions, load_problems
 from mft_cli.files import digest_of
 from mft_cli.models.folder import ModelFolder
@@ -30,15 +31,15 @@ class Subject:
 
     folder: ModelFolder
     tokenizer: Any
-    engine: dict[str, Any]
+    engine: Facts
     by_text: bool = False
 
-    def room(self, prompt: Prompt, wanted: int, *more: int | None, config: EvalConfig) -> int:
-        """Tokens that fit behind a prompt; 0 if it does not fit itself. `more` are further limits of the context."""
+    def room(self, prompt: Prompt, most: int, *more: int | None, config: EvalConfig) -> int:
+        """Tokens (at most `most`) that fit after a prompt; 0 if it does not fit itself. `more` are further limits of the context."""
         limits = [n for n in (config.max_model_len, self.folder.context, *more) if n is not None]
         if self.by_text or not limits:
-            return wanted
-        return max(0, min(wanted, min(limits) - len(prompt[0])))
+            return most
+        return max(0, min(most, min(limits) - len(prompt[0])))
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Plan:
     journal: Journal
     settings_digest: str
     contaminated: str | None
-    where: str
-    overlap: dict[str, Any] | None = None  # the problems whose question was trained on; None: not known
+    data_summary: str
+    overlap: Overlap | None = None  # the problems whose question was trained on; None: not known
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     first: Plan | None = None  # the plan of the first pass, if this is the second
@@ -76,13 +77,13 @@ class Plan:
     def golds(self) -> dict[str, str]:
         return {problem.id: problem.gold for problem in self.problems}
 
-    def place(self, index: int) -> tuple[Problem, int]:
+    def problem_and_sample(self, index: int) -> tuple[Problem, int]:
         """(problem, sample) of a request."""
         return self.problems[index // self.benchmark.samples], index % self.benchmark.samples
 
     def record(self, index: int, completion: Completion) -> None:
         """Write one completion into the journal."""
-        problem, sample = self.place(index)
+        problem, sample = self.problem_and_sample(index)
         request = self.requests[index]
         record = {
             "id": problem.id,
@@ -96,14 +97,14 @@ class Plan:
         }
         self.journal.add(self.journal.keys[index], record)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """The completions in order, each with its gold answer. All must be there."""
         golds = self.golds
         done = [self.journal.done[key] for key in self.journal.keys]
         return [{**record, "gold": golds[record["id"]]} for record in done]
 
 
-def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: dict[str, Any], tokenizer: Any) -> PromptConfig:
+def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: Facts, tokenizer: Any) -> PromptConfig:
     """The benchmark's own prompt, else eval.prompt, else the export's, else chat where a template exists, else raw."""
     if (chosen := benchmark.prompt or config.prompt) is not None:
         return chosen
@@ -125,7 +126,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
             f"{benchmark.samples} times; set a temperature, such as 0.7, or samples=1"
         )
     renderer = Renderer(subject.tokenizer, pick_prompt(benchmark, config, subject.folder.facts, subject.tokenizer))
-    problems, where = load_problems(name, benchmark, config.seed, config.limit)
+    problems, data_summary = load_problems(name, benchmark, config.seed, config.limit)
     prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
     room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
     sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"
@@ -158,7 +159,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
         settings_digest=digest_of(settings),
         contaminated=reason(contamination(folder.facts, name, benchmark.source.derived_from), measured),
         overlap=measured,
-        where=where,
+        data_summary=data_summary,
         warnings=context_warnings(room, benchmark.max_new_tokens),
     )
 
@@ -198,11 +199,11 @@ def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig, sub
         raise UserError(f"{problem.row.key}: {error}; a benchmark's question may not hold one") from None
 
 
-def context_warnings(room: list[int], wanted: int) -> list[str]:
-    none, less = sum(r == 0 for r in room), sum(0 < r < wanted for r in room)
+def context_warnings(room: list[int], max_new_tokens: int) -> list[str]:
+    none, less = sum(r == 0 for r in room), sum(0 < r < max_new_tokens for r in room)
     warnings = []
     if none:
         warnings.append(f"{none} of {len(room)} prompts do not fit into the context: counted as wrong, not generated")
     if less:
-        warnings.append(f"{less} of {len(room)} prompts leave room for fewer than {wanted} new tokens")
+        warnings.append(f"{less} of {len(room)} prompts leave room for fewer than {max_new_tokens} new tokens")
     return warnings

@@ -13,14 +13,14 @@ from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.data.files import downloaded, is_url, local_files, local_hint, offline, read_files
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.load import choose_engine
-from mft_cli.eval.listing import where
+from mft_cli.eval.listing import location
 from mft_cli.models.folder import ADAPTER, check_context, context_of, download, read_settings, weight_files
 
 MOST_COUNTED = 32 << 20  # bytes of files whose rows are counted: larger ones take as long as torch
 
 
 def preflight(config: EvalRunConfig) -> None:
-    """Raises UserError for an engine that is not installed, a folder that is no whole model, a file that is missing."""
+    """Raises UserError for an engine that is not installed, a folder that is not a whole model, a file that is missing."""
     name, _ = choose_engine(config.eval)
     if config.model.path and name != "api":
         check_model(config.model, config.eval.max_model_len)
@@ -44,7 +44,7 @@ def check_benchmark(name: str, benchmark: BenchmarkConfig) -> None:
         rows = source.rows
     elif files is not None and benchmark.limit is not None and sum(f.stat().st_size for f in files) <= MOST_COUNTED:
         rows = sum(1 for _ in read_files(files, source.format))
-    elif files is None and offline() and where(source) == "hub":
+    elif files is None and offline() and location(source) == "hub":
         raise UserError(
             f"{source.path}: is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it{local_hint(source)}"
         )
@@ -59,8 +59,8 @@ def check_limit(name: str, benchmark: BenchmarkConfig, rows: int | None) -> None
         )
 
 
-def check_model(model: ModelConfig, wanted: int | None) -> None:
-    """Raises UserError for what is no whole model; `wanted`: tokens of context that it must have."""
+def check_model(model: ModelConfig, max_model_len: int | None) -> None:
+    """Raises UserError for what is not a whole model, or has fewer positions than `max_model_len`."""
     if model.path.startswith("package:") or model.path.endswith(".gguf"):
         return  # converted when it is opened
     folder = Path(model.path).expanduser()
@@ -74,4 +74,4 @@ def check_model(model: ModelConfig, wanted: int | None) -> None:
         raise UserError(f"model.path={model.path}: a folder without config.json is not a model (unfinished export?)")
     context = context_of(read_settings(folder / "config.json", model))
     weight_files(folder, model)
-    check_context(wanted, context)
+    check_context(max_model_len, context)

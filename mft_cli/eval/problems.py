@@ -39,11 +39,11 @@ def load_problems(
         id = digest_of([row.question, gold])
         seen[id] = seen.get(id, 0) + 1
         problems.append(Problem(id if seen[id] == 1 else f"{id}-{seen[id]}", number, gold, row))
-    where = rows.summary()
+    summary = rows.summary()
     if benchmark.problems is not None and len(problems) != benchmark.problems:
-        where += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
+        summary += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
     most = len(problems) if most is None else min(most, len(problems))
-    return draw(name, problems, benchmark.limit or most, seed), where
+    return draw(name, problems, benchmark.limit or most, seed), summary
 
 
 def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[str]:
@@ -76,7 +76,7 @@ def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
             if labels := {field: str(row.meta[field]) for field in benchmark.labels if field in row.meta}:
                 parts["labels"] = labels
     except BadRow as problem:
-        raise UserError(f"{problem}; mend the row or eval.benchmarks.{name}") from None
+        raise UserError(f"{problem}; correct the row or eval.benchmarks.{name}") from None
     if row.choices:
         parts["choices"] = row.choices
     if isinstance(parts.get("tolerance"), str):
@@ -94,7 +94,7 @@ def named(field: str) -> tuple[str, str]:
 
 
 def plain_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
-    """The answer field, else what the solution ends in, behind `gold_marker` if there is one. Raises BadRow."""
+    """The answer field, else what the solution ends in, after `gold_marker` if there is one. Raises BadRow."""
     answer = row.response if row.answer is None else row.answer
     if benchmark.gold_marker is not None:
         _, marker, answer = answer.rpartition(benchmark.gold_marker)
@@ -114,13 +114,13 @@ def last_boxed(text: str) -> str | None:
     start = text.rfind("\\boxed")
     if start < 0:
         return None
-    behind, depth = text[start + len("\\boxed") :], 0
-    if not behind.startswith("{"):
-        return behind.split()[0].rstrip("$.") if behind.strip() else None
-    for place, token in ((m.start(), m.group()) for m in re.finditer(r"\\[{}]|[{}]", behind)):
+    rest, depth = text[start + len("\\boxed") :], 0
+    if not rest.startswith("{"):
+        return rest.split()[0].rstrip("$.") if rest.strip() else None
+    for position, token in ((m.start(), m.group()) for m in re.finditer(r"\\[{}]|[{}]", rest)):
         depth += {"{": 1, "}": -1}.get(token, 0)
         if depth == 0:
-            return behind[1:place]
+            return rest[1:position]
     return None
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from mft_cli import answers
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
@@ -16,6 +16,7 @@ from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
+from mft_cli.eval.metrics_file import Facts, Metrics
 from mft_cli.files import file_digest, write_atomically, write_json
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
@@ -32,9 +33,9 @@ def score_file(
     gold_by_id: dict[str, str] | None = None,
     *,
     eval_config: EvalConfig | None = None,
-    extra: dict[str, Any] | None = None,
+    extra: Facts | None = None,
     warnings: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Metrics:
     """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
 
     A line needs `id` (the problem's digest, or its place in the data from 0), `sample` and `completion`; it may carry
@@ -49,11 +50,14 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config)
     scores = grade(ordered, benchmark, config)
-    metrics = summarise(name, ordered, scores, len(golds), config.failure_threshold)
-    metrics.update(group_metrics(ordered, scores, benchmark, out))
-    metrics.update(more_metrics(scores, benchmark))
-    metrics["generations_digest"] = file_digest(generations)
-    metrics.update(extra or {})
+    facts: Facts = {
+        **summarise(name, ordered, scores, len(golds), config.failure_threshold),
+        **group_metrics(ordered, scores, benchmark, out),
+        **more_metrics(scores, benchmark),
+        "generations_digest": file_digest(generations),
+        **(extra or {}),
+    }
+    metrics = cast(Metrics, facts)
     split_accuracy(metrics, scores)
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
     metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
@@ -74,27 +78,29 @@ def arrange(
     config: EvalConfig,
 ) -> tuple[list[Record], dict[str, str]]:
     """The records by problem and sample, each checked and with its gold; and the gold answers by problem."""
-    by_place = {_place(path, number, record): record for number, record in enumerate(records, 1)}
+    by_place = {_id_and_sample(path, number, record): record for number, record in enumerate(records, 1)}
     if len(by_place) < len(records):
-        place, count = Counter(_place(path, n, r) for n, r in enumerate(records, 1)).most_common(1)[0]
-        raise UserError(f"{path}: problem {place[0]}, sample {place[1]} is there {count} times; keep one line of each")
-    own = {id: str(r["gold"]) for (id, _), r in by_place.items() if r.get("gold") is not None}
-    golds = own if gold_by_id is None and all("gold" in r for r in records) else gold_by_id
+        (id, sample), count = Counter(_id_and_sample(path, n, r) for n, r in enumerate(records, 1)).most_common(1)[0]
+        raise UserError(f"{path}: problem {id}, sample {sample} is there {count} times; keep one line of each")
+    golds_in_file = {id: str(r["gold"]) for (id, _), r in by_place.items() if r.get("gold") is not None}
+    golds = golds_in_file if gold_by_id is None and all("gold" in r for r in records) else gold_by_id
     if golds is None:
         golds, by_place = _from_benchmark(name, benchmark, by_place, config)
     if unknown := sorted({id for id, _ in by_place} - set(golds)):
         raise UserError(f"{path}: benchmark {name} has no problem {unknown[0]} ({len(unknown)} such ids); check eval=")
     samples = max(benchmark.samples, 1 + max(sample for _, sample in by_place))
-    wanted = [(id, sample) for id in golds for sample in range(samples)]
-    if missing := [place for place in wanted if place not in by_place]:
+    expected = [(id, sample) for id in golds for sample in range(samples)]
+    if missing := [pair for pair in expected if pair not in by_place]:
         raise UserError(
-            f"{path}: {len(missing)} of {len(wanted)} completions of {name} are missing (first: problem "
+            f"{path}: {len(missing)} of {len(expected)} completions of {name} are missing (first: problem "
             f"{missing[0][0]}, sample {missing[0][1]}); generate them, or set limit and samples to what was generated"
         )
-    return [{**by_place[place], "id": place[0], "gold": own.get(place[0], golds[place[0]])} for place in wanted], golds
+    return [
+        {**by_place[id, sample], "id": id, "gold": golds_in_file.get(id, golds[id])} for id, sample in expected
+    ], golds
 
 
-def _place(path: Path, number: int, record: Record) -> tuple[str, int]:
+def _id_and_sample(path: Path, number: int, record: Record) -> tuple[str, int]:
     sample = record.get("sample", 0)
     if "id" not in record or not isinstance(record.get("completion"), str) or not isinstance(sample, int) or sample < 0:
         raise UserError(f"{path}: line {number} needs id, sample (from 0) and completion (text)")
@@ -117,7 +123,7 @@ def _from_benchmark(
 
 def summarise(
     name: str, records: Sequence[Record], scores: Sequence[Record], n: int, threshold: float | None = None
-) -> dict[str, Any]:
+) -> Metrics:
     """The metrics of complete, ordered scores: `n` problems with the same number of samples each."""
     samples = len(scores) // n
     groups = [scores[i : i + samples] for i in range(0, len(scores), samples)]
@@ -129,7 +135,7 @@ def summarise(
     interval = intervals.wilson(sum(right) // samples, n) if wilson else intervals.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
-    metrics: dict[str, Any] = {
+    metrics: Metrics = {
         "benchmark": name,
         "n": n,
         "samples": samples,
@@ -149,8 +155,8 @@ def summarise(
         metrics["pass_at"] = {str(k): math.fsum(stats.pass_at_k(samples, r, k) for r in right) / n for k in ks}
         metrics["majority_at"] = {str(samples): sum(_majority_right(group) for group in groups) / n}
         metrics["majority_tie_rule"] = "the answer whose first sample came first"
-    if found := failure_detection(_signals(records, scores, samples), threshold):
-        metrics["failure_detection"] = found
+    if detection := failure_detection(_signals(records, scores, samples), threshold):
+        metrics["failure_detection"] = detection
     return metrics
 
 
@@ -179,14 +185,14 @@ def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> 
     return [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
 
 
-def summary(metrics: dict[str, Any], reused: bool = False) -> str:
+def summary(metrics: Metrics, reused: bool = False) -> str:
     """The last lines of a benchmark; shares above 5 % of unreadable or cut completions come first."""
     first = "".join(f"WARNING: {metrics['benchmark']}: {warning}\n" for warning in metrics["warnings"])
     low, high = metrics["interval"]
     counts = f"{metrics['unparsed']} unparsed, {metrics['truncated']} truncated, {metrics['timed_out']} timed out"
     of = metrics["n"] * metrics["samples"]
     gold = metrics.get("gold_logprob")
-    tail = f"; gold log-probability {gold['mean']:.4f} a token" if gold else ""
+    tail = f"; gold log-likelihood {gold['mean']:.4f} per token" if gold else ""
     tail += " (reused)" if reused else ""
     line = (
         f"{first}{metrics['benchmark']}: "
@@ -196,22 +202,22 @@ def summary(metrics: dict[str, Any], reused: bool = False) -> str:
     return "\n".join([line, *_sample_lines(metrics), *_instruction_lines(metrics), *group_lines(metrics)])
 
 
-def _sample_lines(metrics: dict[str, Any]) -> list[str]:
+def _sample_lines(metrics: Metrics) -> list[str]:
     """pass@k and maj@k, where there are several samples."""
     if "pass_at" not in metrics:
         return []
     kinds = (("pass", metrics["pass_at"]), ("maj", metrics["majority_at"]))
-    words = [f"{name}@{k} {100 * value:.1f} %" for name, values in kinds for k, value in values.items()]
-    return [f"{metrics['benchmark']}: {', '.join(words)}"]
+    shares = [f"{name}@{k} {100 * value:.1f} %" for name, values in kinds for k, value in values.items()]
+    return [f"{metrics['benchmark']}: {', '.join(shares)}"]
 
 
-def _instruction_lines(metrics: dict[str, Any]) -> list[str]:
+def _instruction_lines(metrics: Metrics) -> list[str]:
     """IFEval's four numbers."""
-    found = metrics.get("instruction_following") or {}
-    words = [
-        f"{name.replace('_', ' ')} {100 * found[name]['value']:.1f} %" for name in found if name != "by_instruction"
+    kinds = metrics.get("instruction_following") or {}
+    shares = [
+        f"{name.replace('_', ' ')} {100 * kinds[name]['value']:.1f} %" for name in kinds if name != "by_instruction"
     ]
-    return [f"{metrics['benchmark']}: {', '.join(words)}"] if words else []
+    return [f"{metrics['benchmark']}: {', '.join(shares)}"] if shares else []
 
 
 def _majority_right(group: Sequence[Record]) -> bool:

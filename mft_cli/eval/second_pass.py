@@ -1,4 +1,4 @@
-"""The second pass of a two-pass evaluation: a candidate solution is shown again, criticised and answered anew.
+"""The second pass of a two-pass evaluation: a candidate solution is shown again, criticised and answered again.
 
 Each completion of the first pass becomes a prompt of the second, by `second_prompt`, whose template holds {question}
 and {solution}. The second journal's keys hold the digest of the first journal's file, so that a changed candidate
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mft_cli import __version__
 from mft_cli.config.schema.evaluation import EvalConfig
@@ -21,6 +20,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Request
 from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal, dump, read_lines
+from mft_cli.eval.metrics_file import FirstPass
 from mft_cli.eval.plan import Plan, Subject, context_warnings, make_sampling, render, request_keys
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.score import summarise
@@ -40,13 +40,15 @@ def second_plan(first: Plan, config: EvalConfig, subject: Subject) -> Plan:
     for index, record in enumerate(first.records()):
         solution = renderer.control.sub("", record["completion"]) if renderer.control else record["completion"]
         cleaned += solution != record["completion"]
-        prompts.append(render(filled, with_solution(prompt, first.place(index)[0], solution), whole, subject))
+        prompts.append(
+            render(filled, with_solution(prompt, first.problem_and_sample(index)[0], solution), whole, subject)
+        )
     limit = context_needed(first, config, subject)
     room = [subject.room(p, benchmark.max_new_tokens, limit, config=config) for p in prompts]
     sampled = benchmark.temperature > 0
     requests = []
     for index, ((ids, text), r) in enumerate(zip(prompts, room, strict=True)):
-        problem, sample = first.place(index)
+        problem, sample = first.problem_and_sample(index)
         seed = sampling_seed(config.seed, problem.id, sample, "second pass") if sampled else 0
         requests.append(Request(ids, r, seed, text, prompt.kind == "chat"))
     sampling = make_sampling(benchmark, config, renderer, subject)
@@ -97,7 +99,7 @@ def with_solution(prompt: PromptConfig, problem: Problem, solution: str) -> Prob
     choices = problem.row.choices or {}
     options = [prompt.option.replace("{letter}", k).replace("{text}", v) for k, v in choices.items()]
     values = {"question": "\n".join([problem.row.question, *options]), "solution": solution}
-    text = re.sub(r"\{(question|solution)\}", lambda found: values[found[1]], prompt.template)
+    text = re.sub(r"\{(question|solution)\}", lambda field: values[field[1]], prompt.template)
     return replace(problem, row=replace(problem.row, question=text, choices={}))
 
 
@@ -114,18 +116,23 @@ def context_needed(first: Plan, config: EvalConfig, subject: Subject) -> int | N
     return min(needed, *limits) if limits else needed
 
 
-def first_pass_metrics(first: Plan, second: Path, config: EvalConfig) -> dict[str, Any]:
-    """Scores of the first pass, written to scores.pass1.jsonl; with what the second pass (its scores) mended."""
+def first_pass_metrics(first: Plan, second: Path, config: EvalConfig) -> FirstPass:
+    """Scores of the first pass, written to scores.pass1.jsonl; with how many answers the second pass (its scores) corrected and broke."""
     records = first.records()
     scores = grade(records, first.benchmark, config)
     write_atomically(first.out / "scores.pass1.jsonl", "".join(dump(s) for s in scores))
     metrics = summarise(first.name, records, scores, len(first.problems))
-    kept = ("accuracy", "interval", "interval_method", "correct", "unparsed", "truncated", "timed_out")
     pairs = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(scores, read_lines(second)[0], strict=True)]
     return {
-        **{k: metrics[k] for k in kept},
-        "mended": pairs.count((False, True)),
-        "spoiled": pairs.count((True, False)),
+        "accuracy": metrics["accuracy"],
+        "interval": metrics["interval"],
+        "interval_method": metrics["interval_method"],
+        "correct": metrics["correct"],
+        "unparsed": metrics["unparsed"],
+        "truncated": metrics["truncated"],
+        "timed_out": metrics["timed_out"],
+        "corrected": pairs.count((False, True)),
+        "broken": pairs.count((True, False)),
         "generations_digest": file_digest(first.journal.path),
         "prompt": to_plain(first.renderer.prompt),
         "seconds": first.seconds,

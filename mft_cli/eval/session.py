@@ -1,4 +1,4 @@
-"""`mft eval`: prompts, completions, scores and gold log-probabilities of one model on several benchmarks.
+"""`mft eval`: prompts, completions, scores and gold log-likelihoods of one model on several benchmarks.
 
 All completions come first, with the engine loaded once; then it is closed, so that the gold solutions' pass has the
 memory of a GPU to itself. What is finished under the same settings is reused, down to single completions.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedModel
 
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
@@ -22,6 +23,7 @@ from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engi
 from mft_cli.eval.engines.replicas import Replicas
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import read_lines
+from mft_cli.eval.metrics_file import Facts, GoldLogprob, Metrics
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
@@ -46,7 +48,7 @@ class Session:
     def __init__(self, config: EvalRunConfig, out: Path):
         self.config, self.logs = config, out / "logs"
         self.engine: Engine | None = None
-        self.gold_model: Any = None
+        self.gold_model: PreTrainedModel | None = None
         self.load_s = 0.0
         self.devices: list[str | None] = [None]
         self.device = self.dtype = ""
@@ -61,7 +63,7 @@ class Session:
         config = self.config
         self.device, self.dtype = device_and_dtype(config)
         self.devices = replica_devices(config.eval, config.launch, self.device)
-        facts: dict[str, Any] = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
+        facts: Facts = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel
         folder = open_model(config.model)
         if name == "refine":
@@ -70,10 +72,10 @@ class Session:
             facts |= {"head": head_digest(folder.path), "refine_accept": config.eval.refine_accept}
         tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
         self.subject = Subject(folder, tokenizer, facts if wide == 1 else {**facts, "tensor_parallel": wide})
-        # what is recorded beside the key's facts: replicas do not change completions
+        # recorded, but no part of the completions' keys: replicas do not change completions
         self.engine_facts = {**facts, "replicas": len(self.devices), "tensor_parallel": wide}
         if folder.adapter is not None:
-            self.engine_facts["adapter"] = "served beside its base model, not merged"
+            self.engine_facts["adapter"] = "served on top of its base model, not merged"
 
     def _open_endpoint(self) -> None:
         from mft_cli.eval.engines.api import JsonMessages, endpoint_facts
@@ -84,10 +86,10 @@ class Session:
         tokenizer = JsonMessages() if by_text else load_tokenizer(str(folder.tokenizer), self.config.model)
         self.subject = Subject(folder, tokenizer, self.engine_facts, by_text)
         if self.config.eval.gold_logprob:
-            print("gold log-probabilities need the weights: there are none for an endpoint", flush=True)
+            print("gold log-likelihoods need the weights: there are none for an endpoint", flush=True)
 
     def plans(self, out: Path) -> list[Plan]:
-        """A plan for every benchmark; says where the problems come from, and contamination aloud."""
+        """A plan for every benchmark; prints where the problems come from, and every warning."""
         plans = []
         for name, benchmark in self.config.eval.benchmarks.items():
             plan = make_plan(name, benchmark, self.config.eval, self.subject, out / name)
@@ -96,7 +98,8 @@ class Session:
             if self.config.eval.engine == "api" and self.config.eval.api.send == "text":
                 refuse_chat(name, prompts)
             print(
-                f"{name}: {len(plan.problems)} problems; {plan.where}; prompt {plan.renderer.prompt.name}", flush=True
+                f"{name}: {len(plan.problems)} problems; {plan.data_summary}; prompt {plan.renderer.prompt.name}",
+                flush=True,
             )
             if plan.contaminated:
                 plan.warnings.insert(0, f"CONTAMINATED: {plan.contaminated}")
@@ -145,15 +148,15 @@ class Session:
     def _run_engine(self, plan: Plan, missing: list[int]) -> None:
         assert self.engine is not None
         progress = TokenProgress(plan.title, len(missing), plan.benchmark.max_new_tokens)
-        wanted = set(missing)
+        pending = set(missing)
 
         def report(index: int, completion: Completion) -> None:
-            if index in wanted:  # an engine may repeat what is there, as a part of a batch
-                wanted.remove(index)
+            if index in pending:  # an engine may repeat what is there, as a part of a batch
+                pending.remove(index)
                 plan.record(index, completion)
                 progress.completion()
 
-        done = set(range(len(plan.requests))) - wanted
+        done = set(range(len(plan.requests))) - pending
         try:
             self.engine.generate(plan.requests, done, plan.sampling, report, progress.tokens)
         finally:
@@ -168,13 +171,13 @@ class Session:
         if self.engine_facts["name"] == "api":
             from mft_cli.eval.engines.api import ApiEngine
 
-            self.engine = ApiEngine(self.config.eval.api, self.subject.tokenizer)
+            self.engine = ApiEngine(self.config.eval.api)
             return
         loading = self._loading(self._context(plans))
         copies = f", {len(self.devices)} replicas" if len(self.devices) > 1 else ""
-        beside = f" with the adapter {loading.adapter}" if loading.adapter else ""
+        adapter = f" with the adapter {loading.adapter}" if loading.adapter else ""
         version = self.engine_facts["version"]
-        print(f"loading {loading.folder}{beside} into {loading.name} {version} ({loading.dtype}{copies})", flush=True)
+        print(f"loading {loading.folder}{adapter} into {loading.name} {version} ({loading.dtype}{copies})", flush=True)
         if copies:
             self.engine = Replicas(
                 loading, self.config.eval, self.config.model, self.devices, self.config.launch.threads, self.logs
@@ -201,7 +204,7 @@ class Session:
 
     # ---- scores ----
 
-    def score(self, plan: Plan) -> dict[str, Any]:
+    def score(self, plan: Plan) -> Metrics:
         """scores.jsonl, gold.jsonl and metrics.json of a plan whose completions are all there."""
         has_weights = self.engine_facts["name"] != "api"
         gold = self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
@@ -233,7 +236,7 @@ class Session:
             write_json(plan.out / "metrics.json", metrics)
         return metrics
 
-    def _preferences(self, plan: Plan) -> dict[str, Any]:
+    def _preferences(self, plan: Plan) -> Facts:
         """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
         from mft_cli.eval.grading.preferences import preference_metrics
 
@@ -241,7 +244,7 @@ class Session:
         scores = read_lines(plan.out / "scores.jsonl")[0]
         return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
 
-    def _gold(self, plan: Plan) -> dict[str, Any] | None:
+    def _gold(self, plan: Plan) -> GoldLogprob | None:
         from mft_cli.eval.engines.hf import load_model
         from mft_cli.eval.gold import gold_logprobs, write_gold
 
@@ -259,7 +262,7 @@ class Session:
                 examples.append((list(prompt.prompt), response))
                 ids.append(problem.id)
         if skipped := sum(bool(p.row.response) for p in plan.problems) - len(ids):
-            plan.warnings.append(f"{skipped} gold solutions do not fit into the context: no log-probability for them")
+            plan.warnings.append(f"{skipped} gold solutions do not fit into the context: no log-likelihood for them")
         if not ids:
             return None
         if self.gold_model is None:

@@ -45,11 +45,11 @@ def test_the_second_pass_mends_and_spoils(data: Path, tmp_path: Path, capsys) ->
         metrics = evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")["sums"]
         assert len(endpoint.requests) == 12
         first = metrics["first_pass"]
-        assert (metrics["correct"], first["correct"], first["mended"], first["spoiled"]) == (4, 3, 2, 1)
+        assert (metrics["correct"], first["correct"], first["corrected"], first["broken"]) == (4, 3, 2, 1)
         assert (metrics["prompt"]["name"], first["prompt"]["name"]) == ("critique", "ask")
         second = lines(tmp_path / "a/sums/generations.jsonl")
         assert second[0]["prompt"] == "Q: 0 + 1\nCandidate: #### 99\nBetter:"
-        assert "first pass 50.0 %; the second mended 2 answers and spoiled 1" in capsys.readouterr().out
+        assert "first pass 50.0 %; the second corrected 2 answers and broke 1" in capsys.readouterr().out
         evaluate.evaluate(endpoint_config(url, data), tmp_path / "a")
         assert len(endpoint.requests) == 12  # reused
         # killed in the second pass

@@ -30,11 +30,13 @@ from mft_cli.eval.engines.base import (
     cut_at_stop,
     entropy_of_top,
 )
+from mft_cli.eval.metrics_file import Facts
 
 AGAIN = (408, 409, 425, 429)  # and every 5xx: try again
 MOST_STOPS = 4  # what OpenAI takes; the others are cut here
 MOST_TOP = {"messages": 20, "text": 5, "tokens": 20}  # OpenAI's limits of top log-probabilities; tokens: vllm's
 LONGEST_WAIT_S = 60.0
+Results = queue.SimpleQueue[tuple[int, Completion | Exception] | None]  # None: a thread has ended
 TOO_LONG = ("context length", "context_length", "context window", "maximum context", "too long")
 
 
@@ -53,7 +55,7 @@ class JsonMessages:
         return json.dumps(messages, ensure_ascii=False)
 
 
-def endpoint_facts(api: ApiConfig) -> dict[str, Any]:
+def endpoint_facts(api: ApiConfig) -> Facts:
     """What decides completions, for keys and metrics: no key, no waits, no numbers of tries."""
     return {
         "name": "api",
@@ -78,10 +80,10 @@ class Again(Exception):
 class ApiEngine(Engine):
     """See the module. Raises UserError for a missing key, a refusal, and a request that fails for the last time."""
 
-    def __init__(self, api: ApiConfig, tokenizer: Any):
+    def __init__(self, api: ApiConfig):
         from openai import OpenAI
 
-        self.api, self.tokenizer = api, tokenizer
+        self.api = api
         self.key = read_key(api)
         self.client = OpenAI(base_url=api.base_url, api_key=self.key or "none", max_retries=0, timeout=api.timeout_s)
 
@@ -92,7 +94,7 @@ class ApiEngine(Engine):
     def run(self, source: Source, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
         """See Engine."""
         jobs = deque(job for unit in source.more(0) for job in unit)
-        results: queue.SimpleQueue[tuple[int, Completion | Exception] | None] = queue.SimpleQueue()
+        results: Results = queue.SimpleQueue()
         stop = threading.Event()
         threads = min(self.api.concurrency, len(jobs))
         for _ in range(threads):
@@ -115,7 +117,9 @@ class ApiEngine(Engine):
         if failure is not None:
             raise failure
 
-    def _work(self, jobs: deque[Any], results: Any, sampling: Sampling, stop: threading.Event) -> None:
+    def _work(
+        self, jobs: deque[tuple[int, Request]], results: Results, sampling: Sampling, stop: threading.Event
+    ) -> None:
         """One thread: jobs until there are none."""
         while not stop.is_set():
             try:
@@ -152,28 +156,28 @@ class ApiEngine(Engine):
         send, body = self.body(request, sampling)
         path = "/chat/completions" if send == "messages" else "/completions"
         try:
-            answer: Any = self.client.post(path, body=body, cast_to=object)
+            answer = self.client.post(path, body=body, cast_to=object)
         except openai.APITimeoutError:
             raise Again(f"no answer within eval.api.timeout_s={self.api.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
             raise Again(f"no connection ({self._clean(str(error.__cause__ or error))})") from None
         except openai.APIStatusError as error:
-            self._raise_status(error)
+            self._raise_status(error.status_code, error.message, error.response.headers.get("retry-after"))
             return Completion("", "length", 0, confidence(sampling, (), ()))  # the prompt is too long
         except (openai.OpenAIError, ValueError) as error:  # no JSON, or cut off
             raise Again(f"an answer that is not JSON ({self._clean(str(error))})") from None
         return self._completion(answer, send, request, sampling)
 
-    def _raise_status(self, error: Any) -> None:
-        """Raises Again, or UserError for what no further try mends; a prompt that is too long is no error."""
-        status, message = error.status_code, self._clean(error.message)
+    def _raise_status(self, status: int, text: str, wait: str | None) -> None:
+        """Raises Again, or UserError for what no further try helps; a prompt that is too long is not an error."""
+        message = self._clean(text)
         if status in AGAIN or status >= 500:
-            raise Again(f"status {status}: {message}", retry_after(error.response.headers.get("retry-after")))
-        if status in (400, 413, 422) and any(words in error.message.lower() for words in TOO_LONG):
+            raise Again(f"status {status}: {message}", retry_after(wait))
+        if status in (400, 413, 422) and any(phrase in text.lower() for phrase in TOO_LONG):
             return
         hint = {401: "check eval.api.key_env", 403: "check eval.api.key_env", 404: "check base_url and model"}
         raise UserError(
-            f"{self.api.base_url} refuses the request (status {status}: {message}); {hint.get(status, 'mend eval.api')}"
+            f"{self.api.base_url} refuses the request (status {status}: {message}); {hint.get(status, 'correct eval.api')}"
         ) from None
 
     def _clean(self, text: str) -> str:
@@ -183,10 +187,10 @@ class ApiEngine(Engine):
 
     # ---- the two directions ----
 
-    def body(self, request: Request, sampling: Sampling) -> tuple[str, dict[str, Any]]:
+    def body(self, request: Request, sampling: Sampling) -> tuple[str, Facts]:
         """(messages, text or tokens; the body of the request)."""
         send = self.api.send if self.api.send != "auto" else "messages" if request.chat else "text"
-        body: dict[str, Any] = {
+        body: Facts = {
             "model": self.api.model,
             "temperature": sampling.temperature,
             self.api.max_tokens_field: request.max_new_tokens,
@@ -228,7 +232,7 @@ class ApiEngine(Engine):
         self.client.close()
 
 
-def measures(logprobs: Any, send: str) -> tuple[list[float], list[float]]:
+def measures(logprobs: Facts | None, send: str) -> tuple[list[float], list[float]]:
     """(log-probability, entropy from the likeliest) of every token; empty where the endpoint gives none."""
     if not logprobs:
         return [], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -41,10 +41,22 @@ class Sampling:
     top: int = 20
     kept_special: tuple[int, ...] = ()
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """What decides a completion, for digests; without what most samplings do not have."""
-        found = asdict(self)
-        return found if self.kept_special else {k: v for k, v in found.items() if k != "kept_special"}
+        fields = asdict(self)
+        return fields if self.kept_special else {k: v for k, v in fields.items() if k != "kept_special"}
+
+
+Confidence = dict[str, float | list[float] | None]
+
+
+class Tokenizer(Protocol):
+    """What engines need of a tokenizer: transformers' fast ones and mft's own stand-ins have it."""
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = ..., **more: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class Completion:
     text: str
     finish_reason: str
     tokens: int
-    confidence: dict[str, Any] = field(default_factory=dict)
+    confidence: Confidence = field(default_factory=dict)
 
 
 OnCompletion = Callable[[int, Completion], None]  # index of the request
@@ -84,7 +96,7 @@ class AllAtOnce:
 
 
 class Engine(ABC):
-    """What run.py needs of an engine."""
+    """What an evaluation needs of an engine."""
 
     @abstractmethod
     def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
@@ -112,11 +124,11 @@ class Engine(ABC):
 def longest_first(requests: Sequence[Request]) -> list[int]:
     """Indices by falling prompt length; equal prompts stay together, so that samples of a prompt share its prefill."""
 
-    def place(i: int) -> tuple[Any, ...]:
+    def sort_key(i: int) -> tuple[int, int, tuple[int, ...], str, int]:
         r = requests[i]
         return -len(r.prompt), -len(r.text), r.prompt, r.text, i
 
-    return sorted(range(len(requests)), key=place)
+    return sorted(range(len(requests)), key=sort_key)
 
 
 def batches(requests: Sequence[Request], done: set[int], size: int) -> list[list[int]]:
@@ -131,7 +143,7 @@ def batches(requests: Sequence[Request], done: set[int], size: int) -> list[list
 
 def by_prompt(requests: Sequence[Request], done: set[int]) -> list[list[int]]:
     """Groups of equal prompts (the samples of a problem), without what is done."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for i in longest_first(requests):
         if i not in done:
             groups.setdefault((requests[i].prompt, requests[i].text), []).append(i)
@@ -142,7 +154,7 @@ def by_prompt(requests: Sequence[Request], done: set[int]) -> list[list[int]]:
 
 
 def finish(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     ids: Sequence[int],
     sampling: Sampling,
     logprobs: Sequence[float] = (),
@@ -161,7 +173,7 @@ def finish(
     return Completion(text, reason, count, confidence(sampling, logprobs[:count], entropies[:count]))
 
 
-def decoded(tokenizer: Any, ids: Sequence[int], kept_special: Sequence[int] = ()) -> str:
+def decoded(tokenizer: Tokenizer, ids: Sequence[int], kept_special: Sequence[int] = ()) -> str:
     """The text of ids, special tokens left out but for those that are to stay."""
     if kept_special:
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - set(kept_special)
@@ -170,19 +182,19 @@ def decoded(tokenizer: Any, ids: Sequence[int], kept_special: Sequence[int] = ()
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-    """The text in front of the first stop text, and whether there was one."""
-    places = [p for p in (text.find(s) for s in stop) if p >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    """The text before the first stop text, and whether there was one."""
+    starts = [start for start in map(text.find, stop) if start >= 0]
+    return (text[: min(starts)], True) if starts else (text, False)
 
 
-def confidence(sampling: Sampling, logprobs: Sequence[float], entropies: Sequence[float]) -> dict[str, Any]:
+def confidence(sampling: Sampling, logprobs: Sequence[float], entropies: Sequence[float]) -> Confidence:
     """What a record says of the model's certainty, in nats a token; nothing unless it was asked for."""
     if not sampling.logprobs:
         return {}
-    found: dict[str, Any] = {"mean_logprob": _mean(logprobs), "mean_entropy": _mean(entropies)}
+    measures: Confidence = {"mean_logprob": _mean(logprobs), "mean_entropy": _mean(entropies)}
     if sampling.logprobs == "tokens":
-        found["token_logprobs"] = [round(v, 5) for v in logprobs]
-    return found
+        measures["token_logprobs"] = [round(v, 5) for v in logprobs]
+    return measures
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -214,6 +226,3 @@ class Loading:
         """A model's folder, its adapter and tokenizer, for the engine `name`."""
         adapter = str(folder.adapter) if folder.adapter else None
         return cls(name, str(folder.path), adapter, str(folder.tokenizer), dtype, device, context, trust)
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)

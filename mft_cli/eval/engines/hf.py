@@ -13,22 +13,32 @@ import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from mft_cli.errors import UserError, first_line
-from mft_cli.eval.engines.base import Engine, OnCompletion, OnTokens, Request, Sampling, Source, Unit, batches, finish
+from mft_cli.eval.engines.base import (
+    Engine,
+    OnCompletion,
+    OnTokens,
+    Request,
+    Sampling,
+    Source,
+    Tokenizer,
+    Unit,
+    batches,
+    finish,
+)
 from mft_cli.files import read_json
 
 REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
 
 
-def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> Any:
-    """A causal language model in eval mode, with a LoRA adapter beside its weights if one is given. Raises UserError."""
-    from transformers import AutoModelForCausalLM
-
+def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> PreTrainedModel:
+    """A causal language model in eval mode, with a LoRA adapter on top of its weights if one is given. Raises UserError."""
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), trust_remote_code=trust, local_files_only=True
@@ -40,19 +50,20 @@ def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path
     return model.to(device).eval()
 
 
-def with_adapter(model: Any, adapter: Path) -> Any:
+def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """The model with a peft adapter, not merged. Raises UserError if the two do not fit."""
     try:
         from peft import PeftModel
     except ImportError:
         raise UserError(f"{adapter} is a LoRA adapter, which needs the Python package peft: pip install peft") from None
     rows = embedding_rows(adapter)
-    if rows > model.get_input_embeddings().weight.shape[0]:
+    if rows > int(model.get_input_embeddings().weight.shape[0]):  # type: ignore[index]
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
     except REASONS as error:
         raise UserError(f"{adapter}: this adapter does not fit its base model ({first_line(error)})") from error
+    return cast(PreTrainedModel, adapted)  # a PeftModel hands everything on
 
 
 def embedding_rows(adapter: Path) -> int:
@@ -71,9 +82,9 @@ def embedding_rows(adapter: Path) -> int:
 class HfEngine(Engine):
     """Greedy and sampled generation, `batch_size` completions at a time."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int):
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, batch_size: int):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        base = model.get_base_model() if hasattr(model, "peft_config") else model
+        base: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
         self.accepts = set(inspect.signature(base.forward).parameters)
 
     def units(self, requests: Sequence[Request], done: set[int]) -> list[list[int]]:
@@ -117,7 +128,7 @@ class HfEngine(Engine):
             step = torch.tensor(chosen, device=mask.device)[:, None]
             logits, cache = self._forward(step, mask, cache)
 
-    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Any, Tensor]:
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Cache, Tensor]:
         """Left-padded prompts, each different one computed once: (logits [rows, vocab], cache, mask [rows, length])."""
         unique = list(dict.fromkeys(prompts))
         length = max(map(len, unique))
@@ -134,8 +145,8 @@ class HfEngine(Engine):
             logits, mask = logits[index], mask[index]
         return logits, cache, mask
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        extra: dict[str, Any] = {}
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        extra: dict[str, Tensor | int] = {}
         if "position_ids" in self.accepts:
             extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if "logits_to_keep" in self.accepts:
@@ -174,7 +185,7 @@ class _Row:
         self.logprobs.append(float(logprob[token]))
         self.entropies.append(float(torch.special.entr(logprob.exp()).sum()))
 
-    def finished(self, tokenizer: Any) -> bool:
+    def finished(self, tokenizer: Tokenizer) -> bool:
         if self.ids[-1] in self.sampling.end_ids or len(self.ids) >= self.request.max_new_tokens:
             return True
         if not self.sampling.stop:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
-from mft_cli.eval.engines.base import Engine, Loading
+from mft_cli.eval.engines.base import Engine, Loading, Tokenizer
 
 DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # train.precision's names and eval.dtype's
 
@@ -60,13 +59,15 @@ def _version(*names: str) -> str:
     return "unknown"
 
 
-def load_engine(loading: Loading, tokenizer: Any, config: EvalConfig) -> Engine:
+def load_engine(loading: Loading, tokenizer: Tokenizer, config: EvalConfig) -> Engine:
     """Load the model into an engine of this process. Raises UserError if it cannot be loaded."""
     if loading.name == "refine":
         from mft_cli.eval.engines.refine import RefineEngine
 
         if loading.adapter:
-            raise UserError(f"{loading.adapter}: eval.decode=refine needs the merged model with its head beside it")
+            raise UserError(
+                f"{loading.adapter}: eval.decode=refine needs the merged model with its head in the same folder"
+            )
         return RefineEngine(loading, tokenizer, config.batch_size, config.refine_accept)
     if loading.name == "vllm":
         from mft_cli.eval.engines.vllm import VllmEngine

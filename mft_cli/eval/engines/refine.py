@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mft_cli.eval.engines.base import Loading, OnCompletion, OnTokens, Request, Sampling, Unit, finish
+from mft_cli.eval.engines.base import Loading, OnCompletion, OnTokens, Request, Sampling, Tokenizer, Unit, finish
 from mft_cli.eval.engines.hf import HfEngine, load_model
 from mft_cli.methods.refine.decode import Decoder
 from mft_cli.methods.refine.folder import read_head, read_settings
@@ -18,10 +17,10 @@ from mft_cli.methods.refine.folder import read_head, read_settings
 class RefineEngine(HfEngine):
     """`batch_size` completions at a time, `accept` tokens of a chunk in a round. See Engine.
 
-    Raises UserError if no head lies beside the model.
+    Raises UserError if the folder holds no head.
     """
 
-    def __init__(self, loading: Loading, tokenizer: Any, batch_size: int, accept: int):
+    def __init__(self, loading: Loading, tokenizer: Tokenizer, batch_size: int, accept: int):
         folder, device = Path(loading.folder), loading.device
         read_settings(folder)  # told before the model is loaded
         self.model = load_model(folder, loading.dtype, device, loading.trust)
@@ -62,8 +61,8 @@ class RefineEngine(HfEngine):
         """Tokens that this completion may have: what is asked for, and whole chunks of what the context has."""
         known = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         size = self.decoder.size
-        left = request.max_new_tokens if known is None else max(0, known - len(request.prompt)) // size * size
-        return min(request.max_new_tokens, left)
+        room = request.max_new_tokens if known is None else max(0, known - len(request.prompt)) // size * size
+        return min(request.max_new_tokens, room)
 
 
 class _Row:
@@ -86,7 +85,7 @@ class _Row:
         token = order.gather(1, chosen)
         return token[:, 0].to(logits.device), probability.gather(1, token)[:, 0].to(logits.device)
 
-    def add(self, ids: list[int], tokenizer: Any) -> bool:
+    def add(self, ids: list[int], tokenizer: Tokenizer) -> bool:
         """Takes over a chunk; True if the completion is finished."""
         self.ids = (self.ids + ids)[: self.most]
         if len(self.ids) == self.most or set(self.ids) & set(self.sampling.end_ids):

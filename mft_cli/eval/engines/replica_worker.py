@@ -1,4 +1,4 @@
-"""The worker's side of a replica: one process, one engine, JSON lines in and out. See engine_replicas.py.
+"""The worker's side of a replica: one process, one engine, JSON lines in and out. See replicas.py.
 
 in:   the settings; then {"sampling": ...}, any number of {"unit": [[index, prompt, max_new_tokens, seed], ...]},
       {"end": true}, and again; the end of the stream ends the process
@@ -15,10 +15,11 @@ import os
 import select
 import signal
 import time
-from typing import Any
+from typing import Protocol
 
 from mft_cli.errors import STOP_SIGNALS, UserError
 from mft_cli.eval.engines.base import Completion, Engine, Request, Sampling, Unit
+from mft_cli.eval.metrics_file import Facts
 
 CHUNK = 1 << 16
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -30,7 +31,7 @@ class Lines:
     def __init__(self, descriptor: int):
         self.descriptor, self.buffer = descriptor, b""
 
-    def next(self, wait: bool) -> dict[str, Any] | None:
+    def next(self, wait: bool) -> Facts | None:
         """The next message; None if there is none yet. Raises EOFError at the end of the stream."""
         while b"\n" not in self.buffer:
             if not wait and not select.select([self.descriptor], [], [], 0)[0]:
@@ -40,7 +41,7 @@ class Lines:
                 raise EOFError
             self.buffer += chunk
         line, _, self.buffer = self.buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        message: Facts = json.loads(line)
         return message
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply
 
-    def reply(**message: Any) -> None:
+    def reply(**message: object) -> None:
         print(json.dumps(message), file=replies, flush=True)
 
     lines = Lines(0)
@@ -92,7 +93,7 @@ def main() -> None:
     os._exit(0)  # libraries' threads would only delay the end
 
 
-def load(settings: dict[str, Any]) -> Engine:
+def load(settings: Facts) -> Engine:
     import torch
 
     from mft_cli.config.schema.evaluation import EvalConfig
@@ -109,7 +110,13 @@ def load(settings: dict[str, Any]) -> Engine:
     return load_engine(loading, tokenizer, build(EvalConfig, settings["config"]))
 
 
-def serve(engine: Engine, lines: Lines, reply: Any) -> None:
+class Reply(Protocol):
+    """Writes one JSON line to the parent."""
+
+    def __call__(self, **message: object) -> None: ...
+
+
+def serve(engine: Engine, lines: Lines, reply: Reply) -> None:
     """One engine.run for each benchmark."""
 
     def report(index: int, completion: Completion) -> None:
@@ -118,7 +125,7 @@ def serve(engine: Engine, lines: Lines, reply: Any) -> None:
 
     while True:
         s = (lines.next(wait=True) or {})["sampling"]
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in s.items()}
+        values: Facts = {k: tuple(v) if isinstance(v, list) else v for k, v in s.items()}
         sampling = Sampling(**values)
         engine.run(FromParent(lines), sampling, report, lambda count: reply(tokens=count))
 

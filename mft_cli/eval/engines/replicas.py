@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.inputs import ModelConfig
@@ -39,12 +38,13 @@ from mft_cli.eval.engines.base import (
     batches,
     by_prompt,
 )
+from mft_cli.eval.metrics_file import Facts
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 VLLM_WINDOW = 320  # completions handed to a vllm replica: its 256 side by side, and some that wait for a free place
 DEATHS_OF_A_UNIT = 2  # work that ended this many replicas is not given to a third
 
-Event = tuple["Replica", dict[str, Any] | None]  # a message of a replica; None: it is dead
+Event = tuple["Replica", Facts | None]  # a message of a replica; None: it is dead
 
 
 class Replicas(Engine):
@@ -59,7 +59,7 @@ class Replicas(Engine):
         if threads is None and loading.device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // len(devices))
         settings = {
-            "loading": loading.plain(), "config": to_plain(config), "model": to_plain(model), "threads": threads,
+            "loading": asdict(loading), "config": to_plain(config), "model": to_plain(model), "threads": threads,
         }  # fmt: skip
         logs.mkdir(parents=True, exist_ok=True)
         self.alive: list[Replica] = []
@@ -78,7 +78,7 @@ class Replicas(Engine):
         while ready < count:
             replica, message = self.events.get()
             if message is None:
-                raise UserError(f"{replica.obituary()} while it loaded the model; {replica.advice(self.loading)}")
+                raise UserError(f"{replica.cause_of_death()} while it loaded the model; {replica.advice(self.loading)}")
             raise_error(replica, message)
             ready += "ready" in message
 
@@ -102,7 +102,7 @@ class Replicas(Engine):
                     replica.give(waiting.popleft())
             replica, message = self.events.get()
             if message is None:
-                self._bury(replica, waiting, deaths)
+                self._redistribute(replica, waiting, deaths)
             elif "done" in message:
                 index, *fields = message["done"]
                 replica.finished(index)
@@ -114,12 +114,12 @@ class Replicas(Engine):
         for replica in self.alive:
             replica.send({"end": True})
 
-    def _bury(self, replica: Replica, waiting: deque[Unit], deaths: dict[int, int]) -> None:
-        """Give a dead replica's work back. Raises UserError if nobody is left, or if the work itself is deadly."""
+    def _redistribute(self, replica: Replica, waiting: deque[Unit], deaths: dict[int, int]) -> None:
+        """Give a dead replica's work back. Raises UserError if no replica is alive, or if the work itself is deadly."""
         if replica not in self.alive:
             return
         self.alive.remove(replica)
-        how = replica.obituary()
+        how = replica.cause_of_death()
         replica.stop()
         lost = replica.unfinished(whole=self._batched)
         for unit in lost:
@@ -167,37 +167,37 @@ class Replica:
                 break  # a torn last line
         events.put((self, None))
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Facts) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its death is an event that is on its way
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
     def has_room(self, window: int) -> bool:
-        return sum(len(left) for _, left in self.units) < window
+        return sum(len(pending) for _, pending in self.units) < window
 
     def give(self, unit: Unit) -> None:
         self.units.append((unit, {index for index, _ in unit}))
         self.send({"unit": [[i, r.prompt, r.max_new_tokens, r.seed] for i, r in unit]})
 
     def finished(self, index: int) -> None:
-        for _, left in self.units:
-            left.discard(index)
-        self.units = [(unit, left) for unit, left in self.units if left]
+        for _, pending in self.units:
+            pending.discard(index)
+        self.units = [(unit, pending) for unit, pending in self.units if pending]
 
     def unfinished(self, whole: bool) -> list[Unit]:
-        """Units that it left behind; `whole` batches are repeated as they were, to get the same bits."""
-        return [unit if whole else [(i, r) for i, r in unit if i in left] for unit, left in self.units]
+        """Units that it did not finish; `whole` batches are repeated as they were, to get the same bits."""
+        return [unit if whole else [(i, r) for i, r in unit if i in pending] for unit, pending in self.units]
 
-    def obituary(self) -> str:
+    def cause_of_death(self) -> str:
         """Such as "replica 1 (GPU 1) was killed by SIGKILL"."""
-        where = "" if self.device is None else f" (GPU {self.device})"
+        gpu = "" if self.device is None else f" (GPU {self.device})"
         deadline = time.monotonic() + 5
         while self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         code = self.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended (code {code})"
-        return f"replica {self.number}{where} {how}"
+        return f"replica {self.number}{gpu} {how}"
 
     def advice(self, loading: Loading) -> str:
         memory = "the machine's memory" if loading.device == "cpu" else "memory"
@@ -212,7 +212,7 @@ class Replica:
                 self.process.stdin.close()
 
 
-def raise_error(replica: Replica, message: dict[str, Any]) -> None:
+def raise_error(replica: Replica, message: Facts) -> None:
     """An exception inside a worker, raised here."""
     if "error" in message:
         if message["user"]:

@@ -21,10 +21,12 @@ from mft_cli.eval.engines.base import (
     Request,
     Sampling,
     Source,
+    Tokenizer,
     by_prompt,
     entropy_of_top,
     finish,
 )
+from mft_cli.eval.metrics_file import Facts
 from mft_cli.files import read_json
 
 MAX_SEQUENCES = 256  # vLLM's own default on CPU; completions that are generated side by side
@@ -40,9 +42,9 @@ class VllmEngine(Engine):
     cache shares the prefill of equal prompts (and of the common part of few-shot prompts).
     """
 
-    def __init__(self, loading: Loading, tokenizer: Any, config: EvalConfig):
+    def __init__(self, loading: Loading, tokenizer: Tokenizer, config: EvalConfig):
         on_cpu = loading.device == "cpu"
-        # read when vllm is imported; in-process, so that a kill leaves no engine behind and __main__ needs no guard
+        # read when vllm is imported; in-process, so that a kill leaves no engine running and __main__ needs no guard
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -135,8 +137,8 @@ class VllmEngine(Engine):
             torch.cuda.empty_cache()
 
 
-def lora_settings(adapter: str | None) -> dict[str, Any]:
-    """What LLM(...) needs to serve an adapter beside the base model."""
+def lora_settings(adapter: str | None) -> Facts:
+    """What LLM(...) needs to serve an adapter on top of the base model."""
     if adapter is None:
         return {}
     settings = read_json(Path(adapter) / "adapter_config.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mft_cli.config.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
-from mft_cli.eval.engines.api import ApiEngine, JsonMessages, endpoint_facts
+from mft_cli.eval.engines.api import ApiEngine, endpoint_facts
 from mft_cli.eval.engines.base import Completion, Request, Sampling
 from mft_cli.eval.grading.graders import OK, UNPARSED
 from mft_cli.eval.grading.length_control import length_controlled_win_rate, win_rate
@@ -91,7 +91,7 @@ def judge(questions: Sequence[str], api: ApiConfig) -> list[str]:
     if missing:
         messages = [json.dumps([{"role": "user", "content": text}]) for text in questions]
         requests = [Request((), ANSWER_TOKENS, text=text, chat=True) for text in messages]
-        engine = ApiEngine(api, JsonMessages())
+        engine = ApiEngine(api)
 
         def report(index: int, completion: Completion) -> None:
             journal.add(keys[index], {"answer": completion.text})

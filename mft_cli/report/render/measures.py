@@ -180,13 +180,13 @@ def passes(evaluations: list[Evaluation]) -> Block:
     """What the second pass of two changed."""
 
     def cells(metrics: Metrics, first: Metrics) -> list[str]:
-        mended, spoiled = wording.whole(first.get("mended")), wording.whole(first.get("spoiled"))
-        return [_share(first, "accuracy"), _share(metrics, "accuracy"), mended, spoiled]
+        corrected, broken = wording.whole(first.get("corrected")), wording.whole(first.get("broken"))
+        return [_share(first, "accuracy"), _share(metrics, "accuracy"), corrected, broken]
 
     return Block(
         "passes",
         "Two passes",
-        "Accuracy of the candidate solutions, of the answers after the critique, and how many answers that mended and spoiled.",
-        ["run", "benchmark", "first pass [95 %]", "second pass [95 %]", "mended", "spoiled"],
+        "Accuracy of the candidate solutions, of the answers after the critique, and how many answers that corrected and broke.",
+        ["run", "benchmark", "first pass [95 %]", "second pass [95 %]", "corrected", "broken"],
         _rows(evaluations, "first_pass", cells),
     )

@@ -11,7 +11,7 @@ from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 from mft_cli.eval import evaluate
-from mft_cli.eval.engines.api import ApiEngine, JsonMessages
+from mft_cli.eval.engines.api import ApiEngine
 from mft_cli.eval.engines.base import Completion, Request, Sampling
 from tests.support.endpoint import chat, completion, serving
 from tests.support.sums import on_endpoint, sums, write_sums
@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 def engine(url: str, **more) -> ApiEngine:
     settings = {"backoff_s": 0.01, "timeout_s": 0.5, "retries": 3, "concurrency": 4, **more}
-    return ApiEngine(ApiConfig(base_url=url, model="m", **settings), JsonMessages())
+    return ApiEngine(ApiConfig(base_url=url, model="m", **settings))
 
 
 def generate(made: ApiEngine, requests, sampling=GREEDY) -> dict[int, Completion]:

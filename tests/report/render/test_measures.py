@@ -36,7 +36,7 @@ METRICS = {
         "length_controlled_win_rate": 14.2,
         "judge": {"model": "j"},
     },
-    "first_pass": {"accuracy": 0.411, "interval": [0.3, 0.5], "mended": 5, "spoiled": 2},
+    "first_pass": {"accuracy": 0.411, "interval": [0.3, 0.5], "corrected": 5, "broken": 2},
 }
 EXPECTED = ["0.625", "51.2 %", "overlapped", "43.7 %", "4: 77.7 %", "4: 66.6 %", "61.8 %", "passed 3, timed_out 1", "bubblewrap",
             "12.3 % ± 1.5", "14.2 %", "41.1 %", "Variants and their base problems", "By kind of variant"]  # fmt: skip
