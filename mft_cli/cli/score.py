@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -18,6 +19,7 @@ class Options:
 
     generations: Path = key(..., "The file of completions.")
     out: Path = key(..., "Folder of the scores.")
+    samples: Literal["all", "min"] = key("all", "min: of every problem as many samples as the one with the fewest has.")
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +35,11 @@ def main(arguments: list[str]) -> None:
         name, benchmark = next(iter(config.eval.benchmarks.items()))
         from mft_cli.eval.score import score_file, summary
 
-        print(summary(score_file(options.generations, name, benchmark, options.out, eval_config=config.eval)))
+        metrics = score_file(
+            options.generations, name, benchmark, options.out, eval_config=config.eval,
+            common_samples=options.samples == "min",
+        )  # fmt: skip
+        print(summary(metrics))
 
     composed("eval", rest, unchecked_eval_config, task)
 
@@ -42,7 +48,10 @@ HELP = """mft score: score a file of completions again, without a model
 
   mft score generations=outputs/<run>/eval/gsm8k/generations.jsonl eval=gsm8k out=scores
   mft score generations=mine.jsonl eval=gsm_symbolic out=scores
+  mft score generations=samples.jsonl eval=humaneval out=scores samples=min      the samples that every problem has
 
-A line needs "id", "sample" and "completion"; with "gold" on every line the benchmark's own data is not needed.
+A line needs an id and "completion"; with "gold" on every line the benchmark's own data is not needed. The id is that of
+mft eval, the problem's place in the data from 0, or its published one ("task_id": "HumanEval/0", IFEval's "key" ...).
+"sample" counts a problem's samples from 0; where no line has one, they are numbered in order.
 Writes scores.jsonl and metrics.json into out.
 """

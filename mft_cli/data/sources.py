@@ -16,6 +16,7 @@ from mft_cli.errors import UserError, first_line
 from mft_cli.files import digest_of, file_digest
 from mft_cli.rng import digest64
 
+ADVICE = "correct the row, or set data.on_bad_row=drop to leave such rows out"
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -58,10 +59,10 @@ class Rows:
         return ", ".join(parts)
 
 
-def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "error") -> Rows:
+def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "error", advice: str = ADVICE) -> Rows:
     """Read, check, filter and draw the rows of a source.
 
-    Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named).
+    Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named, `advice` given).
     """
     location, digest, raw = open_source(source)
     result, seen = Rows([], location, digest), set[str]()
@@ -79,9 +80,7 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
             result.rows.append(make_row(source, values, digest64(name, index), key))
         except BadRow as problem:
             if on_bad_row == "error":
-                raise UserError(
-                    f"{problem}; mend the row, or set data.on_bad_row=drop to leave such rows out"
-                ) from None
+                raise UserError(f"{problem}; {advice}") from None
             result.bad.append(str(problem))
     if not result.rows:
         raise UserError(f"{result.location}: no usable row of {result.read} read ({result.summary()})")

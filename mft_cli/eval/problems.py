@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 
 from mft_cli.answers.extraction import extract
+from mft_cli.answers.golds import is_readable
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.data.files import BadRow
 from mft_cli.data.sources import Row, get, load_rows, text
 from mft_cli.errors import UserError
+from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.files import digest_of
 from mft_cli.rng import digest64
 
@@ -30,9 +33,11 @@ def load_problems(
 ) -> tuple[list[Problem], str]:
     """The problems after the draw of `limit` (else of at most `most`), in the data's order, and where they come from.
 
-    Raises UserError for missing data, a row without a gold answer, or a limit above the number of rows.
+    Raises UserError for missing data, a row without a gold answer, more than `benchmark.unreadable_golds` of them that the
+    answer type cannot read, or a limit above the number of rows.
     """
-    rows = load_rows(benchmark.source, name=name, seed=seed)
+    advice = f"correct or remove the row; eval.benchmarks.{name}.source says which fields are read"
+    rows = load_rows(benchmark.source, name=name, seed=seed, advice=advice)
     problems, seen = [], dict[str, int]()
     for number, row in enumerate(rows.rows):
         gold = gold_answer(row, benchmark, name)
@@ -42,8 +47,33 @@ def load_problems(
     summary = rows.summary()
     if benchmark.problems is not None and len(problems) != benchmark.problems:
         summary += f"; WARNING: {name} was published with {benchmark.problems:,} problems, here are {len(problems):,}"
+    if warning := unreadable_golds(name, benchmark, [(p.row.key, p.gold) for p in problems]):
+        summary += f"; WARNING: {warning}"
     most = len(problems) if most is None else min(most, len(problems))
     return draw(name, problems, benchmark.limit or most, seed), summary
+
+
+def unreadable_golds(name: str, benchmark: BenchmarkConfig, golds: list[tuple[str, str]]) -> str:
+    """A sentence on the golds (place in the data, gold) that the answer type cannot read; empty if it reads all.
+
+    Raises UserError if they are more than the share benchmark.unreadable_golds.
+    """
+    kind = benchmark.answer_type
+    parts = [(key, gold_parts(gold)) for key, gold in golds]
+    unreadable = [
+        f"{key}: {part['answer'][:60]!r}"
+        for key, part in parts
+        if not is_readable(part["answer"], kind, part.get("choices") or ())
+    ]
+    if not unreadable:
+        return ""
+    told = f"{len(unreadable)} of {len(golds)} golds of {name} cannot be read as {kind} ({'; '.join(unreadable[:3])})"
+    if len(unreadable) > benchmark.unreadable_golds * len(golds):
+        raise UserError(
+            f"{told}; correct the rows, or set eval.benchmarks.{name}.answer_type or .source.answer; "
+            f"eval.benchmarks.{name}.unreadable_golds={math.ceil(1000 * len(unreadable) / len(golds)) / 1000:g} takes them as they are"
+        )
+    return f"{told}: no answer to them counts as right"
 
 
 def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[str]:

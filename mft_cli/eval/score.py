@@ -12,6 +12,7 @@ from typing import cast
 from mft_cli import answers
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
+from mft_cli.eval.completions import arrange
 from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
@@ -35,20 +36,20 @@ def score_file(
     eval_config: EvalConfig | None = None,
     extra: Facts | None = None,
     warnings: Sequence[str] = (),
+    common_samples: bool = False,
 ) -> Metrics:
     """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
 
-    A line needs `id` (the problem's digest, or its place in the data from 0), `sample` and `completion`; it may carry
-    its own `gold`. `gold_by_id` null loads the benchmark's data unless every line has a gold. `extra` is added to the
-    metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit, seed and number of problems. Raises UserError
-    for missing or duplicate completions and for ids that the benchmark does not have.
+    A line needs an id and `completion`, and may have `sample` and `gold` (`mft_cli.eval.completions.arrange`). `extra`
+    is added to the metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit, seed and
+    number of problems. Raises UserError for a file that is not complete.
     """
     config = eval_config or EvalConfig()
     started = time.perf_counter()
     records, _ = read_lines(generations)
     if not records:
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
-    ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config)
+    ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config, common_samples=common_samples)
     scores = grade(ordered, benchmark, config)
     facts: Facts = {
         **summarise(name, ordered, scores, len(golds), config.failure_threshold),
@@ -64,58 +65,6 @@ def score_file(
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
     write_json(out / "metrics.json", metrics)
     return metrics
-
-
-# ---- the lines, complete and in order -------------------------------------------------------------------------------
-
-
-def arrange(
-    path: Path,
-    name: str,
-    benchmark: BenchmarkConfig,
-    records: list[Record],
-    gold_by_id: dict[str, str] | None,
-    config: EvalConfig,
-) -> tuple[list[Record], dict[str, str]]:
-    """The records by problem and sample, each checked and with its gold; and the gold answers by problem."""
-    by_place = {_id_and_sample(path, number, record): record for number, record in enumerate(records, 1)}
-    if len(by_place) < len(records):
-        (id, sample), count = Counter(_id_and_sample(path, n, r) for n, r in enumerate(records, 1)).most_common(1)[0]
-        raise UserError(f"{path}: problem {id}, sample {sample} is there {count} times; keep one line of each")
-    golds_in_file = {id: str(r["gold"]) for (id, _), r in by_place.items() if r.get("gold") is not None}
-    golds = golds_in_file if gold_by_id is None and all("gold" in r for r in records) else gold_by_id
-    if golds is None:
-        golds, by_place = _from_benchmark(name, benchmark, by_place, config)
-    if unknown := sorted({id for id, _ in by_place} - set(golds)):
-        raise UserError(f"{path}: benchmark {name} has no problem {unknown[0]} ({len(unknown)} such ids); check eval=")
-    samples = max(benchmark.samples, 1 + max(sample for _, sample in by_place))
-    expected = [(id, sample) for id in golds for sample in range(samples)]
-    if missing := [pair for pair in expected if pair not in by_place]:
-        raise UserError(
-            f"{path}: {len(missing)} of {len(expected)} completions of {name} are missing (first: problem "
-            f"{missing[0][0]}, sample {missing[0][1]}); generate them, or set limit and samples to what was generated"
-        )
-    return [
-        {**by_place[id, sample], "id": id, "gold": golds_in_file.get(id, golds[id])} for id, sample in expected
-    ], golds
-
-
-def _id_and_sample(path: Path, number: int, record: Record) -> tuple[str, int]:
-    sample = record.get("sample", 0)
-    if "id" not in record or not isinstance(record.get("completion"), str) or not isinstance(sample, int) or sample < 0:
-        raise UserError(f"{path}: line {number} needs id, sample (from 0) and completion (text)")
-    return str(record["id"]), sample
-
-
-def _from_benchmark(
-    name: str, benchmark: BenchmarkConfig, by_place: dict[tuple[str, int], Record], config: EvalConfig
-) -> tuple[dict[str, str], dict[tuple[str, int], Record]]:
-    from mft_cli.eval.problems import load_problems
-
-    problems, _ = load_problems(name, benchmark, config.seed, config.limit)
-    by_number = {str(p.number): p.id for p in problems}
-    golds = {p.id: p.gold for p in problems}
-    return golds, {(id if id in golds else by_number.get(id, id), s): r for (id, s), r in by_place.items()}
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

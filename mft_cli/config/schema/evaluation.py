@@ -39,6 +39,9 @@ class BenchmarkConfig:
     labels: list[str] = key([], "With group: fields that say what kind of variant a row is; accuracy for each value.")
     round_to_gold: bool = key(False, "An answer counts that rounds to the gold at the gold's last decimal.")
     gold_marker: str | None = key(None, "The gold answer is what follows this in the gold field.")
+    unreadable_golds: Fraction = key(
+        0.01, "Share of the golds that answer_type may fail to read; more of them refuse the benchmark."
+    )
     markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
     last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
     prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
