@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.answers.response_format import TAGS
 from mft_cli.config.schema.critique import CritiqueRunConfig
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.runs import EvalRunConfig
@@ -17,7 +18,6 @@ from mft_cli.eval.plan import Plan
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.session import Session
 from mft_cli.files import digest_of
-from mft_cli.methods.masked_critique import TAGS
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from mft_cli.eval.plan import Plan, make_sampling, render
 from mft_cli.eval.second_pass import renderers, with_solution
 from mft_cli.eval.session import Session, refuse_chat
 from mft_cli.files import digest_of
-from mft_cli.methods.masked_critique import TAGS
 from mft_cli.rng import sampling_seed
 
 
@@ -74,9 +73,7 @@ class Teacher:
         self.session, engine = opened, opened.config.eval
         subject = self.session.subject
         renderer, self.filled = renderers(teacher.prompt, subject)
-        self.sampling = replace(
-            make_sampling(benchmark, engine, renderer, subject), kept_special=special_tags(subject.tokenizer)
-        )
+        self.sampling = make_sampling(benchmark, engine, renderer, subject)
         self.prompt_text = renderer.prompt_text("{question}")
         self.prompts = [self.rendered(s, renderer.control) for s in solutions]
         self.rooms = [subject.room(p, teacher.max_new_tokens, config=engine) for p in self.prompts]
@@ -275,9 +272,3 @@ def cut(units: list[list[int]], missing: set[int], allowed: int) -> list[list[in
         result.append(unit if len(wanted) <= allowed else wanted[:allowed])
         allowed -= len(wanted)
     return result
-
-
-def special_tags(tokenizer: Any) -> tuple[int, ...]:
-    """Ids of the tags that are special tokens of a teacher, such as one trained by masked_critique: they stay in its text."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return tuple(sorted(i for i, t in added.items() if t.special and t.content in TAGS))

@@ -19,6 +19,7 @@ from mft_cli.eval.metrics_file import Facts
 from mft_cli.eval.plan import Subject, pick_prompt
 from mft_cli.models.folder import open_model
 from mft_cli.models.loading import load_tokenizer
+from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import sampling_seed
 
 
@@ -57,7 +58,9 @@ def generate(config: EvalRunConfig, asked: Asked) -> list[Facts]:
     subject = Subject(folder, tokenizer, {"name": name})
     renderer = Renderer(tokenizer, pick_prompt(BenchmarkConfig(), config.eval, folder.facts, tokenizer))
     ends = tuple(sorted({*renderer.end_ids, *folder.end_ids}))
-    sampling = Sampling(asked.temperature, asked.top_p, tuple(renderer.stop), ends)
+    sampling = Sampling(
+        asked.temperature, asked.top_p, tuple(renderer.stop), ends, kept_special=structure_tokens(tokenizer)
+    )
     requests = [r for q in asked.questions for r in requests_of(q, renderer, asked, config, subject)]
     context = max(len(r.prompt) + r.max_new_tokens for r in requests)
     loading = Loading.of(folder, name, device, dtype, context, config.model.trust_remote_code)

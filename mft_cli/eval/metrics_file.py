@@ -78,6 +78,7 @@ class Metrics(TypedDict, total=False):
     preference: Facts
     groups: Facts
     failure_detection: Facts
+    format_adherence: Facts  # of a model that has a critique's tags
     instruction_following: Facts
     verdicts: Facts
     sandbox: Facts

@@ -20,6 +20,7 @@ from mft_cli.eval.metrics_file import Facts, Overlap
 from mft_cli.eval.problems import Problem, base_questions, load_problems
 from mft_cli.files import digest_of
 from mft_cli.models.folder import ModelFolder
+from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import sampling_seed
 
 Prompt = tuple[tuple[int, ...], str]  # token ids, or the text that an endpoint is sent
@@ -167,7 +168,8 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
 def make_sampling(benchmark: BenchmarkConfig, config: EvalConfig, renderer: Renderer, subject: Subject) -> Sampling:
     ends = () if subject.by_text else tuple(sorted({*renderer.end_ids, *subject.folder.end_ids}))
     kept = ("tokens" if config.token_logprobs else "mean") if config.logprobs else ""
-    return Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), ends, kept, config.logprobs_top)
+    tags = structure_tokens(subject.tokenizer)
+    return Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), ends, kept, config.logprobs_top, tags)
 
 
 def request_keys(

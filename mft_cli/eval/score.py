@@ -14,6 +14,7 @@ from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange
 from mft_cli.eval.contamination import split_accuracy
+from mft_cli.eval.grading.format_adherence import adherence_metrics
 from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
@@ -37,12 +38,14 @@ def score_file(
     extra: Facts | None = None,
     warnings: Sequence[str] = (),
     common_samples: bool = False,
+    expects_format: bool = False,
 ) -> Metrics:
     """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
 
     A line needs an id and `completion`, and may have `sample` and `gold` (`mft_cli.eval.completions.arrange`). `extra`
     is added to the metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit, seed and
-    number of problems. Raises UserError for a file that is not complete.
+    number of problems. `expects_format`: the model was trained to write critiques, so adherence to their format is
+    measured even where no completion has a tag. Raises UserError for a file that is not complete.
     """
     config = eval_config or EvalConfig()
     started = time.perf_counter()
@@ -58,6 +61,9 @@ def score_file(
         "generations_digest": file_digest(generations),
         **(extra or {}),
     }
+    texts = [record["completion"] for record in ordered]
+    if expects_format or any("<critique>" in text for text in texts):
+        facts["format_adherence"] = adherence_metrics(texts)
     metrics = cast(Metrics, facts)
     split_accuracy(metrics, scores)
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
@@ -148,7 +154,9 @@ def summary(metrics: Metrics, reused: bool = False) -> str:
         f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
         f"({metrics['correct']} of {of} right; {counts}){tail}"
     )
-    return "\n".join([line, *_sample_lines(metrics), *_instruction_lines(metrics), *group_lines(metrics)])
+    return "\n".join(
+        [line, *_sample_lines(metrics), *_instruction_lines(metrics), *_format_lines(metrics), *group_lines(metrics)]
+    )
 
 
 def _sample_lines(metrics: Metrics) -> list[str]:
@@ -167,6 +175,15 @@ def _instruction_lines(metrics: Metrics) -> list[str]:
         f"{name.replace('_', ' ')} {100 * kinds[name]['value']:.1f} %" for name in kinds if name != "by_instruction"
     ]
     return [f"{metrics['benchmark']}: {', '.join(shares)}"] if shares else []
+
+
+def _format_lines(metrics: Metrics) -> list[str]:
+    """Format adherence of a model that writes critiques."""
+    if (shares := metrics.get("format_adherence")) is None:
+        return []
+    parts = ("all_tags", "in_order", "boxed_answer", "strict")
+    told = ", ".join(f"{name.replace('_', ' ')} {100 * shares[name]:.1f} %" for name in parts)
+    return [f"{metrics['benchmark']}: format {100 * shares['format']:.1f} % ({told})"]
 
 
 def _majority_right(group: Sequence[Record]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from mft_cli.answers.response_format import TAGS
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.console import TokenProgress
@@ -227,6 +228,7 @@ class Session:
         metrics = score_file(
             plan.journal.path, plan.name, plan.benchmark, plan.out, plan.golds,
             eval_config=self.config.eval, extra=extra, warnings=plan.warnings,
+            expects_format=len(plan.sampling.kept_special) == len(TAGS),
         )  # fmt: skip
         if plan.first is not None:
             metrics["first_pass"] = first_pass_metrics(plan.first, plan.out / "scores.jsonl", self.config.eval)

@@ -12,7 +12,6 @@ inside <ans>: it does train the format.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mft_cli.answers.response_format import NAMES, TAGS, has_format
 from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
@@ -28,22 +28,6 @@ from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_i
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.rng import Draw, below
-
-NAMES = ("think", "critique", "reasoning", "ans")
-TAGS = tuple(tag for name in NAMES for tag in (f"<{name}>", f"</{name}>"))
-FORMAT = re.compile(
-    r"\s*<think>\s*<critique>.+?</critique>\s*<reasoning>.+?</reasoning>\s*</think>\s*<ans>(.*?)</ans>", re.DOTALL
-)
-BOXED = re.compile(r"\\boxed\s*\{.*\}", re.DOTALL)
-INTEGER = re.compile(r"\s*\\boxed\{-?\d+\}\s*")
-
-
-def has_format(text: str, strict: bool = False) -> bool:
-    """Whether a response has all tags in order and a boxed answer; `strict` accepts integers only, as published."""
-    found = FORMAT.match(text)
-    if found is None:
-        return False
-    return bool(INTEGER.fullmatch(found[1]) if strict else BOXED.search(found[1]))
 
 
 class MaskedCritique(Method):

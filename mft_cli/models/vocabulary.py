@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mft_cli.answers.response_format import TAGS
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.zero import gathered, shape_of
 
@@ -50,3 +51,9 @@ def table(embedding: Any) -> Tensor:
     """An embedding's or head's weight, also inside the wrapper that peft puts around one whose new rows train."""
     weight: Tensor = getattr(embedding, "original_module", embedding).weight
     return weight
+
+
+def structure_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the special tokens that give a completion its structure (a critique's tags): they stay in its text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return tuple(sorted(i for i, token in added.items() if token.special and token.content in TAGS))

@@ -11,7 +11,9 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.load import Loaded
 from mft_cli.data.pack import make_batch
 from mft_cli.data.prompts import Renderer
+from mft_cli.eval.engines.base import decoded
 from mft_cli.methods.base import Method
+from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import Draw
 from mft_cli.run_dir import RunDir
 
@@ -43,7 +45,9 @@ def sampler(
                     input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
                 )  # fmt: skip
-                text = renderer.tokenizer.decode(made[0, prompt.shape[1] :], skip_special_tokens=True)
+                text = decoded(
+                    renderer.tokenizer, made[0, prompt.shape[1] :].tolist(), structure_tokens(renderer.tokenizer)
+                )
                 row = {"step": step, "row": examples.keys[i], "completion": text, **more[i]}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         model.config._attn_implementation = before

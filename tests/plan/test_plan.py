@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mft_cli.answers.response_format import TAGS
 from mft_cli.config import schema
 from mft_cli.config.compose import CONF
 from mft_cli.config.validate import build_from_texts
 from mft_cli.errors import UserError
-from mft_cli.methods.masked_critique import TAGS
 from mft_cli.plan.activations import Micro, head_forward, layer_bytes
 from mft_cli.plan.estimate import Plan, make_plan
 from mft_cli.plan.memory import StageMemory

@@ -30,6 +30,7 @@ from mft_cli.eval.engines.base import (
     Tokenizer,
     Unit,
     batches,
+    decoded,
     finish,
 )
 from mft_cli.files import read_json
@@ -190,7 +191,7 @@ class _Row:
             return True
         if not self.sampling.stop:
             return False
-        text = tokenizer.decode(self.ids[-self.tail :], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = decoded(tokenizer, self.ids[-self.tail :], self.sampling.kept_special)
         return any(s in text for s in self.sampling.stop)
 
 

@@ -8,7 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mft_cli.eval.engines.base import Loading, OnCompletion, OnTokens, Request, Sampling, Tokenizer, Unit, finish
+from mft_cli.eval.engines.base import (
+    Loading,
+    OnCompletion,
+    OnTokens,
+    Request,
+    Sampling,
+    Tokenizer,
+    Unit,
+    decoded,
+    finish,
+)
 from mft_cli.eval.engines.hf import HfEngine, load_model
 from mft_cli.methods.refine.decode import Decoder
 from mft_cli.methods.refine.folder import read_head, read_settings
@@ -92,5 +102,5 @@ class _Row:
             return True
         if not self.sampling.stop:
             return False
-        text = tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = decoded(tokenizer, self.ids, self.sampling.kept_special)
         return any(s in text for s in self.sampling.stop)
