@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from mft_cli.answers.response_format import NAMES, has_format
+from mft_cli.answers.critique_format import NAMES, has_format
 
 TAG = re.compile(rf"</?(?:{'|'.join(NAMES)})>")
 ORDER = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mft_cli.answers.response_format import TAGS
+from mft_cli.answers.critique_format import TAGS
 from mft_cli.config.schema.critique import CritiqueRunConfig
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.runs import EvalRunConfig

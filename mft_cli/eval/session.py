@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from mft_cli.answers.response_format import TAGS
+from mft_cli.answers.critique_format import TAGS
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.console import TokenProgress

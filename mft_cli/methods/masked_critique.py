@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mft_cli.answers.response_format import NAMES, TAGS, has_format
+from mft_cli.answers.critique_format import NAMES, TAGS, has_format
 from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mft_cli.answers.response_format import TAGS
+from mft_cli.answers.critique_format import TAGS
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.zero import gathered, shape_of
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mft_cli.answers.response_format import TAGS
+from mft_cli.answers.critique_format import TAGS
 from mft_cli.eval import session
 from mft_cli.eval.engines.base import Engine, Request, Sampling, finish
 from mft_cli.eval.engines.hf import HfEngine

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mft_cli.answers.response_format import TAGS, has_format
+from mft_cli.answers.critique_format import TAGS, has_format
 from mft_cli.data.pack import IGNORE, Batch, make_batch
 from mft_cli.methods.masked_critique import MaskedCritique
 from mft_cli.models.kernels.attention import packed_kwargs

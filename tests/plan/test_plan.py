@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mft_cli.answers.response_format import TAGS
+from mft_cli.answers.critique_format import TAGS
 from mft_cli.config import schema
 from mft_cli.config.compose import CONF
 from mft_cli.config.validate import build_from_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from mft_cli.answers.response_format import BOXED, TAGS, has_format
+from mft_cli.answers.critique_format import BOXED, TAGS, has_format
 from mft_cli.stats.intervals import wilson
 
 ORDER = ("<think>", "<critique>", "</critique>", "<reasoning>", "</reasoning>", "</think>", "<ans>", "</ans>")

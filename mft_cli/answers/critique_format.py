@@ -1,4 +1,7 @@
-"""The format of a critique: eight tags, each once and in order, and a boxed answer in the last part. No torch."""
+"""The form of a critique's response: its tags in order, then a boxed answer. Data with it is made by mft critique. No torch.
+
+<think><critique>..</critique><reasoning>..</reasoning></think><ans>\\boxed{..}</ans>
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ INTEGER = re.compile(r"\s*\\boxed\{-?\d+\}\s*")
 
 def has_format(text: str, strict: bool = False) -> bool:
     """Whether a response has all tags in order and a boxed answer; `strict` accepts integers only, as published."""
-    matched = FORMAT.match(text)
-    if matched is None:
+    match = FORMAT.match(text)
+    if match is None:
         return False
-    return bool(INTEGER.fullmatch(matched[1]) if strict else BOXED.search(matched[1]))
+    return bool(INTEGER.fullmatch(match[1]) if strict else BOXED.search(match[1]))
