@@ -46,7 +46,7 @@ def reason(declared: str | None, measured: Overlap | None) -> str | None:
     parts = [declared] if declared else []
     if measured and measured["problems"]:
         share = 100 * measured["problems"] / measured["of"]
-        what = "questions or the base problems that they vary" if measured["bases"] else "questions"
+        what = "questions or the base problems that they vary" if measured.get("bases") else "questions"
         parts.append(f"the model was trained on {measured['problems']} of the {measured['of']} {what} ({share:.1f} %)")
     return "; ".join(parts) or None
 

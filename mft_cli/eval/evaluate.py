@@ -12,7 +12,7 @@ from mft_cli.eval.metrics_file import Metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
 from mft_cli.eval.session import Session
-from mft_cli.files import digest_of, file_digest, read_json, write_atomically, write_json
+from mft_cli.files import digest_of, file_digest, locked, read_json, write_atomically, write_json
 from mft_cli.provenance import provenance
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import stoppable
@@ -21,8 +21,17 @@ from mft_cli.signals import stoppable
 def evaluate(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
     """Evaluate a model on `config.eval.benchmarks` into out/<benchmark>/; returns each one's metrics.
 
-    Raises UserError for a folder that is not a whole model, missing data, or a prompt that does not fit the tokenizer.
+    Raises UserError for a folder that is not a whole model, missing data, a prompt that does not fit the tokenizer, or
+    a folder `out` that another process evaluates into: two writers would tear each other's journals.
     """
+    with locked(
+        out, f"{out} is in use by another evaluation; wait until it has ended, then start the same command again"
+    ):
+        return evaluate_alone(config, out)
+
+
+def evaluate_alone(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
+    """See `evaluate`; the folder is this process's."""
     session = Session(config, out)
     plans = session.plans(out)
     last = {plan.name: session.last_pass(plan) for plan in plans}

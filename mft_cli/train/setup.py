@@ -19,6 +19,7 @@ from mft_cli.data.prompts import Renderer
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.distributed.zero import gathered, numel_of, partitioned_loading
 from mft_cli.errors import Stopped, UserError
+from mft_cli.eval.preflight import check_trained_model
 from mft_cli.files import write_atomically, write_json
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
@@ -83,6 +84,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     ds_config = zero_settings.document(config, precision, ranks.world)
     with partitioned_loading(ds_config):
         weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
+    settings = weights.model.config.to_dict()
+    check_trained_model(config.eval, settings, tokenizers.tokenizer.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
