@@ -101,7 +101,8 @@ def read(plan: Plan, config: CritiqueRunConfig, control: Any) -> list[Solution]:
     result = []
     for index, (record, score) in enumerate(zip(records, scores, strict=True)):
         problem, sample = plan.problem_and_sample(index)
-        text = control.sub("", record["completion"]) if control else record["completion"]
+        completion = plan.without_tags(record["completion"])
+        text = control.sub("", completion) if control else completion
         solution = Solution(
             f"{plan.name}/{problem.id}.{sample}", plan.name, problem, sample, text, plan.requests[index].seed,
             record["finish_reason"], record["completion_tokens"], score["answer"], score["correct"],

@@ -8,11 +8,11 @@ from pathlib import Path
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.config.validate import to_plain, to_yaml
 from mft_cli.eval.grading.graders import check_needs
-from mft_cli.eval.metrics_file import Metrics
+from mft_cli.eval.metrics_file import Metrics, read_metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
 from mft_cli.eval.session import Session
-from mft_cli.files import digest_of, file_digest, locked, read_json, write_atomically, write_json
+from mft_cli.files import digest_of, file_digest, locked, write_atomically, write_json
 from mft_cli.provenance import provenance
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import stoppable
@@ -72,14 +72,12 @@ def say_result(metrics: Metrics, reused: bool) -> None:
 
 def finished(plan: Plan) -> Metrics | None:
     """The metrics of an evaluation that was done before with the same settings and whose files are untouched."""
-    path = plan.out / "metrics.json"
-    if plan.journal.missing() or not path.is_file() or not (plan.out / "scores.jsonl").is_file():
+    metrics = read_metrics(plan.out)
+    if isinstance(metrics, str):
+        if metrics:
+            print(f"{plan.out / metrics} is damaged or was changed: {plan.name} is scored again", flush=True)
         return None
-    try:
-        metrics: Metrics = read_json(path)
-    except ValueError:
-        return None
-    same = metrics.get("settings_digest") == plan.settings_digest
+    same = not plan.journal.missing() and metrics.get("settings_digest") == plan.settings_digest
     same = same and ("first_pass" in metrics) == plan.two_passes
     same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
     return metrics if same and metrics.get("generations_digest") == file_digest(plan.journal.path) else None

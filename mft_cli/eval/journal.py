@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from mft_cli.errors import UserError
 from mft_cli.files import digest_of, file_digest, write_atomically
 
 Record = dict[str, Any]
+NOTHING: Mapping[str, type] = {}
 
 
 def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int | str]) -> str:
@@ -27,10 +28,10 @@ def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequ
     return digest_of([settings_digest, problem, sample, list(prompt)])
 
 
-def read_lines(path: Path) -> tuple[list[Record], int]:
+def read_lines(path: Path, damaged: list[int] | None = None) -> tuple[list[Record], int]:
     """The file's records and the number of bytes that they take. A torn last line (a killed writer's) is left out.
 
-    Raises UserError for a line in the middle that is not a JSON object.
+    Numbers of lines in the middle that are not JSON objects are added to `damaged`; without it they raise UserError.
     """
     data = path.read_bytes() if path.is_file() else b""
     *whole, tail = data.split(b"\n")
@@ -38,6 +39,8 @@ def read_lines(path: Path) -> tuple[list[Record], int]:
     for number, line in enumerate(whole, 1):
         if (record := _parse(line)) is not None:
             records.append(record)
+        elif line.strip() and damaged is not None:
+            damaged.append(number)
         elif line.strip():
             raise UserError(f"{path}: line {number} is not a JSON object; remove the line or the file and start again")
     if (record := _parse(tail)) is None:
@@ -48,21 +51,28 @@ def read_lines(path: Path) -> tuple[list[Record], int]:
 def _parse(line: bytes) -> Record | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 class Journal:
-    """The completions of one benchmark on their way to the file. `done` maps keys to records."""
+    """The completions of one benchmark on their way to the file. `done` maps keys to records.
 
-    def __init__(self, path: Path, keys: Sequence[str]):
+    `fields`: what a record must have, and of which type; one that was damaged is made again.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str], fields: Mapping[str, type] = NOTHING):
         self.path, self.keys = path, list(keys)
         if len(set(self.keys)) != len(self.keys):
             raise ValueError("two completions have the same key")
-        records, good = read_lines(path)
+        damaged: list[int] = []
+        records, good = read_lines(path, damaged)
         expected_keys = set(self.keys)
-        self.done = {r["key"]: r for r in records if r.get("key") in expected_keys}
+        asked = [r for r in records if r.get("key") in expected_keys]
+        self.done = {r["key"]: r for r in asked if all(isinstance(r.get(name), kind) for name, kind in fields.items())}
+        if lost := len(damaged) + len({r["key"] for r in asked}) - len(self.done):
+            print(f"{path}: {lost} damaged records are made again", flush=True)
         self.foreign = len(records) - len(self.done)
         self._good_bytes = good
         self._file: IO[bytes] | None = None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, Required, TypedDict
+
+from mft_cli.files import digest_of, file_digest, read_json, write_json
 
 Facts = dict[str, Any]  # a JSON object
 
@@ -72,6 +76,9 @@ class Metrics(TypedDict, total=False):
     model: dict[str, str]
     settings_digest: str
     generations_digest: str
+    scores_digest: str
+    gold_digest: str | None
+    digest: str  # of all else but the times
     seconds: dict[str, float]
     logprobs: Facts
     first_pass: FirstPass
@@ -82,3 +89,40 @@ class Metrics(TypedDict, total=False):
     instruction_following: Facts
     verdicts: Facts
     sandbox: Facts
+
+
+def write_metrics(folder: Path, metrics: Metrics) -> None:
+    """Writes metrics.json with the digests of scores.jsonl and gold.jsonl and one of its own, which `read_metrics` checks."""
+    metrics["scores_digest"] = file_digest(folder / "scores.jsonl")
+    has_gold = metrics["gold_logprob"] is not None and (folder / "gold.jsonl").is_file()
+    metrics["gold_digest"] = file_digest(folder / "gold.jsonl") if has_gold else None
+    metrics["digest"] = _digest(metrics)
+    write_json(folder / "metrics.json", metrics)
+
+
+def read_metrics(folder: Path) -> Metrics | str:
+    """A finished benchmark's metrics; or what is damaged in its folder, empty where there are none yet."""
+    if not (folder / "metrics.json").is_file():
+        return ""
+    try:
+        metrics: Metrics = read_json(folder / "metrics.json")
+        intact = metrics["digest"] == _digest(metrics)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = False
+    if not intact:
+        return "metrics.json"
+    for name, digest in (("scores.jsonl", metrics["scores_digest"]), ("gold.jsonl", metrics["gold_digest"])):
+        if digest is not None and (not (folder / name).is_file() or file_digest(folder / name) != digest):
+            return name
+    return metrics
+
+
+def _digest(metrics: Metrics) -> str:
+    rest = json.loads(json.dumps({k: v for k, v in metrics.items() if k != "digest"}))  # as it is read back
+    return digest_of(_without_times(rest))
+
+
+def _without_times(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_times(v) for k, v in value.items() if k != "seconds"}

@@ -23,6 +23,7 @@ from mft_cli.models.folder import ModelFolder
 from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import sampling_seed
 
+FIELDS = {"id": str, "sample": int, "prompt": str, "completion": str, "finish_reason": str, "completion_tokens": int}
 Prompt = tuple[tuple[int, ...], str]  # token ids, or the text that an endpoint is sent
 
 
@@ -98,6 +99,12 @@ class Plan:
         }
         self.journal.add(self.journal.keys[index], record)
 
+    def without_tags(self, completion: str) -> str:
+        """A completion as another prompt shows it: without the special tokens that its text keeps."""
+        for id in self.sampling.kept_special:
+            completion = completion.replace(self.renderer.tokenizer.added_tokens_decoder[id].content, "")
+        return completion
+
     def records(self) -> list[Record]:
         """The completions in order, each with its gold answer. All must be there."""
         golds = self.golds
@@ -156,7 +163,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
         renderer=renderer,
         sampling=sampling,
         requests=requests,
-        journal=Journal(out / f"generations{'' if benchmark.second_prompt is None else '.pass1'}.jsonl", keys),
+        journal=Journal(out / f"generations{'' if benchmark.second_prompt is None else '.pass1'}.jsonl", keys, FIELDS),
         settings_digest=digest_of(settings),
         contaminated=reason(contamination(folder.facts, name, benchmark.source.derived_from), measured),
         overlap=measured,

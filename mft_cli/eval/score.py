@@ -18,8 +18,8 @@ from mft_cli.eval.grading.format_adherence import adherence_metrics
 from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
-from mft_cli.eval.metrics_file import Facts, Metrics
-from mft_cli.files import file_digest, write_atomically, write_json
+from mft_cli.eval.metrics_file import Facts, Metrics, write_metrics
+from mft_cli.files import file_digest, write_atomically
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 from mft_cli.stats.failure_detection import failure_detection
@@ -69,7 +69,7 @@ def score_file(
     metrics["warnings"] = [*warnings, *metrics["warnings"]]
     metrics.setdefault("seconds", {})["score"] = round(time.perf_counter() - started, 3)
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
-    write_json(out / "metrics.json", metrics)
+    write_metrics(out, metrics)
     return metrics
 
 

@@ -21,7 +21,7 @@ from mft_cli.eval.engines.base import Request
 from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal, dump, read_lines
 from mft_cli.eval.metrics_file import FirstPass
-from mft_cli.eval.plan import Plan, Subject, context_warnings, make_sampling, render, request_keys
+from mft_cli.eval.plan import FIELDS, Plan, Subject, context_warnings, make_sampling, render, request_keys
 from mft_cli.eval.problems import Problem
 from mft_cli.eval.score import summarise
 from mft_cli.files import digest_of, file_digest, write_atomically
@@ -38,8 +38,9 @@ def second_plan(first: Plan, config: EvalConfig, subject: Subject) -> Plan:
     whole = replace(benchmark, instruction=None)
     prompts, cleaned = [], 0
     for index, record in enumerate(first.records()):
-        solution = renderer.control.sub("", record["completion"]) if renderer.control else record["completion"]
-        cleaned += solution != record["completion"]
+        completion = first.without_tags(record["completion"])
+        solution = renderer.control.sub("", completion) if renderer.control else completion
+        cleaned += solution != completion
         prompts.append(
             render(filled, with_solution(prompt, first.problem_and_sample(index)[0], solution), whole, subject)
         )
@@ -63,7 +64,7 @@ def second_plan(first: Plan, config: EvalConfig, subject: Subject) -> Plan:
         renderer=renderer,
         sampling=sampling,
         requests=requests,
-        journal=Journal(first.out / "generations.jsonl", keys),
+        journal=Journal(first.out / "generations.jsonl", keys, FIELDS),
         settings_digest=digest_of([first.settings_digest, keys, __version__]),
         warnings=warnings,
         seconds={},

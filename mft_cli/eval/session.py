@@ -24,11 +24,10 @@ from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engi
 from mft_cli.eval.engines.replicas import Replicas
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import read_lines
-from mft_cli.eval.metrics_file import Facts, GoldLogprob, Metrics
+from mft_cli.eval.metrics_file import Facts, GoldLogprob, Metrics, write_metrics
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
-from mft_cli.files import write_json
 from mft_cli.models.folder import check_context, open_endpoint, open_model
 from mft_cli.models.loading import load_tokenizer
 
@@ -235,7 +234,7 @@ class Session:
         if plan.benchmark.answer_type == "judged":
             metrics["preference"] = self._preferences(plan)
         if plan.first is not None or plan.benchmark.answer_type == "judged":
-            write_json(plan.out / "metrics.json", metrics)
+            write_metrics(plan.out, metrics)
         return metrics
 
     def _preferences(self, plan: Plan) -> Facts:

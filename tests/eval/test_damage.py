@@ -1,0 +1,87 @@
+"""Damaged files of an evaluation: what they held is made again, and told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mft_cli.eval.evaluate import evaluate
+from mft_cli.eval.journal import read_lines
+from tests.support.sums import on_model, sums, write_sums
+
+FILES = ("generations.jsonl", "scores.jsonl", "gold.jsonl", "metrics.json")
+TIMES = ("seconds",)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A finished evaluation, and its settings."""
+    folder = tmp_path_factory.mktemp("whole")
+    asked = on_model(tiny_model, sums(write_sums(folder, 3)))
+    evaluate(asked, folder / "eval")
+    return asked, folder / "eval"
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    place = data.index(b'"id"' if b'"id"' in data else b'"n"') + 6
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+DAMAGES = {
+    "cut": cut,
+    "empty": lambda data: b"",
+    "a flipped bit": flipped,
+    "no text": lambda data: b"\xff\xfe\x00" * 50,
+    "another type": lambda data: b"[1, 2]\n",
+    "nested for ever": lambda data: b"[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_damage(whole, tmp_path: Path, name: str, damage: str) -> None:
+    asked, folder = whole
+    torn = shutil.copytree(folder, tmp_path / "eval")
+    file = torn / "sums" / name
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    metrics = evaluate(asked, torn)["sums"]
+    expected = json.loads((folder / "sums" / "metrics.json").read_text())
+    assert {k: v for k, v in metrics.items() if k not in TIMES} == {k: v for k, v in expected.items() if k not in TIMES}
+    for other in FILES[:3]:
+        assert (torn / "sums" / other).read_bytes() == (folder / "sums" / other).read_bytes()
+
+
+def test_what_is_damaged_is_told(whole, tmp_path: Path, capsys) -> None:
+    asked, folder = whole
+    torn = shutil.copytree(folder, tmp_path / "eval")
+    (torn / "sums" / "scores.jsonl").write_text("{}\n")
+    evaluate(asked, torn)
+    assert (
+        f"{torn / 'sums' / 'scores.jsonl'} is damaged or was changed: sums is scored again" in capsys.readouterr().out
+    )
+
+
+def test_a_record_that_lost_a_field_is_made_again(whole, tmp_path: Path, capsys) -> None:
+    asked, folder = whole
+    torn = shutil.copytree(folder, tmp_path / "eval")
+    file = torn / "sums" / "generations.jsonl"
+    lines = read_lines(file)[0]
+    del lines[1]["completion"]
+    lines[2]["sample"] = "zero"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluate(asked, torn)
+    assert "2 damaged records are made again" in capsys.readouterr().out
+    assert file.read_bytes() == (folder / "sums" / "generations.jsonl").read_bytes()
+
+
+def test_the_digest_of_the_weights_is_in_the_metrics(whole) -> None:
+    _, folder = whole
+    model = json.loads((folder / "sums" / "metrics.json").read_text())["model"]
+    assert len(model["weights_digest"]) == len(model["tokenizer_digest"]) == 16
