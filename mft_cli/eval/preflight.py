@@ -1,4 +1,4 @@
-"""What can be told about an evaluation before it is paid for: model, engine, data, prompts. No torch.
+"""What can be told about an evaluation before it is paid for: model, engine, data, prompts.
 
 `mft eval` asks before torch is imported, which takes seconds; `mft train` asks before the first step: the evaluation
 at its end would tell it only after the training.
@@ -17,7 +17,6 @@ from mft_cli.errors import UserError
 from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.listing import location
 from mft_cli.eval.metrics_file import Facts
-from mft_cli.eval.problems import load_problems
 from mft_cli.models.folder import ADAPTER, check_context, context_of, download, read_settings, weight_files
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # CPUAttentionBackend of vllm 0.32
@@ -46,10 +45,13 @@ def check_planned(config: EvalConfig, decoders: Collection[str]) -> None:
             "train with method=chunk_refine"
         )
     check_data(config)
+    check_template("eval.prompt", config.prompt)
     for name, benchmark in config.benchmarks.items():
         check_template(f"eval.benchmarks.{name}.prompt", benchmark.prompt)
+    from mft_cli.eval.problems import load_problems  # brings torch: only now
+
+    for name, benchmark in config.benchmarks.items():
         load_problems(name, benchmark, config.seed, config.limit)
-    check_template("eval.prompt", config.prompt)
 
 
 def check_template(key: str, prompt: PromptConfig | None) -> None:
