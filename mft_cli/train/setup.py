@@ -85,7 +85,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     with partitioned_loading(ds_config):
         weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
     settings = weights.model.config.to_dict()
-    check_trained_model(config.eval, settings, tokenizers.tokenizer.chat_template, config.prompt, device.type)
+    check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
