@@ -33,10 +33,10 @@ def complete(arguments: list[str], verbs: Iterable[str]) -> None:
     elif words[1] in SETTINGS:
         name = SETTINGS[words[1]]
         os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] in SECOND_WORDS else 2 :]])
-        found = io.StringIO()
-        with contextlib.redirect_stdout(found):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
             ask_hydra(arguments, name)
-        print("\n".join(sorted({*found.getvalue().split(), *settings(name, words)})))
+        print("\n".join(sorted({*printed.getvalue().split(), *settings(name, words)})))
 
 
 def answer(candidates: Iterable[str], start: str) -> None:
@@ -57,17 +57,17 @@ def settings(name: str, words: list[str]) -> set[str]:
     """Of the schema: what the last word can become, a section (`train.`), a key (`train.epochs=`), or a key's values."""
     start, equals, value = words[-1].partition("=")
     parts = start.split(".")
-    found = set()
+    words_after = set()
     for key, annotation in keys_of(name, words):
         steps = key.split(".")
         if len(steps) < len(parts) or any(s not in (p, "<name>") for s, p in zip(steps, parts[:-1], strict=False)):
             continue
         step, last = steps[len(parts) - 1], len(steps) == len(parts)
         if equals and last and step == parts[-1]:
-            found |= {f"{start}={v}" for v in values_of(annotation) if v.startswith(value)}
+            words_after |= {f"{start}={v}" for v in values_of(annotation) if v.startswith(value)}
         elif not equals and step.startswith(parts[-1]) and step != "<name>":
-            found.add(".".join([*parts[:-1], step]) + ("=" if last else "."))
-    return found
+            words_after.add(".".join([*parts[:-1], step]) + ("=" if last else "."))
+    return words_after
 
 
 def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, Any]]:

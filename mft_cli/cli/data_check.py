@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.files import BadRow
@@ -23,21 +23,21 @@ from mft_cli.rng import digest64
 TEXT_LIMIT = 400  # characters of a question or row that are shown
 
 
-def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dict[str, Any]:
+def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> Values:
     """Print the table, write the JSON and return it. Raises UserError without data."""
     names, questions = [], []
     for name, benchmark in config.eval.benchmarks.items():
-        problems, where = load_problems(name, benchmark, config.eval.seed, config.eval.limit)
-        print(f"{name}: {len(problems)} problems; {where}", flush=True)
+        problems, origin = load_problems(name, benchmark, config.eval.seed, config.eval.limit)
+        print(f"{name}: {len(problems)} problems; {origin}", flush=True)
         names += [name] * len(problems)
         questions += [problem.row.question for problem in problems]
     started = time.perf_counter()
     index = Index(questions)
     bad: list[str] = []
-    found = index.scan(training_rows(config.data, config.seed, bad))
+    overlap = index.scan(training_rows(config.data, config.seed, bad))
     seconds = time.perf_counter() - started
-    result = as_json(found, names, questions, show) | {
-        "rows": found.scanned,
+    result = as_json(overlap, names, questions, show) | {
+        "rows": overlap.scanned,
         "bad_rows": len(bad),
         "seconds": round(seconds, 3),
     }
@@ -45,7 +45,7 @@ def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> dic
     write_json(out, result)
     print(
         "\n".join(table(result)),
-        f"\n{found.scanned:,} training rows in {seconds:.1f} s ({found.scanned / seconds:,.0f} a second)",
+        f"\n{overlap.scanned:,} training rows in {seconds:.1f} s ({overlap.scanned / seconds:,.0f} a second)",
         sep="",
     )
     print("\n".join(examples(result, show)))
@@ -99,12 +99,12 @@ def as_training_row(row: Row) -> TrainingRow:
 # ---- what is printed and written ------------------------------------------------------------------------------------
 
 
-def as_json(found: Overlap, names: list[str], questions: list[str], show: int) -> dict[str, Any]:
+def as_json(overlap: Overlap, names: list[str], questions: list[str], show: int) -> Values:
     """Counts for each benchmark, all questions that count as contaminated, and some of the others."""
     totals = Counter(names)
-    benchmarks: dict[str, Any] = {}
+    benchmarks: Values = {}
     for name, total in totals.items():
-        hits = [hit for number, hit in sorted(found.hits.items()) if names[number] == name]
+        hits = [hit for number, hit in sorted(overlap.hits.items()) if names[number] == name]
         kinds = Counter(hit.kind for hit in hits)
         counted = sum(kinds[kind] for kind in COUNTED)
         benchmarks[name] = {
@@ -112,24 +112,26 @@ def as_json(found: Overlap, names: list[str], questions: list[str], show: int) -
             **{kind: kinds[kind] for kind in KINDS},
             "contaminated": counted,
             "share": counted / total,
-            "training_rows": sum(any(names[q] == name for q in asked) for asked in found.row_keys.values()),
+            "training_rows": sum(any(names[q] == name for q in asked) for asked in overlap.row_keys.values()),
             "questions": [_shown(hit, questions) for hit in hits if hit.kind in COUNTED],
             "near_examples": [_shown(hit, questions) for hit in hits if hit.kind == "near"][: max(show, 20)],
         }
     return {"kinds": KINDS, "words": {"long": LONG, "short": SHORT}, "benchmarks": benchmarks}
 
 
-def _shown(hit: Hit, questions: list[str]) -> dict[str, Any]:
+def _shown(hit: Hit, questions: list[str]) -> Values:
     return {**asdict(hit), "question": questions[hit.question], "coverage": round(hit.coverage, 3)}
 
 
-def table(result: dict[str, Any]) -> list[str]:
+def table(result: Values) -> list[str]:
     """A line for each benchmark."""
     head = ("benchmark", "problems", *KINDS, "contaminated", "training rows")
     rows = [head]
-    for name, one in result["benchmarks"].items():
-        share = f"{one['contaminated']} ({100 * one['share']:.1f} %)"
-        rows.append((name, str(one["problems"]), *(str(one[k]) for k in KINDS), share, str(one["training_rows"])))
+    for name, counts in result["benchmarks"].items():
+        share = f"{counts['contaminated']} ({100 * counts['share']:.1f} %)"
+        rows.append(
+            (name, str(counts["problems"]), *(str(counts[k]) for k in KINDS), share, str(counts["training_rows"]))
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
              for row in rows]  # fmt: skip
@@ -137,12 +139,12 @@ def table(result: dict[str, Any]) -> list[str]:
     return ["", *lines, "", f"contaminated = {' + '.join(COUNTED)}; near and phrase are not counted", *kinds]
 
 
-def examples(result: dict[str, Any], show: int) -> list[str]:
+def examples(result: Values, show: int) -> list[str]:
     """The first questions of each kind that counts, and of the near ones, each with its training row."""
     lines = []
-    for name, one in result["benchmarks"].items():
+    for name, counts in result["benchmarks"].items():
         for kind in (*COUNTED, "near"):
-            source = one["near_examples"] if kind == "near" else one["questions"]
+            source = counts["near_examples"] if kind == "near" else counts["questions"]
             for hit in [hit for hit in source if hit["kind"] == kind][:show]:
                 lines += ["", f"{name}, {kind}: {hit['key']}", f"  question  {_short(hit['question'])}"]
                 lines += [f"  row       {_short(hit['text'])}"] if kind != "exact" else []

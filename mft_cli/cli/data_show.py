@@ -57,8 +57,8 @@ def legend_of(method: Method, colour: bool) -> Text:
 
 def marked(kind: str, text: str, colour: bool) -> Text:
     """Text in the colour, or between the brackets, of its kind."""
-    left, right = ("", "") if colour else BRACKETS.get(kind, ("", ""))
-    return Text(left + text + right, STYLES[kind])
+    opening, closing = ("", "") if colour else BRACKETS.get(kind, ("", ""))
+    return Text(opening + text + closing, STYLES[kind])
 
 
 def render(

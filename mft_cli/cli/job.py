@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import Stopped, UserError
 from mft_cli.slurm.requeue import StoppedEarly, mind_early_signals, requeue_if_due
 
 
-def read_frozen(file: str) -> dict[str, Any]:
+def read_frozen(file: str) -> Values:
     """A frozen configuration as plain values. Raises UserError."""
     try:
         return dict(json.loads(Path(file).read_text(encoding="utf-8")))

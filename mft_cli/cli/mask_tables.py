@@ -52,8 +52,8 @@ def table(rows: Sequence[Sparsity]) -> list[tuple[str, ...]]:
     layers, modules, values = grid(rows)
     lines = [("layer", *modules, "all")]
     for number, shares in zip(layers, values, strict=True):
-        own = [r for r in rows if r.layer == number]
-        lines.append((str(number), *("-" if s is None else f"{s:.2%}" for s in shares), total(own)))
+        in_layer = [r for r in rows if r.layer == number]
+        lines.append((str(number), *("-" if s is None else f"{s:.2%}" for s in shares), total(in_layer)))
     return [*lines, ("all", *(total([r for r in rows if r.module == m]) for m in modules), total(rows))]
 
 
@@ -66,13 +66,13 @@ def diff(first: str, second: str) -> None:
     a, b = packed.read(Path(first)), packed.read(Path(second))
     if a.facts.get("base_digest") != b.facts.get("base_digest"):
         print("warning: the two were trained on different base models")
-    found = packed.diff(a, b)
-    only = len(a.packed) + len(b.packed) - 2 * (len(found) - 1)
+    overlaps = packed.diff(a, b)
+    only = len(a.packed) + len(b.packed) - 2 * (len(overlaps) - 1)
     if only:
         print(f"{only} weights are masked by one of the two only and left out")
     print(f"A: {first}\nB: {second}\n")
     head = ("weight", "removed by A", "by B", "by both", "by chance", "Jaccard", "by chance")
-    print("\n".join(aligned([head, *(overlap_row(o) for o in found)])))
+    print("\n".join(aligned([head, *(overlap_row(o) for o in overlaps)])))
     if packed.same_start(a, b):
         print(
             f"\nBoth have seed {a.facts['seed']}, so they began as the same mask and share more than chance even where the "

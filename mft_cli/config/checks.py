@@ -175,15 +175,15 @@ def layer_numbers(layers: Any, count: int | None) -> set[int]:
     """
     if layers is None or layers == "all":
         return set(range(count or 0))
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in str(layers).strip("[]").replace("'", "").split(","):
         ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
             raise UserError(f"method.layers={layers}: expected layer numbers such as 4-7, [4,5], 0-3,20-23, or all")
-        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    if count is not None and max(found) >= count:
+        numbers |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    if count is not None and max(numbers) >= count:
         raise UserError(f"method.layers={layers}: the model has the layers 0 to {count - 1}; choose among them")
-    return found
+    return numbers
 
 
 def layers_of(path: str) -> int | None:

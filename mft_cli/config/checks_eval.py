@@ -10,34 +10,36 @@ from mft_cli.config.checks_sources import check_model_path, check_paths, check_s
 from mft_cli.errors import UserError
 
 
-def check_answers(where: str, benchmark: schema.BenchmarkConfig) -> None:
+def check_answers(prefix: str, benchmark: schema.BenchmarkConfig) -> None:
     """Settings of a benchmark that its answer type needs."""
     kind, source = benchmark.answer_type, benchmark.source
     if kind == "choice" and not (source.choices or source.answer):
-        raise UserError(f"{where}.answer_type=choice needs source.choices (the options) and source.answer (the letter)")
+        raise UserError(
+            f"{prefix}.answer_type=choice needs source.choices (the options) and source.answer (the letter)"
+        )
     if source.choices and not source.answer:
-        raise UserError(f"{where}.source.choices needs source.answer: the field with the right letter, place or text")
+        raise UserError(f"{prefix}.source.choices needs source.answer: the field with the right letter, place or text")
     if kind in ("code", "instructions", "judged") and not benchmark.gold_fields:
         raise UserError(
-            f"{where}.answer_type={kind} needs gold_fields: the fields of a row that are needed to judge it"
+            f"{prefix}.answer_type={kind} needs gold_fields: the fields of a row that are needed to judge it"
         )
 
 
 def check_benchmarks(config: schema.EvalConfig) -> None:
     """Mistakes in the evaluation, told before a training is paid for."""
     for name, benchmark in config.benchmarks.items():
-        where = f"eval.benchmarks.{name}"
-        check_source(f"{where}.source", benchmark.source)
-        check_answers(where, benchmark)
+        prefix = f"eval.benchmarks.{name}"
+        check_source(f"{prefix}.source", benchmark.source)
+        check_answers(prefix, benchmark)
         if missing := missing_file(benchmark.source.path):
-            raise UserError(f"{where}.source.path={missing}: no such file or folder")
+            raise UserError(f"{prefix}.source.path={missing}: no such file or folder")
         if benchmark.samples > 1 and benchmark.temperature == 0:
             raise UserError(
-                f"{where}.samples={benchmark.samples} would be the same text: set {where}.temperature above 0"
+                f"{prefix}.samples={benchmark.samples} would be the same text: set {prefix}.temperature above 0"
             )
         second = benchmark.second_prompt
         if second is not None and ("{solution}" not in second.template or "{question}" not in second.template):
-            raise UserError(f"{where}.second_prompt.template needs both {{question}} and {{solution}}")
+            raise UserError(f"{prefix}.second_prompt.template needs both {{question}} and {{solution}}")
         if benchmark.answer_type == "judged" and (config.judge.base_url or config.judge.model):
             check_endpoint("eval.judge", config.judge)
     if config.engine == "api":
@@ -57,15 +59,15 @@ def check_api(config: schema.EvalConfig) -> None:
         raise UserError(f"eval.replicas={config.replicas} does not go with eval.engine=api: set eval.api.concurrency")
 
 
-def check_endpoint(where: str, api: schema.ApiConfig) -> None:
+def check_endpoint(prefix: str, api: schema.ApiConfig) -> None:
     """An endpoint's address, model and key's name. The key itself must never stand in a configuration or a message."""
     for name in ("base_url", "model"):
         if not getattr(api, name):
-            raise UserError(f"{where}.{name} is empty: an endpoint needs its base_url and model")
+            raise UserError(f"{prefix}.{name} is empty: an endpoint needs its base_url and model")
     if not api.base_url.startswith(("http://", "https://")) or "@" in api.base_url:
-        raise UserError(f"{where}.base_url: expected http://host/v1 or https://host/v1, without user and password")
+        raise UserError(f"{prefix}.base_url: expected http://host/v1 or https://host/v1, without user and password")
     if api.key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api.key_env):
-        raise UserError(f"{where}.key_env: expected the NAME of an environment variable, such as OPENAI_API_KEY")
+        raise UserError(f"{prefix}.key_env: expected the NAME of an environment variable, such as OPENAI_API_KEY")
 
 
 def check_eval(config: schema.EvalRunConfig) -> None:
@@ -90,9 +92,9 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
             raise UserError(f"data.sources.{name}.layout={source.layout}: mft critique needs question_response rows")
     check_generator("model.path", config.model, "eval", config.eval)
     check_generator("teacher.model.path", config.teacher.model, "teacher.eval", config.teacher.eval)
-    for where, prompt in (("teacher.prompt", config.teacher.prompt), ("row_prompt", config.row_prompt)):
+    for prefix, prompt in (("teacher.prompt", config.teacher.prompt), ("row_prompt", config.row_prompt)):
         if "{solution}" not in prompt.template or "{question}" not in prompt.template:
-            raise UserError(f"{where}.template needs both {{question}} and {{solution}}")
+            raise UserError(f"{prefix}.template needs both {{question}} and {{solution}}")
     if config.row_prompt.shots or config.row_prompt.system is not None:
         raise UserError("row_prompt takes a template only: shots and system belong to the prompt of the training")
     if config.solutions.samples > 1 and config.solutions.temperature == 0:
@@ -115,13 +117,13 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
     check_paths(config)
 
 
-def check_generator(where: str, model: schema.ModelConfig, engine: str, config: schema.EvalConfig) -> None:
+def check_generator(prefix: str, model: schema.ModelConfig, engine: str, config: schema.EvalConfig) -> None:
     """A model that generates, at an endpoint or here."""
     if config.engine == "api":
         check_endpoint(f"{engine}.api", config.api)
         if config.api.send == "tokens" and not model.path:
-            raise UserError(f"{engine}.api.send=tokens needs {where}: the folder or hub id that holds the tokenizer")
+            raise UserError(f"{engine}.api.send=tokens needs {prefix}: the folder or hub id that holds the tokenizer")
     elif not model.path:
-        raise UserError(f"{where} is empty: name a model, or set {engine}.engine=api with {engine}.api.base_url")
+        raise UserError(f"{prefix} is empty: name a model, or set {engine}.engine=api with {engine}.api.base_url")
     else:
-        check_model_path(where, model.path)
+        check_model_path(prefix, model.path)

@@ -9,29 +9,29 @@ from mft_cli.config import schema
 from mft_cli.errors import UserError
 
 
-def check_source(where: str, source: schema.SourceConfig) -> None:
+def check_source(prefix: str, source: schema.SourceConfig) -> None:
     if not source.path:
-        raise UserError(f"{where}.path is empty: give a file, a hub id or generated:<name>")
+        raise UserError(f"{prefix}.path is empty: give a file, a hub id or generated:<name>")
     if source.layout != "question_response":
         unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
         if unused:
-            raise UserError(f"{where}.{unused[0]} works with layout=question_response, not with {source.layout}")
+            raise UserError(f"{prefix}.{unused[0]} works with layout=question_response, not with {source.layout}")
     for key in ("remove", "remove_question", "remove_answer"):
         if getattr(source, key) is not None:
-            check_regex(f"{where}.{key}", getattr(source, key))
-    for field, wanted in source.keep_if.items():
-        if isinstance(wanted, str) and wanted.startswith("/"):
-            check_regex(f"{where}.keep_if.{field}", wanted.strip("/"))
+            check_regex(f"{prefix}.{key}", getattr(source, key))
+    for field, value in source.keep_if.items():
+        if isinstance(value, str) and value.startswith("/"):
+            check_regex(f"{prefix}.keep_if.{field}", value.strip("/"))
     for name, span in source.spans.items():
         if span.startswith("/"):
-            check_regex(f"{where}.spans.{name}", span.strip("/"))
+            check_regex(f"{prefix}.spans.{name}", span.strip("/"))
 
 
-def check_regex(where: str, pattern: str) -> None:
+def check_regex(prefix: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{where}={pattern}: not a regular expression ({error})") from None
+        raise UserError(f"{prefix}={pattern}: not a regular expression ({error})") from None
 
 
 def looks_local(path: str) -> bool:
@@ -50,12 +50,12 @@ def check_paths(config: schema.RunConfig) -> None:
             raise UserError(f"data.sources.{name}.path={missing}: no such file or folder")
 
 
-def check_model_path(where: str, path: str) -> None:
+def check_model_path(prefix: str, path: str) -> None:
     if looks_local(path) and not path.startswith("package:") and not Path(path).expanduser().exists():
-        raise UserError(f"{where}={path}: no such file or folder")
+        raise UserError(f"{prefix}={path}: no such file or folder")
 
 
 def missing_file(path: str) -> str | None:
     """A local file or folder that a source's path names and that is not there."""
     paths = schema.expand(path) if looks_local(path) and "://" not in path else []
-    return next((one for one in paths if not Path(one).expanduser().exists()), None)
+    return next((name for name in paths if not Path(name).expanduser().exists()), None)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.config.validate import did_you_mean
 from mft_cli.errors import Stopped, UserError
 
@@ -23,11 +24,11 @@ CONF = next(root / "conf" for root in Path(__file__).parents[1:3] if (root / "co
 
 def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
     """Config group -> its options, in our `conf/` and the user's own --config-dir."""
-    found: dict[str, list[str]] = {}
+    options: dict[str, list[str]] = {}
     for root in (CONF, *extra):
         for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("_")):
-            found.setdefault(folder.name, []).extend(sorted(p.stem for p in folder.glob("*.yaml")))
-    return found
+            options.setdefault(folder.name, []).extend(sorted(p.stem for p in folder.glob("*.yaml")))
+    return options
 
 
 def own_overrides(arguments: list[str]) -> list[str]:
@@ -103,7 +104,7 @@ def flags_first(arguments: list[str]) -> list[str]:
     return flags + rest
 
 
-def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, Any]], Any]) -> None:
+def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], Any]) -> None:
     """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
 
     Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion. Raises UserError for
@@ -123,7 +124,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
             return
         try:
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            task(typing.cast("dict[str, Any]", values))
+            task(typing.cast(Values, values))
         except OmegaConfBaseException as error:
             failures.append(UserError(hydra_sentence(error, known)))
         except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
@@ -145,7 +146,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[dict[str, An
         raise failures[0]
 
 
-def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> dict[str, Any]:
+def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> Values:
     """What `mft eval eval=[names]` composes, as plain dicts, also from the folders `extra`. Raises UserError."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -161,22 +162,22 @@ def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> dict[st
             values = OmegaConf.to_container(compose("eval", overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(hydra_sentence(error, groups(extra))) from None
-    return typing.cast("dict[str, Any]", values)
+    return typing.cast(Values, values)
 
 
 def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
     """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
     text = str(error)
-    found = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
+    match = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
         r"In '[^']*': Could not find '([^']+)/([^']+)'", text
     )
-    if found and found[1] == "eval":
-        near = difflib.get_close_matches(found[2], known["eval"], n=3, cutoff=0.5)
+    if match and match[1] == "eval":
+        near = difflib.get_close_matches(match[2], known["eval"], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        return f"eval={found[2]}: no such benchmark or suite; {hint}mft eval list shows all"
-    if found and found[1] in known:
-        options = known[found[1]]
-        return f"{found[1]}={found[2]}: no such option; valid: {', '.join(options)}{did_you_mean(found[2], options)}"
+        return f"eval={match[2]}: no such benchmark or suite; {hint}mft eval list shows all"
+    if match and match[1] in known:
+        options = known[match[1]]
+        return f"{match[1]}={match[2]}: no such option; valid: {', '.join(options)}{did_you_mean(match[2], options)}"
     if "override_grammar" in text:
         said = text.splitlines()[0].split("++")[-1].removesuffix("'")
         quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'

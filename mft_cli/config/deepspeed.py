@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config import schema
+from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 
 # What mft has its own keys for. A DeepSpeed file may say the same or "auto", nothing else.
-OWN = {
+MFT_KEYS = {
     "train_batch_size": "train.global_batch_size",
     "train_micro_batch_size_per_gpu": "train.micro_batch_size",
     "gradient_clipping": "train.max_grad_norm",
@@ -28,7 +28,7 @@ def is_on(config: schema.DeepspeedConfig) -> bool:
     return config.name != "none" or bool(config.config_file) or bool(config.config)
 
 
-def given(config: schema.DeepspeedConfig) -> dict[str, Any]:
+def given(config: schema.DeepspeedConfig) -> Values:
     """The keys of the user's file, else the preset's. Raises UserError for a file that cannot be read."""
     if not config.config_file:
         return copy.deepcopy(config.config)
@@ -55,57 +55,57 @@ def check(config: schema.TrainConfig) -> None:
     """Raises UserError for a DeepSpeed configuration that contradicts the run's own keys."""
     if not is_on(config.deepspeed):
         return
-    where = config.deepspeed.config_file or "deepspeed.config"
+    source = config.deepspeed.config_file or "deepspeed.config"
     values, t = given(config.deepspeed), config.train
     ours = {
         "train_batch_size": t.global_batch_size,
         "train_micro_batch_size_per_gpu": t.micro_batch_size,
         "gradient_clipping": t.max_grad_norm,
     }
-    for name, keys in OWN.items():
+    for name, keys in MFT_KEYS.items():
         value = values.get(name, "auto")
         if name == "gradient_accumulation_steps" and value == 1:
             continue
         if value != "auto" and value != ours.get(name):
-            raise UserError(f'{where}: {name}={json.dumps(value)} contradicts {keys}; remove it or write "auto"')
+            raise UserError(f'{source}: {name}={json.dumps(value)} contradicts {keys}; remove it or write "auto"')
     for name in ("bf16", "fp16", "amp", "torch_autocast"):
         section = values.get(name) or {}
-        wanted = t.precision if t.precision in ("bf16", "fp16") else None
-        if section.get("enabled") not in (None, "auto", False) and name != wanted:
-            raise UserError(f"{where}: {name}.enabled contradicts train.precision={t.precision}; set train.precision")
+        expected = t.precision if t.precision in ("bf16", "fp16") else None
+        if section.get("enabled") not in (None, "auto", False) and name != expected:
+            raise UserError(f"{source}: {name}.enabled contradicts train.precision={t.precision}; set train.precision")
     for name, value in FORCED.items():
         if name != "steps_per_print" and values.get(name, value) != value:
-            raise UserError(f"{where}: {name}={json.dumps(values[name])}: mft steps torch's AdamW and needs {value}")
+            raise UserError(f"{source}: {name}={json.dumps(values[name])}: mft steps torch's AdamW and needs {value}")
     if stage(config.deepspeed) not in (1, 2, 3):
         raise UserError(
-            f"{where}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
+            f"{source}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
         )
-    check_nvme(where, values.get("zero_optimization") or {})
+    check_nvme(source, values.get("zero_optimization") or {})
     if config.launch.compile and stage(config.deepspeed) == 3:
         raise UserError(
             "launch.compile=true does not go with ZeRO stage 3: set launch.compile=false, or deepspeed=zero2"
         )
 
 
-def check_nvme(where: str, zero: dict[str, Any]) -> None:
+def check_nvme(source: str, zero: Values) -> None:
     """Raises UserError for an offload to files that DeepSpeed or mft cannot do."""
     if (zero.get("offload_param") or {}).get("device") == "nvme":
         raise UserError(
-            f"{where}: offload_param.device=nvme is not supported (docs/deepspeed.md says why): set it to cpu; "
+            f"{source}: offload_param.device=nvme is not supported (docs/deepspeed.md says why): set it to cpu; "
             "offload_optimizer.device may be nvme"
         )
     offload = zero.get("offload_optimizer") or {}
     if offload.get("device") != "nvme":
         return
     if int(zero["stage"]) != 3:
-        raise UserError(f"{where}: offload_optimizer.device=nvme needs zero_optimization.stage=3, not {zero['stage']}")
+        raise UserError(f"{source}: offload_optimizer.device=nvme needs zero_optimization.stage=3, not {zero['stage']}")
     if not offload.get("nvme_path"):
         raise UserError(
-            f"{where}: offload_optimizer.nvme_path is missing: name a folder on a local disk, for example "
+            f"{source}: offload_optimizer.nvme_path is missing: name a folder on a local disk, for example "
             "deepspeed.config.zero_optimization.offload_optimizer.nvme_path=/local_nvme"
         )
     if offload.get("pipeline_read") or offload.get("pipeline_write"):
-        raise UserError(f"{where}: offload_optimizer.pipeline_read and pipeline_write are not supported: remove them")
+        raise UserError(f"{source}: offload_optimizer.pipeline_read and pipeline_write are not supported: remove them")
 
 
 def own_folder(config: schema.TrainConfig, nvme_path: str) -> str:
@@ -114,7 +114,7 @@ def own_folder(config: schema.TrainConfig, nvme_path: str) -> str:
     return os.path.join(nvme_path, f"mft-{run}")
 
 
-def document(config: schema.TrainConfig, precision: str, world: int) -> dict[str, Any] | None:
+def ds_config(config: schema.TrainConfig, precision: str, world: int) -> Values | None:
     """The whole DeepSpeed configuration of a run; None without DeepSpeed."""
     if not is_on(config.deepspeed):
         return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config import schema
 from mft_cli.config.checks import check_train
 from mft_cli.config.checks_eval import check_benchmarks, check_critique, check_eval
 from mft_cli.config.checks_sources import check_paths
 from mft_cli.config.compose import compose_eval_values
+from mft_cli.config.schema.base import Values
 from mft_cli.config.secrets import refuse_values
 from mft_cli.config.validate import build
 from mft_cli.errors import UserError
@@ -22,27 +22,27 @@ def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRun
     return config
 
 
-def train_config(values: dict[str, Any]) -> schema.TrainConfig:
+def train_config(values: Values) -> schema.TrainConfig:
     refuse_values(values)
     config: schema.TrainConfig = build(schema.TrainConfig, values)
     check_train(config)
     return config
 
 
-def unchecked_eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
+def unchecked_eval_config(values: Values) -> schema.EvalRunConfig:
     """Of a command that runs no model."""
     refuse_values(values)
     return build(schema.EvalRunConfig, with_prompt(values))
 
 
-def eval_config(values: dict[str, Any]) -> schema.EvalRunConfig:
+def eval_config(values: Values) -> schema.EvalRunConfig:
     refuse_values(values)
     config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
     check_eval(config)
     return config
 
 
-def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRunConfig:
+def generate_config(values: Values, decode: str | None) -> schema.EvalRunConfig:
     """Of `mft generate`: mft eval's keys without benchmarks; `decode` is short for eval.decode."""
     if decode is not None:
         values = {**values, "eval": {**values.get("eval", {}), "decode": decode}}
@@ -55,14 +55,14 @@ def generate_config(values: dict[str, Any], decode: str | None) -> schema.EvalRu
     return config
 
 
-def critique_config(values: dict[str, Any]) -> schema.CritiqueRunConfig:
+def critique_config(values: Values) -> schema.CritiqueRunConfig:
     refuse_values(values)
     config: schema.CritiqueRunConfig = build(schema.CritiqueRunConfig, with_prompt(values))
     check_critique(config)
     return config
 
 
-def with_prompt(values: dict[str, Any]) -> dict[str, Any]:
+def with_prompt(values: Values) -> Values:
     """`prompt=<name>` composes at the top; an evaluation keeps it under eval.prompt."""
     if "prompt" not in values:
         return values

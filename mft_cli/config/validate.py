@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from mft_cli.config import schema
 from mft_cli.config.schema.aliases import ALIASES
-from mft_cli.config.schema.base import MOST
+from mft_cli.config.schema.base import MOST, Values
 from mft_cli.errors import UserError
 
 Config = typing.TypeVar("Config")
@@ -61,7 +61,7 @@ def adapter(cls: type[Config]) -> TypeAdapter[Config]:
     return TypeAdapter(cls)
 
 
-def to_plain(config: object) -> dict[str, typing.Any]:
+def to_plain(config: object) -> Values:
     """A configuration as nested plain dicts, every key present."""
     return dict(adapter(type(config)).dump_python(config, mode="json"))
 

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import to_plain
@@ -71,10 +71,10 @@ def frozen_driver(config: TrainConfig, file: Path) -> Driver:
     return Driver(("train", f"--frozen={file}"))
 
 
-def job_parameters(launch: LaunchConfig, name: str) -> dict[str, Any]:
+def job_parameters(launch: LaunchConfig, name: str) -> Values:
     """submitit's parameters of a job: `launch.slurm.*`, one task a rank, the batch step signalled before the limit."""
     s = launch.slurm
-    more: dict[str, Any] = {
+    more: Values = {
         "signal": f"B:USR1@{s.signal_s}",
         "requeue" if s.requeue else "no-requeue": True,
         **({"mem": s.memory} if s.memory else {}),
@@ -89,7 +89,7 @@ def job_parameters(launch: LaunchConfig, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def submit(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any], dry_run: bool) -> list[str]:
+def submit(drivers: Sequence[Driver], folder: Path, parameters: Values, dry_run: bool) -> list[str]:
     """One job, or one array of them. A dry run prints the batch script and the commands, and makes up the id."""
     try:
         from submitit import SlurmExecutor
@@ -125,13 +125,13 @@ def refusal(said: str) -> str:
     return f"sbatch refused the job: {in_short(said)}; see launch.slurm.*"
 
 
-def script(drivers: Sequence[Driver], folder: Path, parameters: dict[str, Any]) -> str:
+def script(drivers: Sequence[Driver], folder: Path, parameters: Values) -> str:
     """The batch script that submitit would write, with the commands that its tasks would become."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    one = len(drivers) == 1
-    command = shlex.join(drivers[0].command()) if one else 'the command of task "$SLURM_ARRAY_TASK_ID" below'
-    given = parameters if one else {**parameters, "map_count": len(drivers)}
+    single = len(drivers) == 1
+    command = shlex.join(drivers[0].command()) if single else 'the command of task "$SLURM_ARRAY_TASK_ID" below'
+    given = parameters if single else {**parameters, "map_count": len(drivers)}
     text = _make_sbatch_string(command=f"exec {command}", folder=folder, **given)
-    tasks = [] if one else [f"# task {i}: {shlex.join(d.command())}" for i, d in enumerate(drivers)]
+    tasks = [] if single else [f"# task {i}: {shlex.join(d.command())}" for i, d in enumerate(drivers)]
     return "\n".join([text.rstrip(), *tasks, ""])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from mft_cli.config.load import train_config
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import UserError
 from mft_cli.report.wording import count
@@ -19,7 +19,7 @@ from mft_cli.sweep.ledger import IN_CLUSTER, Ledger
 POLL_S = 5.0
 
 
-def in_array(ledger: Ledger, numbers: Sequence[int], options: dict[str, Any], dry_run: bool = False) -> None:
+def in_array(ledger: Ledger, numbers: Sequence[int], options: Values, dry_run: bool = False) -> None:
     """Submit the jobs that are neither queued nor running. With the option `wait`, until the last has ended.
 
     A dry run prints what it would submit; the jobs are in the ledger then. Raises UserError.
@@ -61,20 +61,20 @@ def send(ledger: Ledger, numbers: Sequence[int], dry_run: bool) -> None:
 
 def shared_launch(ledger: Ledger, numbers: Sequence[int]) -> LaunchConfig:
     """launch.* of the array. Raises UserError if the jobs differ in it, or for the mistake that all of them have."""
-    found: list[LaunchConfig] = []
+    launches: list[LaunchConfig] = []
     mistakes: list[UserError] = []
     for number in numbers:
         try:
-            found.append(train_config(ledger.values(number)).launch)
+            launches.append(train_config(ledger.values(number)).launch)
         except UserError as error:  # the job itself says what is wrong, and costs the others nothing
             mistakes.append(error)
-    if not found:
+    if not launches:
         raise mistakes[0]
-    if any(launch != found[0] for launch in found):
+    if any(launch != launches[0] for launch in launches):
         raise UserError("launch.* differs between the jobs of this sweep; the tasks of one SLURM array share it")
-    if found[0].slurm.eval_job:
+    if launches[0].slurm.eval_job:
         raise UserError("launch.slurm.eval_job=true is for single runs; the jobs of a sweep evaluate themselves")
-    return found[0]
+    return launches[0]
 
 
 def wait(ledger: Ledger, numbers: Sequence[int]) -> None:

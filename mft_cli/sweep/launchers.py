@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mft_cli.config.load import train_config
+from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger
 
-Run = Callable[[Ledger, list[int], dict[str, Any]], None]  # ledger, jobs to run, the launcher's options
+Run = Callable[[Ledger, list[int], Values], None]  # ledger, jobs to run, the launcher's options
 MODULE = "hydra_plugins.mft"
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, Values] = {
     "basic": {},
     "mft_local": {"jobs": 2},
     "mft_slurm": {"wait": False},
@@ -29,8 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 class Sweep(Protocol):
     """What a launcher asks of the sweep that it belongs to."""
 
-    def begin(self, folder: str, launcher: str, options: dict[str, Any]) -> Ledger: ...
-    def check(self, values: dict[str, Any], hydra: Any) -> None: ...
+    def begin(self, folder: str, launcher: str, options: Values) -> Ledger: ...
+    def check(self, values: Values, hydra: Any) -> None: ...
     def finished(self, ledger: Ledger, job: Job) -> bool: ...
 
 
@@ -121,7 +122,7 @@ def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: Any) -> b
     return True
 
 
-def composed(loader: Any, config: Any, job: Job) -> dict[str, Any]:
+def composed(loader: Any, config: Any, job: Job) -> Values:
     """One job's configuration as nested plain dicts, interpolations such as ${hydra:job.num} resolved."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict
@@ -132,10 +133,10 @@ def composed(loader: Any, config: Any, job: Job) -> dict[str, Any]:
         whole.hydra.job.id = whole.hydra.job.num = job.number
     try:
         HydraConfig.instance().set_config(whole)
-        own = copy.deepcopy(whole)
-        with open_dict(own):
-            del own["hydra"]
-        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        without_hydra = copy.deepcopy(whole)
+        with open_dict(without_hydra):
+            del without_hydra["hydra"]
+        values = OmegaConf.to_container(without_hydra, resolve=True, throw_on_missing=True)
     finally:
         HydraConfig.instance().cfg = before
     if not isinstance(values, dict):

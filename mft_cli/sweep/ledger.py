@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 from mft_cli.files import locked, read_json, write_atomically, write_json
 from mft_cli.run_dir import RunDir
@@ -44,7 +45,7 @@ class Job:
     objective: float | None = None
     started: float | None = None  # seconds since 1970
     ended: float | None = None
-    where: dict[str, Any] = field(default_factory=dict)  # host, pid, created of its process
+    where: Values = field(default_factory=dict)  # host, pid, created of its process
 
 
 class Ledger:
@@ -114,7 +115,7 @@ class Ledger:
         write_json(self.record(job.number), asdict(job))
         return job
 
-    def freeze(self, number: int, values: dict[str, Any]) -> bool:
+    def freeze(self, number: int, values: Values) -> bool:
         """Keep a job's composed configuration. False if the same is there already."""
         path = self.jobs / f"{number:04}.config.json"
         if path.exists() and read_json(path) == values:
@@ -122,7 +123,7 @@ class Ledger:
         write_json(path, values)
         return True
 
-    def values(self, number: int) -> dict[str, Any]:
+    def values(self, number: int) -> Values:
         """The frozen configuration, as nested plain dicts. Raises UserError if the job was never composed."""
         path = self.jobs / f"{number:04}.config.json"
         if not path.is_file():
@@ -196,22 +197,22 @@ class Ledger:
         return jobs
 
 
-def here() -> dict[str, Any]:
+def here() -> Values:
     """This process, so that another one can tell later whether it still lives."""
     import psutil
 
     return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
 
 
-def alive(where: dict[str, Any]) -> bool | None:
+def alive(process_facts: Values) -> bool | None:
     """Whether the process still lives; None if it cannot be told from here (another host, a cluster's job)."""
     import psutil
 
-    if "pid" not in where or where.get("host") != socket.gethostname():
+    if "pid" not in process_facts or process_facts.get("host") != socket.gethostname():
         return None
     try:
-        process = psutil.Process(where["pid"])
-        same = abs(process.create_time() - where["created"]) < 1  # a number is given again to another process
+        process = psutil.Process(process_facts["pid"])
+        same = abs(process.create_time() - process_facts["created"]) < 1  # a number is given again to another process
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

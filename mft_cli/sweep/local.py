@@ -70,9 +70,9 @@ def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
     keys = varied(ledger.all())
     times: list[float] = []
     with Caught() as caught:
-        for place, number in enumerate(numbers, 1):
+        for position, number in enumerate(numbers, 1):
             job = ledger.truth(ledger.get(number))
-            print(announcement(job, keys, place, len(numbers), times), flush=True)
+            print(announcement(job, keys, position, len(numbers), times), flush=True)
             started = time.monotonic()
             while job.state == "running" and not caught.name:  # a process that outlived a killed sweep has it
                 time.sleep(POLL_S)
@@ -85,13 +85,13 @@ def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
             caught.listen()
 
 
-def announcement(job: Job, keys: Sequence[str], place: int, total: int, times: Sequence[float]) -> str:
-    """job 4 (5 of 6): mask_ratio=0.4 seed=1; about 2 min left. A search asks for one job at a time: no place, no rest."""
-    own = told_apart(job, keys)
-    line = f"job {job.number}" + (f" ({place} of {total})" if total > 1 else "")
-    line += f": {own}" if own != f"job {job.number}" else ""
+def announcement(job: Job, keys: Sequence[str], position: int, total: int, times: Sequence[float]) -> str:
+    """job 4 (5 of 6): mask_ratio=0.4 seed=1; about 2 min left. A search asks for one job at a time: no position, no rest."""
+    settings = told_apart(job, keys)
+    line = f"job {job.number}" + (f" ({position} of {total})" if total > 1 else "")
+    line += f": {settings}" if settings != f"job {job.number}" else ""
     if times and total > 1:
-        line += f"; about {duration(max(1.0, (total - place + 1) * sum(times) / len(times)))} left"
+        line += f"; about {duration(max(1.0, (total - position + 1) * sum(times) / len(times)))} left"
     return line
 
 
@@ -153,8 +153,8 @@ def share_of_the_machine(slot: int, slots: int, gpus: int) -> tuple[dict[str, st
     environment = dict(os.environ)
     visible = visible_gpus()
     if visible:
-        own = [visible[(slot * gpus + i) % len(visible)] for i in range(min(gpus, len(visible)))]
-        return {**environment, "CUDA_VISIBLE_DEVICES": ",".join(own)}, []
+        assigned = [visible[(slot * gpus + i) % len(visible)] for i in range(min(gpus, len(visible)))]
+        return {**environment, "CUDA_VISIBLE_DEVICES": ",".join(assigned)}, []
     cores = sorted(os.sched_getaffinity(0))
     own_cores = cores[slot::slots] or [cores[slot % len(cores)]]
     return environment, [f"cores={','.join(map(str, own_cores))}"]
@@ -209,8 +209,8 @@ def progress_line(jobs: Sequence[Job], times: Sequence[float], at_a_time: int) -
     words = [f"{count['done']} of {len(jobs)} jobs done"]
     words += [f"{count[state]} {state}" for state in ("failed", "stopped", "running", "waiting") if count[state]]
     line = ", ".join(words)
-    left = count["running"] + count["waiting"]
-    if times and left:
+    remaining = count["running"] + count["waiting"]
+    if times and remaining:
         # a running job counts as half done: better than nothing, and never far off at the end
         rounds = (count["waiting"] + count["running"] / 2) / at_a_time
         line += f"; about {duration(max(1.0, rounds * sum(times) / len(times)))} left"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mft_cli.config.schema.base import Values
 from mft_cli.files import write_atomically
 from mft_cli.report.render import markdown, page, plots
 from mft_cli.report.render.terminal import aligned
@@ -47,13 +47,13 @@ class Picture:
 
 def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
     """Write the report into `out`. Returns the text for the terminal. Raises UserError if there is nothing to report."""
-    found = results(ledger, select)
-    sentences, tables, pictures = in_short(found), all_tables(found), draw(found)
+    sweep_results = results(ledger, select)
+    sentences, tables, pictures = in_short(sweep_results), all_tables(sweep_results), draw(sweep_results)
     title = f"Sweep {ledger.root.resolve().name}"
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         (out / f"{picture.name}.png").write_bytes(picture.light)
-    write_atomically(out / "sweep.json", json.dumps(as_json(found), indent=2) + "\n")
+    write_atomically(out / "sweep.json", json.dumps(as_json(sweep_results), indent=2) + "\n")
     write_atomically(out / "sweep.md", as_markdown(title, sentences, tables, pictures))
     write_atomically(out / "sweep.html", page.tables_page(title, sentences, tables, pictures, READING))
     blocks = [f"{one_line(t.title)}\n" + "\n".join(aligned([t.head, *t.rows])) for t in tables]
@@ -63,22 +63,26 @@ def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def in_short(found: Results) -> list[str]:
+def in_short(sweep_results: Results) -> list[str]:
     """The findings in sentences, what is missing first."""
     lines = []
-    if found.unfinished:
-        states = ", ".join(f"{job.number} ({job.state})" for job in found.unfinished[:10])
-        lines.append(f"{count(len(found.unfinished), 'job')} not done and left out: {states}.")
-    if found.best is None or found.selected_by is None:
-        names = ", ".join(found.metrics) or "none"
+    if sweep_results.unfinished:
+        states = ", ".join(f"{job.number} ({job.state})" for job in sweep_results.unfinished[:10])
+        lines.append(f"{count(len(sweep_results.unfinished), 'job')} not done and left out: {states}.")
+    if sweep_results.best is None or sweep_results.selected_by is None:
+        names = ", ".join(sweep_results.metrics) or "none"
         return [
             *lines,
             f"Nothing was chosen: no run has a validation loss (data.validation.rows=N). Scores there are: {names}; "
             f"select=<name> chooses by one of them.",
         ]
-    lines += [chosen(found.best, found.selected_by), told(found)]
-    best = found.best
-    tests = [f"{metric} {with_interval(best.scores[metric])}" for metric in found.test_metrics if metric in best.scores]
+    lines += [chosen(sweep_results.best, sweep_results.selected_by), told(sweep_results)]
+    best = sweep_results.best
+    tests = [
+        f"{metric} {with_interval(best.scores[metric])}"
+        for metric in sweep_results.test_metrics
+        if metric in best.scores
+    ]
     if tests:
         lines.append(f"Reported for it on what did not choose it: {'; '.join(tests)}.")
     else:
@@ -92,25 +96,27 @@ def chosen(best: Setting, metric: str) -> str:
     return f"Best by {metric} ({way} is better): {best.label}, {with_interval(score)} over {count(len(score.by_seed), 'seed')}."
 
 
-def told(found: Results) -> str:
+def told(sweep_results: Results) -> str:
     """Whether the best is the best."""
-    if not found.comparisons:
+    if not sweep_results.comparisons:
         return "There is no other setting to compare it with."
-    if all(one.interval is None and one.paired > 1 for one in found.comparisons):
+    if all(comparison.interval is None and comparison.paired > 1 for comparison in sweep_results.comparisons):
         return "The difference is the same in every seed, which says nothing of chance: more seeds, or a finer score."
-    if all(one.interval is None for one in found.comparisons):
+    if all(comparison.interval is None for comparison in sweep_results.comparisons):
         return "One seed a setting: whether the best is more than luck cannot be said. Sweep seed=1,2,3 too."
-    if not found.rivals:
-        first = found.comparisons[0]
+    if not sweep_results.rivals:
+        first = sweep_results.comparisons[0]
         return f"It is better than every other setting; the nearest is {first.other}, {margin(first)} worse."
-    named = "; ".join(f"{one.other} ({margin(one)})" for one in found.rivals[:6])
-    more = f" and {len(found.rivals) - 6} more" if len(found.rivals) > 6 else ""
-    return f"It is not distinguishable from {count(len(found.rivals), 'other setting')} by these seeds: {named}{more}."
+    named = "; ".join(f"{comparison.other} ({margin(comparison)})" for comparison in sweep_results.rivals[:6])
+    more = f" and {len(sweep_results.rivals) - 6} more" if len(sweep_results.rivals) > 6 else ""
+    return f"It is not distinguishable from {count(len(sweep_results.rivals), 'other setting')} by these seeds: {named}{more}."
 
 
-def margin(one: Comparison) -> str:
-    why = "(the same in every seed)" if one.paired > 1 else "(too few seeds)"
-    return f"{signed(one.difference, 4)} {signed_interval(one.interval, 4) if one.interval else why}"
+def margin(comparison: Comparison) -> str:
+    why = "(the same in every seed)" if comparison.paired > 1 else "(too few seeds)"
+    return (
+        f"{signed(comparison.difference, 4)} {signed_interval(comparison.interval, 4) if comparison.interval else why}"
+    )
 
 
 def with_interval(score: Score) -> str:
@@ -122,65 +128,67 @@ def with_interval(score: Score) -> str:
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def all_tables(found: Results) -> list[Table]:
+def all_tables(sweep_results: Results) -> list[Table]:
     """Scores of every setting, and the best against the others."""
-    head = ("setting", "seeds", *(f"{metric} [95 %]" for metric in found.metrics))
-    rows = [score_row(found, one) for one in found.settings]
-    tables = [Table("Scores", f"Mean over seeds: {', '.join(found.seeds)}.", head, rows)]
-    if found.comparisons and found.best:
-        caption = f"How much better {found.best.label} is by {found.selected_by}; all intervals together hold at 95 %."
-        rows = [
-            (one.other, str(one.paired or "unpaired"), margin(one), verdict(one)) for one in found.comparisons
-        ]  # fmt: skip
+    head = ("setting", "seeds", *(f"{metric} [95 %]" for metric in sweep_results.metrics))
+    rows = [score_row(sweep_results, setting) for setting in sweep_results.settings]
+    tables = [Table("Scores", f"Mean over seeds: {', '.join(sweep_results.seeds)}.", head, rows)]
+    if sweep_results.comparisons and sweep_results.best:
+        caption = f"How much better {sweep_results.best.label} is by {sweep_results.selected_by}; all intervals together hold at 95 %."
+        rows = [(c.other, str(c.paired or "unpaired"), margin(c), verdict(c)) for c in sweep_results.comparisons]
         tables.append(
             Table("The best against the others", caption, ("setting", "common seeds", "better by", "verdict"), rows)
         )
     return tables
 
 
-def score_row(found: Results, one: Setting) -> tuple[str, ...]:
-    mark = " (best)" if one is found.best else ""
-    seeds = max((len(score.by_seed) for score in one.scores.values()), default=0)
-    cells = [with_interval(one.scores[m]) if m in one.scores else NONE for m in found.metrics]
-    return (one_line(one.label) + mark, str(seeds), *cells)
+def score_row(sweep_results: Results, setting: Setting) -> tuple[str, ...]:
+    mark = " (best)" if setting is sweep_results.best else ""
+    seeds = max((len(score.by_seed) for score in setting.scores.values()), default=0)
+    cells = [with_interval(setting.scores[m]) if m in setting.scores else NONE for m in sweep_results.metrics]
+    return (one_line(setting.label) + mark, str(seeds), *cells)
 
 
-def verdict(one: Comparison) -> str:
-    if one.interval is None:
-        return "no spread over seeds to tell by" if one.paired > 1 else "too few seeds to tell"
-    return "worse than the best" if one.decided else "not distinguishable"
+def verdict(comparison: Comparison) -> str:
+    if comparison.interval is None:
+        return "no spread over seeds to tell by" if comparison.paired > 1 else "too few seeds to tell"
+    return "worse than the best" if comparison.decided else "not distinguishable"
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def draw(found: Results) -> list[Picture]:
+def draw(sweep_results: Results) -> list[Picture]:
     """A line for one swept key, a map for two with few values, else every key by itself."""
     pictures = []
-    for metric in found.metrics:
-        have = [one for one in found.settings if metric in one.scores]
-        made = {one.values: point(found, one, metric) for one in have}
+    for metric in sweep_results.metrics:
+        have = [setting for setting in sweep_results.settings if metric in setting.scores]
+        made = {setting.values: point(sweep_results, setting, metric) for setting in have}
         name = "sweep-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in metric)
-        values = [len({one.values[i] for one in have}) for i in range(len(found.keys))]
-        if len(found.keys) == 2 and max(values) <= MANY:
+        values = [len({setting.values[i] for setting in have}) for i in range(len(sweep_results.keys))]
+        if len(sweep_results.keys) == 2 and max(values) <= MANY:
             pair = {(v[0], v[1]): p for v, p in made.items()}
-            keys = (found.keys[0], found.keys[1])
+            keys = (sweep_results.keys[0], sweep_results.keys[1])
             images = [plots.sweep_map(metric, keys, pair, dark) for dark in (False, True)]
             pictures.append(Picture(name, f"{metric} against {keys[0]} and {keys[1]}", *images))
             continue
-        for i, key in enumerate(found.keys):
+        for i, key in enumerate(sweep_results.keys):
             # with several keys, a setting stands at its own value of this one, whatever the others are
             line = [plots.Point(v[i], p.values, p.mean, p.interval, p.best) for v, p in made.items()]
             images = [plots.sweep_line(metric, key, line, dark) for dark in (False, True)]
-            last = f"-{key.replace('.', '-').replace('/', '-')}" if len(found.keys) > 1 else ""
+            last = f"-{key.replace('.', '-').replace('/', '-')}" if len(sweep_results.keys) > 1 else ""
             pictures.append(Picture(name + last, f"{metric} against {key}", *images))
     return pictures
 
 
-def point(found: Results, one: Setting, metric: str) -> plots.Point:
-    score = one.scores[metric]
+def point(sweep_results: Results, setting: Setting, metric: str) -> plots.Point:
+    score = setting.scores[metric]
     return plots.Point(
-        "".join(one.values[:1]), list(score.by_seed.values()), score.mean, score.interval, one is found.best
+        "".join(setting.values[:1]),
+        list(score.by_seed.values()),
+        score.mean,
+        score.interval,
+        setting is sweep_results.best,
     )
 
 
@@ -192,22 +200,22 @@ def as_markdown(title: str, sentences: list[str], tables: list[Table], pictures:
     return "\n".join([*lines, "## How to read", "", *(f"- {text}" for text in READING)]) + "\n"
 
 
-def as_json(found: Results) -> dict[str, Any]:
+def as_json(sweep_results: Results) -> Values:
     """Everything, for other programs."""
     return {
-        "keys": found.keys,
-        "selected_by": found.selected_by,
-        "best": found.best.label if found.best else None,
-        "seeds": found.seeds,
-        "unfinished": [job.number for job in found.unfinished],
+        "keys": sweep_results.keys,
+        "selected_by": sweep_results.selected_by,
+        "best": sweep_results.best.label if sweep_results.best else None,
+        "seeds": sweep_results.seeds,
+        "unfinished": [job.number for job in sweep_results.unfinished],
         "settings": [
             {
-                "values": dict(zip(found.keys, one.values, strict=True)),
+                "values": dict(zip(sweep_results.keys, setting.values, strict=True)),
                 "scores": {
-                    m: {"mean": s.mean, "interval": s.interval, "seeds": s.by_seed} for m, s in one.scores.items()
+                    m: {"mean": s.mean, "interval": s.interval, "seeds": s.by_seed} for m, s in setting.scores.items()
                 },
             }
-            for one in found.settings
+            for setting in sweep_results.settings
         ],
         "best_against": [
             {
@@ -217,6 +225,6 @@ def as_json(found: Results) -> dict[str, Any]:
                 "paired": c.paired,
                 "decided": c.decided,
             }
-            for c in found.comparisons
+            for c in sweep_results.comparisons
         ],
     }

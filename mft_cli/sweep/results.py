@@ -83,7 +83,7 @@ class Results:
     @property
     def rivals(self) -> list[Comparison]:
         """Settings that cannot be told apart from the best."""
-        return [one for one in self.comparisons if not one.decided]
+        return [comparison for comparison in self.comparisons if not comparison.decided]
 
     @property
     def test_metrics(self) -> list[str]:
@@ -103,39 +103,39 @@ def results(ledger: Ledger, select: str | None) -> Results:
     if not done:
         raise UserError(f"{ledger.root}: no job is done yet; look at it with mft sweep status {ledger.root}")
     keys = [key for key in varied([job for job, _ in done]) if key != "seed"]
-    found = grouped(done, keys)
-    metrics = list(dict.fromkeys(m for one in found for m in one.scores))
-    wanted = select or str(done[0][1].config.get("sweep.objective") or VALIDATION)
+    all_settings = grouped(done, keys)
+    metrics = list(dict.fromkeys(m for setting in all_settings for m in setting.scores))
+    metric = select or str(done[0][1].config.get("sweep.objective") or VALIDATION)
     if select and select not in metrics:
         raise UserError(f"select={select}: no finished run has it; there are {', '.join(metrics) or 'no scores'}")
-    by = wanted if wanted in metrics else None
-    best = choose(found, by) if by else None
+    by = metric if metric in metrics else None
+    best = choose(all_settings, by) if by else None
     return Results(
         keys=keys,
-        settings=found,
+        settings=all_settings,
         metrics=metrics,
         selected_by=by,
         best=best,
-        comparisons=compare(best, found, by) if best and by else [],
-        seeds=list(dict.fromkeys(seed for one in found for score in one.scores.values() for seed in score.by_seed)),
+        comparisons=compare(best, all_settings, by) if best and by else [],
+        seeds=list(dict.fromkeys(seed for setting in all_settings for score in setting.scores.values() for seed in score.by_seed)),
         unfinished=[job for job in jobs if job.state != "done"],
     )  # fmt: skip
 
 
 def grouped(done: Sequence[tuple[Job, Run]], keys: Sequence[str]) -> list[Setting]:
-    """Runs that differ in nothing but the seed, as one setting."""
-    found: dict[tuple[str, ...], Setting] = {}
+    """Runs that differ in nothing but the seed, as setting setting."""
+    by_values: dict[tuple[str, ...], Setting] = {}
     for job, run in done:
         table = settings(job)
         values = tuple(table.get(key, "") for key in keys)
         label = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(keys, values, strict=True))
-        one = found.setdefault(values, Setting(values, label or "all runs"))
+        setting = by_values.setdefault(values, Setting(values, label or "all runs"))
         seed = written(run.config.get("seed"))
         for metric in metrics_of(run):
             value = reached(run, metric)
             if value is not None:
-                one.scores.setdefault(metric, Score({})).by_seed[seed] = value
-    return list(found.values())
+                setting.scores.setdefault(metric, Score({})).by_seed[seed] = value
+    return list(by_values.values())
 
 
 def metrics_of(run: Run) -> list[str]:
@@ -145,20 +145,20 @@ def metrics_of(run: Run) -> list[str]:
     return [VALIDATION, *benchmarks, *(f"{name}/gold_logprob" for name in benchmarks)]
 
 
-def choose(found: Sequence[Setting], metric: str) -> Setting | None:
+def choose(all_settings: Sequence[Setting], metric: str) -> Setting | None:
     """The setting with the best mean."""
-    have = [one for one in found if metric in one.scores]
+    have = [setting for setting in all_settings if metric in setting.scores]
     sign = 1 if lower_is_better(metric) else -1
-    return min(have, key=lambda one: sign * one.scores[metric].mean, default=None)
+    return min(have, key=lambda setting: sign * setting.scores[metric].mean, default=None)
 
 
-def compare(best: Setting, found: Sequence[Setting], metric: str) -> list[Comparison]:
+def compare(best: Setting, all_settings: Sequence[Setting], metric: str) -> list[Comparison]:
     """The best against every other setting, intervals of 95 % for all of them together; the nearest rival first."""
-    others = [one for one in found if one is not best and metric in one.scores]
+    others = [s for s in all_settings if s is not best and metric in s.scores]
     level = 1 - (1 - LEVEL) / max(1, len(others))
     sign = -1.0 if lower_is_better(metric) else 1.0
-    made = [against(best.scores[metric], one.scores[metric], one.label, sign, level) for one in others]
-    return sorted(made, key=lambda one: one.difference)
+    made = [against(best.scores[metric], other.scores[metric], other.label, sign, level) for other in others]
+    return sorted(made, key=lambda comparison: comparison.difference)
 
 
 def against(best: Score, other: Score, label: str, sign: float, level: float) -> Comparison:

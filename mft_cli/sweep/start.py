@@ -12,6 +12,7 @@ from typing import Any
 
 from mft_cli.config.checks import DRY_RUN as DRY_RUN_REFUSED
 from mft_cli.config.compose import own_overrides, run_with_hydra
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.secrets import hide_secret, refuse_values
 from mft_cli.config.validate import build
@@ -46,7 +47,7 @@ def is_dry_run(arguments: list[str]) -> bool:
 def sweep(arguments: list[str], train: Train) -> None:
     """Run a sweep, or go on with it. Raises UserError if jobs failed, Stopped; exits with 1 if one was our defect."""
     given = any(a.partition("=")[0].lstrip("+") == "hydra.sweep.dir" for a in arguments)
-    place = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments)}'"]
+    folder = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments)}'"]
     with contextlib.ExitStack() as stack:
         current = Current(arguments, stack)
         sequential = lambda ledger, numbers, options: in_sequence(ledger, numbers, train)  # noqa: E731
@@ -56,7 +57,7 @@ def sweep(arguments: list[str], train: Train) -> None:
         array = functools.partial(in_array, dry_run=dry_run)
         register(current, {"basic": sequential, "mft_local": parallel, "mft_slurm": array})
         try:
-            run_with_hydra("train", [*arguments, *place], lambda values: None)
+            run_with_hydra("train", [*arguments, *folder], lambda values: None)
         except ValueError:  # Optuna's, when no trial of all has a value: the jobs say why
             if current.ledger is None or all(job.state == "done" for job in current.ledger.all()):
                 raise
@@ -72,7 +73,7 @@ class Current:
         self.stack = stack
         self.ledger: Ledger | None = None
 
-    def begin(self, folder: str, launcher: str, options: dict[str, Any]) -> Ledger:
+    def begin(self, folder: str, launcher: str, options: Values) -> Ledger:
         """The ledger, at every batch of jobs. Raises UserError if another process runs this sweep."""
         if self.ledger is None:
             ledger = Ledger(folder)
@@ -86,14 +87,14 @@ class Current:
     def finished(self, ledger: Ledger, job: Job) -> bool:
         return is_finished(ledger, job)
 
-    def check(self, values: dict[str, Any], hydra: Any) -> None:
+    def check(self, values: Values, hydra: Any) -> None:
         refuse_values(values)
         if values.get("launch", {}).get("dry_run") is True:  # of a launcher that would start the jobs
             raise UserError(DRY_RUN_REFUSED)
         check_objective(values, hydra)
 
 
-def parallel(ledger: Ledger, numbers: list[int], options: dict[str, Any]) -> None:
+def parallel(ledger: Ledger, numbers: list[int], options: Values) -> None:
     """The runner of hydra/launcher=mft_local. Raises UserError for a number of jobs below 1."""
     jobs = options.get("jobs")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
@@ -102,7 +103,7 @@ def parallel(ledger: Ledger, numbers: list[int], options: dict[str, Any]) -> Non
     in_parallel(ledger, numbers, jobs, max(gpus, default=1))
 
 
-def check_objective(values: dict[str, Any], hydra: Any) -> None:
+def check_objective(values: Values, hydra: Any) -> None:
     """A sweeper that searches needs a number from every run, and to know which way is better. Raises UserError."""
     if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
         return
@@ -118,10 +119,10 @@ def check_objective(values: dict[str, Any], hydra: Any) -> None:
         needed = "data.validation.rows=N" if metric == VALIDATION else f"eval={metric.partition('/')[0]}"
         raise UserError(f"sweep.objective={metric}: the sweeper needs it of every run, set {needed}")
     direction = hydra.sweeper.get("direction")
-    wanted = "minimize" if lower_is_better(metric) else "maximize"
-    if direction is not None and getattr(direction, "name", str(direction)) != wanted:
-        raise UserError(f"sweep.objective={metric} is better when {'lower' if wanted == 'minimize' else 'higher'}: "
-                        f"set hydra.sweeper.direction={wanted}")  # fmt: skip
+    right_way = "minimize" if lower_is_better(metric) else "maximize"
+    if direction is not None and getattr(direction, "name", str(direction)) != right_way:
+        raise UserError(f"sweep.objective={metric} is better when {'lower' if right_way == 'minimize' else 'higher'}: "
+                        f"set hydra.sweeper.direction={right_way}")  # fmt: skip
 
 
 def finish(ledger: Ledger) -> None:

@@ -81,7 +81,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
     attention = resolve(backend(config.model, method, precision), device.type)
-    ds_config = zero_settings.document(config, precision, ranks.world)
+    ds_config = zero_settings.ds_config(config, precision, ranks.world)
     with partitioned_loading(ds_config):
         weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
     settings = weights.model.config.to_dict()

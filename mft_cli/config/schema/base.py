@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+Values = dict[str, Any]  # nested plain values: what YAML and JSON files hold
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MOST = 10**12  # nothing that is counted or measured here is larger; above it stands a slip of the finger
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from mft_cli.config.schema.base import (
     Seconds,
     Seed,
     Share,
+    Values,
     key,
 )
 from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
@@ -75,7 +76,7 @@ class ApiConfig:
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = key(
         "max_tokens", "What the endpoint calls the limit of new tokens."
     )
-    extra: dict[str, Any] = key({}, "More fields of every request's body.")
+    extra: Values = key({}, "More fields of every request's body.")
 
 
 @dataclass(config=STRICT)

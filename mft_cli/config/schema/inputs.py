@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, Seed, Share, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, Seed, Share, Values, key
 
 # ---- model ----------------------------------------------------------------------------------------------------------
 
@@ -59,11 +59,11 @@ class PromptConfig:
 
 def expand(name: str) -> list[str]:
     """`a{b,c}d` is abd and acd, as in a shell; a name without braces is itself."""
-    found = re.search(r"\{([^{}]*,[^{}]*)\}", name)
-    if not found:
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", name)
+    if not braces:
         return [name]
-    parts = (name[: found.start()] + part.strip() + name[found.end() :] for part in found[1].split(","))
-    return [one for part in parts for one in expand(part)]
+    parts = (name[: braces.start()] + part.strip() + name[braces.end() :] for part in braces[1].split(","))
+    return [name for part in parts for name in expand(part)]
 
 
 @dataclass(config=STRICT)
@@ -96,7 +96,7 @@ class SourceConfig:
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
     loss_on: Literal["all", "last"] = key("all", "Assistant turns that are trained on: all, or the last.")
     spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
-    keep_if: dict[str, Any] = key(
+    keep_if: Values = key(
         {}, "Keep only rows whose field has this value (answer_match: true) or matches this /regex/; others counted."
     )
     unique: str | None = key(None, "Keep only the first row with each value of this field; others counted.")
@@ -106,7 +106,7 @@ class SourceConfig:
     rows: AtLeastOne | None = key(None, "Number of rows to take (seeded draw); null takes all.")
     fraction: Share = key(1.0, "Share of the rows to take (seeded draw).")
     mask_ratio: Fraction | None = key(None, "Overrides the method's mask_ratio for this source's rows.")
-    options: dict[str, Any] = key({}, "Options of a generated source.")
+    options: Values = key({}, "Options of a generated source.")
     derived_from: list[str] = key([], "Benchmarks whose problems this source contains or was made from.")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Positive, Processes, Seconds, key
+from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Positive, Processes, Seconds, Values, key
 
 
 @dataclass(config=STRICT)
@@ -15,7 +15,7 @@ class DeepspeedConfig:
     """DeepSpeed. Stages and offload change memory and speed, never the numbers: they may change in a resume."""
 
     name: str = key("none", "Preset; none is plain torch (data-parallel with several processes).")
-    config: dict[str, Any] = key({}, "DeepSpeed's own keys. Batch sizes, clipping and precision are written by mft.")
+    config: Values = key({}, "DeepSpeed's own keys. Batch sizes, clipping and precision are written by mft.")
     config_file: str | None = key(None, "A DeepSpeed JSON file of your own, used instead of the preset's `config`.")
 
 
