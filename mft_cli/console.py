@@ -3,40 +3,75 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+CLEAR = "\r\x1b[K"
 FIRST_S, TERMINAL_S, PLAIN_S = 4.0, 1.0, 30.0  # the first line, then how often
 
 
-class TokenProgress:
-    """Counts tokens and completions. Plain lines where the output is no terminal, one rewritten line where it is.
+class Progress:
+    """One line of progress: rewritten on a terminal, a plain line now and then (ever more rarely) elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream or sys.stdout
+        self.terminal = self.stream.isatty()
+        self.start = time.monotonic()
+        self.next, self.pause = self.start + FIRST_S, FIRST_S
+
+    def show(self, line: Callable[[], str], at_once: bool = False) -> None:
+        """Print `line` if it is time to, or at once."""
+        now = time.monotonic()
+        if now < self.next and not at_once:
+            return
+        self.pause = TERMINAL_S if self.terminal else min(PLAIN_S, self.pause * 2)
+        self.next = now + self.pause
+        write(f"{CLEAR}{line()}" if self.terminal else f"{line()}\n", self.stream)
+
+    def close(self) -> None:
+        if self.terminal:
+            write(CLEAR, self.stream)
+
+
+class StepProgress(Progress):
+    """Counts steps: "step 120/1319  loss 1.2345  left 2:03"."""
+
+    def __init__(self, unit: str, done: int, total: int, stream: TextIO | None = None):
+        super().__init__(stream)
+        self.unit, self.first, self.total = unit, done, total
+
+    def update(self, done: int, **shown: str) -> None:
+        """`done` of all are finished; `shown` stands on the line."""
+        self.show(lambda: self.line(done, shown), at_once=done == self.total)
+
+    def line(self, done: int, shown: dict[str, str]) -> str:
+        steps = done - self.first
+        remaining = duration((time.monotonic() - self.start) / steps * (self.total - done)) if steps else "?"
+        return "  ".join(
+            [f"{self.unit} {done}/{self.total}", *(f"{k} {v}" for k, v in shown.items()), f"left {remaining}"]
+        )
+
+
+class TokenProgress(Progress):
+    """Counts tokens and completions.
 
     The mean length of a completion is estimated from the first seconds on as tokens so far / completions so far: the
     maximum-likelihood estimate for lengths cut off by the present, if every token is as likely the last.
     """
 
     def __init__(self, name: str, total: int, max_tokens: int, stream: TextIO | None = None):
+        super().__init__(stream)
         self.name, self.total, self.max_tokens = name, total, max_tokens
-        self.stream = stream or sys.stdout
-        self.terminal = self.stream.isatty()
-        self.start = time.monotonic()
-        self.next, self.pause = self.start + FIRST_S, FIRST_S
         self.generated = self.finished = 0
 
     def tokens(self, count: int) -> None:
         """Called at every step of the engine, with the tokens of that step."""
         self.generated += count
-        now = time.monotonic()
-        if now >= self.next:
-            self.pause = TERMINAL_S if self.terminal else min(PLAIN_S, self.pause * 2)
-            self.next = now + self.pause
-            print(self.line(now), file=self.stream, end="\r" if self.terminal else "\n", flush=True)
+        self.show(lambda: self.line(time.monotonic()))
 
     def completion(self) -> None:
         self.finished += 1
@@ -50,18 +85,14 @@ class TokenProgress:
         """Such as "gsm8k: 120 of 1319 done, 1,320 tokens/s, about 4 min left"."""
         seconds = max(now - self.start, 1e-6)
         rate = self.generated / seconds
-        left = max(0.0, self.expected_tokens() - self.generated) / max(rate, 1e-9)
+        remaining_s = max(0.0, self.expected_tokens() - self.generated) / max(rate, 1e-9)
         unsure = "at most" if self.finished < 3 else "about"
         speed = f", {rate:,.0f} tokens/s" if self.max_tokens > 1 else ""
-        return f"{self.name}: {self.finished} of {self.total} done{speed}, {unsure} {span(left)} left"
+        return f"{self.name}: {self.finished} of {self.total} done{speed}, {unsure} {span(remaining_s)} left"
 
     def expected_tokens(self) -> float:
         mean = self.generated / self.finished if self.finished >= 3 else float(self.max_tokens)
         return self.total * min(mean, float(self.max_tokens))
-
-    def close(self) -> None:
-        if self.terminal:
-            print(" " * 79, file=self.stream, end="\r", flush=True)
 
 
 def span(seconds: float) -> str:
@@ -78,48 +109,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-class Progress:
-    """One line of progress: a bar that rewrites itself on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, what: str, done: int, total: int, every_s: float = 10.0):
-        self.what, self.total, self.first = what, total, done
-        self.every_s = every_s
-        self.start = time.monotonic()
-        self.last = -math.inf
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=done, desc=what, dynamic_ncols=True, smoothing=0.1)
-
-    def update(self, done: int, **shown: str) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix(shown, refresh=False)
-            self.bar.update(done - self.bar.n)
-            return
-        now = time.monotonic()
-        if now - self.last < self.every_s and done != self.total:
-            return
-        self.last = now
-        steps = done - self.first
-        left = duration((now - self.start) / steps * (self.total - done)) if steps else "?"
-        more = "  ".join(f"{k} {v}" for k, v in shown.items())
-        show(f"{self.what} {done}/{self.total}  {more}  left {left}")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
 Logger = Callable[[str], None]  # takes a line for the person who watches and for the log
 
 
-def show(line: str) -> None:
-    """One line on the standard output. The work goes on after a closed terminal or `mft ... | head`; the log is complete."""
+def write(text: str, stream: TextIO) -> None:
+    """The work goes on after a closed terminal or `mft ... | head`; the log is complete."""
     try:
-        print(line, flush=True)
+        print(text, file=stream, end="", flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Log:
@@ -129,16 +127,15 @@ class Log:
         self.path = path
 
     def __call__(self, line: str) -> None:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            tqdm.write(line)
-        else:
-            show(line)
+        # a progress line may stand there
+        write(f"{CLEAR}{line}\n" if sys.stdout.isatty() else f"{line}\n", sys.stdout)
         self.to_file(line)
 
     def to_file(self, line: str) -> None:
         """A full disk or a folder that is gone costs the line, not the run: the next save tells of them."""
+        if self.path is not None:
+            with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {line}\n")

@@ -1,10 +1,73 @@
-"""What a person sees, and a terminal that goes away."""
+"""Progress: one printer, plain lines that grow rarer, one rewritten line on a terminal."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from mft_cli import console
+from mft_cli.console import Log, Progress, StepProgress, TokenProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_come_ever_more_rarely_but_a_change_at_once(clock: list[float]):
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for second in range(121):
+        clock[0] = 100.0 + second
+        progress.show(lambda: f"at {second}", at_once=second == 120)  # noqa: B023
+    progress.close()
+    assert stream.getvalue().split("\n") == ["at 4", "at 12", "at 28", "at 58", "at 88", "at 118", "at 120", ""]
+
+
+def test_a_terminal_has_one_line_which_is_cleared(clock: list[float]):
+    stream = Terminal()
+    progress = Progress(stream)
+    clock[0] += 10
+    progress.show(lambda: "first")
+    progress.close()
+    assert stream.getvalue() == "\r\x1b[Kfirst\r\x1b[K"
+
+
+def test_steps_tell_the_time_left_and_the_last_one_is_shown(clock: list[float]):
+    stream = io.StringIO()
+    progress = StepProgress("step", 10, 20, stream)
+    clock[0] += 8
+    progress.update(12, loss="1.5")
+    progress.update(20, loss="1.4")
+    assert stream.getvalue() == "step 12/20  loss 1.5  left 0:32\nstep 20/20  loss 1.4  left 0:00\n"
+
+
+def test_tokens_tell_speed_and_time_left(clock: list[float]):
+    progress = TokenProgress("gsm8k", 10, 100, io.StringIO())
+    for _ in range(4):
+        progress.completion()
+    progress.generated = 200
+    assert (
+        progress.line(clock[0] + 10) == "gsm8k: 4 of 10 done, 20 tokens/s, about 15 s left"
+    )  # 50 a completion, 300 more
+
+
+def test_a_log_line_takes_the_place_of_a_progress_line(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(console.sys, "stdout", Terminal())
+    Log(tmp_path / "train.log")("saved")
+    assert console.sys.stdout.getvalue() == "\r\x1b[Ksaved\n"
+    assert (tmp_path / "train.log").read_text().endswith(" saved\n")
 
 
 def test_the_work_goes_on_after_the_reader_has_gone(tmp_path: Path):

@@ -8,7 +8,6 @@ import os
 import sys
 import typing
 from collections.abc import Iterable
-from typing import Any
 
 # The verbs that take settings, and whose settings they are.
 SETTINGS = {
@@ -70,7 +69,7 @@ def settings(name: str, words: list[str]) -> set[str]:
     return words_after
 
 
-def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, Any]]:
+def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, object]]:
     """(key, annotation) of all keys that are no sections; of the methods' only those of the chosen one."""
     from mft_cli.config import schema
     from mft_cli.config.validate import dataclasses_in, walk
@@ -84,7 +83,7 @@ def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, Any]]:
     return [(key, a) for key, a in keys if not dataclasses_in(a) and not key.endswith(".name")]
 
 
-def values_of(annotation: Any) -> list[str]:
+def values_of(annotation: object) -> list[str]:
     """The words that a key can take, where its type names them."""
     if annotation is bool:
         return ["true", "false"]

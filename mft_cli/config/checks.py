@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config import schema
@@ -168,7 +167,7 @@ def check_mask_finetune(m: schema.MaskFinetuneConfig, folder: str) -> None:
     layer_numbers(m.layers, layers_of(folder))
 
 
-def layer_numbers(layers: Any, count: int | None) -> set[int]:
+def layer_numbers(layers: object, count: int | None) -> set[int]:
     """Numbers meant by "4-7", "0-3,20-23", 4, [4, 5] or "all"; null is all. Raises UserError for what is no such text.
 
     `count` is how many layers the model has. null: not known yet, so that only the text is checked, and "all" is none.

@@ -13,7 +13,6 @@ import sys
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from mft_cli.config.schema.base import Values
 from mft_cli.config.validate import did_you_mean
@@ -104,7 +103,7 @@ def flags_first(arguments: list[str]) -> list[str]:
     return flags + rest
 
 
-def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], Any]) -> None:
+def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], object]) -> None:
     """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
 
     Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion. Raises UserError for

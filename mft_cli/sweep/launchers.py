@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from omegaconf import DictConfig
+
 from mft_cli.config.load import train_config
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
@@ -31,7 +33,7 @@ class Sweep(Protocol):
     """What a launcher asks of the sweep that it belongs to."""
 
     def begin(self, folder: str, launcher: str, options: Values) -> Ledger: ...
-    def check(self, values: Values, hydra: Any) -> None: ...
+    def check(self, values: Values, hydra: DictConfig) -> None: ...
     def finished(self, ledger: Ledger, job: Job) -> bool: ...
 
 
@@ -51,10 +53,10 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
             def __init__(self, **options: Any):
                 self.options = options
 
-            def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+            def setup(self, *, hydra_context: Any, task_function: object, config: DictConfig) -> None:
                 self.loader, self.config = hydra_context.config_loader, config
 
-            def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+            def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
                 setup_globals()
                 ledger = sweep.begin(str(self.config.hydra.sweep.dir), name, self.options)
                 jobs = [ledger.add([str(o) for o in overrides]) for overrides in job_overrides]
@@ -70,7 +72,7 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
         Ours.__module__ = MODULE
         return Ours
 
-    def returned(job: Job) -> Any:
+    def returned(job: Job) -> JobReturn:
         return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.objective)
 
     plugins, store, module = Plugins.instance(), ConfigStore.instance(), namespace_module()
@@ -110,7 +112,7 @@ def namespace_module() -> types.ModuleType:
     return module
 
 
-def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: Any) -> bool:
+def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: DictConfig) -> bool:
     """Compose a job and freeze it. True if it is to be run."""
     values = composed(loader, config, job)
     sweep.check(values, config.hydra)
@@ -122,7 +124,7 @@ def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: Any) -> b
     return True
 
 
-def composed(loader: Any, config: Any, job: Job) -> Values:
+def composed(loader: Any, config: DictConfig, job: Job) -> Values:
     """One job's configuration as nested plain dicts, interpolations such as ${hydra:job.num} resolved."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict

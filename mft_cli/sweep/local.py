@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from mft_cli.console import Progress
 from mft_cli.errors import EXIT_STOPPED, Stopped
 from mft_cli.report.wording import duration
 from mft_cli.signals import install, restore
@@ -97,17 +99,16 @@ def announcement(job: Job, keys: Sequence[str], position: int, total: int, times
 
 def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: int = 1) -> None:
     """`at_a_time` processes at once, `gpus` GPUs each. Raises Stopped when told to stop and all have saved."""
-    # those that outlived their sweep come first: each takes a place, or more than `at_a_time` would run
+    # those that outlived their sweep come first: each takes a slot, or more than `at_a_time` would run
     pending = sorted(numbers, key=lambda n: ledger.truth(ledger.get(n)).state != "running")
     running: list[Child] = []
     times: list[float] = []
-    shown = Progress(ledger, len(numbers), at_a_time)
-
-    told: set[int] = set()
+    signalled: set[int] = set()
+    progress, states = Progress(), Counter[str]()
 
     def hand_on(signal_number: int) -> None:
         for child in running:
-            told.add(child.pid)
+            signalled.add(child.pid)
             child.signal(signal_number)
 
     with Caught(hand_on) as caught:
@@ -119,13 +120,15 @@ def in_parallel(ledger: Ledger, numbers: Sequence[int], at_a_time: int, gpus: in
             while pending and len(running) < at_a_time and not caught.name:
                 free = min(set(range(at_a_time)) - {c.slot for c in running})
                 running.append(start(ledger, pending.pop(0), free, at_a_time, gpus))
-                if caught.name and running[-1].pid not in told:  # it came while the process was being started
+                if caught.name and running[-1].pid not in signalled:  # it came while the process was being started
                     running[-1].signal(signal.Signals[caught.name])
-            shown(numbers, times)
+            jobs, before = [ledger.get(n) for n in numbers], states
+            states = Counter(job.state for job in jobs)
+            progress.show(functools.partial(progress_line, jobs, times, at_a_time), at_once=states != before)
             if caught.name and not running:
                 break
             time.sleep(POLL_S)
-        shown(numbers, times, last=True)
+        progress.close()
     if caught.name:
         raise Stopped(f"stopped by {caught.name}; every running job has saved and ended")
 
@@ -181,26 +184,6 @@ def settle(ledger: Ledger, child: Child, stop: str | None) -> Job:
     return ledger.update(
         job.number, state="failed", ended=time.time(), exit_code=code, message=f"{reason}; see {ledger.log(job.number)}"
     )
-
-
-class Progress:
-    """One line on what is finished, failed and running, and the time left; overwritten on a terminal."""
-
-    def __init__(self, ledger: Ledger, total: int, at_a_time: int):
-        self.ledger, self.total, self.at_a_time = ledger, total, at_a_time
-        self.shown, self.looked = "", 0.0
-
-    def __call__(self, numbers: Sequence[int], times: Sequence[float], last: bool = False) -> None:
-        if time.monotonic() - self.looked < 1 and not last:
-            return
-        self.looked = time.monotonic()
-        line = progress_line([self.ledger.get(n) for n in numbers], times, self.at_a_time)
-        terminal = sys.stdout.isatty()
-        if line != self.shown:
-            print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal and not last else "\n", flush=True)
-        elif last and terminal:
-            print(flush=True)
-        self.shown = line
 
 
 def progress_line(jobs: Sequence[Job], times: Sequence[float], at_a_time: int) -> str:

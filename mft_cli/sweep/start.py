@@ -8,7 +8,8 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from omegaconf import DictConfig
 
 from mft_cli.config.checks import DRY_RUN as DRY_RUN_REFUSED
 from mft_cli.config.compose import own_overrides, run_with_hydra
@@ -87,7 +88,7 @@ class Current:
     def finished(self, ledger: Ledger, job: Job) -> bool:
         return is_finished(ledger, job)
 
-    def check(self, values: Values, hydra: Any) -> None:
+    def check(self, values: Values, hydra: DictConfig) -> None:
         refuse_values(values)
         if values.get("launch", {}).get("dry_run") is True:  # of a launcher that would start the jobs
             raise UserError(DRY_RUN_REFUSED)
@@ -103,7 +104,7 @@ def parallel(ledger: Ledger, numbers: list[int], options: Values) -> None:
     in_parallel(ledger, numbers, jobs, max(gpus, default=1))
 
 
-def check_objective(values: Values, hydra: Any) -> None:
+def check_objective(values: Values, hydra: DictConfig) -> None:
     """A sweeper that searches needs a number from every run, and to know which way is better. Raises UserError."""
     if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
         return

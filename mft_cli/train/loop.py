@@ -16,7 +16,7 @@ import torch
 
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
-from mft_cli.console import Logger, Progress
+from mft_cli.console import Logger, StepProgress
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Batch, Order, lay_rows, make_batch, share
 from mft_cli.errors import Stopped, UserError
@@ -147,7 +147,7 @@ class Fit:
     def run_to_end(self) -> None:
         """From the stored position to the last step. Raises Stopped after a signal, UserError after bad steps."""
         p = self.position
-        bar = Progress("step", p.step, p.total_steps)
+        progress = StepProgress("step", p.step, p.total_steps)
         self.engine.model.train()
         try:
             while p.step < p.total_steps:
@@ -156,10 +156,10 @@ class Fit:
                 seconds = time.monotonic() - start
                 self.account(result, seconds)
                 rate = result.tokens / seconds
-                bar.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{rate:,.0f}"})
+                progress.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{rate:,.0f}"})
                 self.between_steps(result)
         finally:
-            bar.close()
+            progress.close()
         if not self.method.trains and self.validation is not None:
             self.validate()
         if self.saved_step != p.step or not self.method.trains:
