@@ -136,9 +136,6 @@ class Log:
         if self.path is not None:
             with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        if self.path is not None:
-            with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
 class quiet_transformers:

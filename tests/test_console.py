@@ -67,7 +67,8 @@ def test_a_log_line_takes_the_place_of_a_progress_line(tmp_path, monkeypatch: py
     monkeypatch.setattr(console.sys, "stdout", Terminal())
     Log(tmp_path / "train.log")("saved")
     assert console.sys.stdout.getvalue() == "\r\x1b[Ksaved\n"
-    assert (tmp_path / "train.log").read_text().endswith(" saved\n")
+    (line,) = (tmp_path / "train.log").read_text().splitlines()
+    assert line.endswith(" saved")
 
 
 def test_the_work_goes_on_after_the_reader_has_gone(tmp_path: Path):
