@@ -78,7 +78,7 @@ def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, object]]:
     keys = [(key, a) for key, a, _ in walk(whole) if not key.startswith("method")]
     if name == "train":
         chosen = next((w.partition("=")[2] for w in words if w.startswith("method=")), "sft")
-        methods = [c for c in dataclasses_in(schema.AnyMethod) if chosen.startswith(c.name)]
+        methods = [c for c in dataclasses_in(schema.AnyMethod) if chosen.startswith(str(getattr(c, "name", "")))]
         keys += [(key, a) for method in methods for key, a, _ in walk(method, "method.")]
     return [(key, a) for key, a in keys if not dataclasses_in(a) and not key.endswith(".name")]
 

@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> None:
     verb, rest = (arguments or [""])[0], arguments[1:]
     if verb not in OPTIONS:
         raise UserError("mft sweep has the commands status, retry and report: mft sweep status outputs/sweeps/<name>")
+    options: object
     options, words = read_options(OPTIONS[verb], f"sweep {verb}", rest)
     if len(words) != (2 if verb == "run" else 1):
         raise UserError(f"mft sweep {verb} takes one sweep's folder; see mft sweep --help")

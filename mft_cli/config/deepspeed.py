@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mft_cli.config import schema
 from mft_cli.config.schema.base import Values
+from mft_cli.config.schema.deepspeed_file import DeepspeedFile
+from mft_cli.config.validate import build
 from mft_cli.errors import UserError
 
 # What mft has its own keys for. A DeepSpeed file may say the same or "auto", nothing else.
@@ -57,6 +59,7 @@ def check(config: schema.TrainConfig) -> None:
         return
     source = config.deepspeed.config_file or "deepspeed.config"
     values, t = given(config.deepspeed), config.train
+    build(DeepspeedFile, values, f"{source}: " if config.deepspeed.config_file else f"{source}.")
     ours = {
         "train_batch_size": t.global_batch_size,
         "train_micro_batch_size_per_gpu": t.micro_batch_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 
 from pydantic.fields import FieldInfo
 
@@ -47,8 +47,8 @@ def table(cls: type, prefix: str, skip: tuple[str, ...] = ()) -> str:
 
 def rows_of(cls: type, prefix: str, skip: tuple[str, ...] = ()) -> list[str]:
     rows = []
-    for f in cls.__dataclass_fields__.values():
-        if f.name in skip or f._field_type.name == "_FIELD_CLASSVAR":
+    for f in fields(cls):
+        if f.name in skip:
             continue
         annotation, name = field_type(cls, f.name), f"{prefix}{f.name}"
         info = f.default if isinstance(f.default, FieldInfo) else FieldInfo()

@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 
@@ -28,12 +28,12 @@ Hint = object  # an annotation: a class, or one of typing's forms
 
 def build(cls: type[Config], values: Mapping[str, object], prefix: str = "") -> Config:
     """`values` (nested plain dicts) as an instance of `cls`. Raises UserError that names every bad key."""
-    return _checked(cls, lambda: adapter(cls).validate_json(json.dumps(values)), prefix, show)
+    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_json(json.dumps(values))), prefix, show)
 
 
 def build_from_texts(cls: type[Config], texts: Mapping[str, str]) -> Config:
     """`texts`, each value as it was typed, as an instance of `cls`: a verb's own options. Raises UserError."""
-    return _checked(cls, lambda: adapter(cls).validate_strings(dict(texts)), "", str)
+    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_strings(dict(texts))), "", str)
 
 
 def _checked(cls: type[Config], make: Callable[[], Config], prefix: str, shown: Callable[[object], str]) -> Config:
@@ -57,7 +57,7 @@ def most_telling(cls: type, errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 @functools.cache
-def adapter(cls: type[Config]) -> TypeAdapter[Config]:
+def adapter(cls: Hashable) -> TypeAdapter[typing.Any]:
     return TypeAdapter(cls)
 
 
@@ -86,12 +86,13 @@ def describe(cls: type, item: ErrorDetails, prefix: str, shown: Callable[[object
         return f"{name}.name={tag}: expected one of {', '.join(options)}{did_you_mean(tag, options)}"
     if kind == "union_tag_not_found":
         return f"{name}: 'name' is missing; choose one with {name}=<option>"
-    if kind == "literal_error":
-        options = re.findall(r"'([^']+)'", str(context["expected"]))
-        return f"{name}={shown(value)}: expected one of {', '.join(options)}{did_you_mean(str(value), options)}"
+    if item["loc"][-1:] == ("[key]",):
+        return f"{prefix}{'.'.join(path[:-1])}: the name {shown(value)}: expected {expected(annotation)}"
     if kind == "missing":
         return f"{name} is missing: expected {expected(annotation)}"
-    return f"{name}={shown(value)}: expected {expected(annotation, all_bounds=kind.startswith('less'))}"
+    options = re.findall(r"'([^']+)'", str(context["expected"])) if kind == "literal_error" else []
+    hint = did_you_mean(str(value), options)
+    return f"{name}={shown(value)}: expected {expected(annotation, all_bounds=kind.startswith('less'))}{hint}"
 
 
 def show(value: object) -> str:
@@ -111,6 +112,8 @@ def expected(annotation: Hint, all_bounds: bool = False) -> str:
     """An annotation in words: a whole number, 1 or more. Of the ends that all keys have, only with `all_bounds`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
+        if any(getattr(m, "pattern", None) for item in arguments[1:] for m in getattr(item, "metadata", [])):
+            return "a name that a file can have: letters, digits and . _ - +, a letter or digit first"
         return expected(arguments[0]) + bounds_in_words(arguments[1:], all_bounds)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, arguments))}"
@@ -148,6 +151,17 @@ def bounds_of(item: object) -> list[tuple[str, float]]:
     return [(sign, getattr(item, name)) for cls, name, sign in kinds if isinstance(item, cls)]
 
 
+BRANCHES = (
+    "constrained-int",
+    "constrained-float",
+    "constrained-str",
+    "int",
+    "float",
+    "str",
+    "bool",
+    "none",
+)  # of unions
+
 # ---- keys and the dataclasses that own them -------------------------------------------------------------------------
 
 
@@ -156,6 +170,7 @@ def real_path(cls: type, loc: Iterable[int | str]) -> tuple[list[str], type | No
     path: list[str] = []
     owner: type | None = None
     node: Hint = cls
+    parent: Hint = cls
     for part in loc:
         variants = dataclasses_in(node)
         tagged = [v for v in variants if getattr(v, "name", None) == part or v.__name__ == part]
@@ -165,10 +180,13 @@ def real_path(cls: type, loc: Iterable[int | str]) -> tuple[list[str], type | No
         if isinstance(part, str) and part.startswith(("dict[", "list[")):  # a branch of a union
             node = next((a for a in typing.get_args(node) if typing.get_origin(a) in (dict, list)), node)
             continue
-        if part in ("constrained-int", "constrained-float", "int", "float", "str", "none"):
+        if part == "[key]":  # pydantic's, after a key of a map that is not allowed
+            node = typing.get_args(parent)[0]
+            continue
+        if part in BRANCHES or str(part).startswith("literal["):
             continue
         path.append(str(part))
-        owner = variants[0] if variants else None
+        owner, parent = variants[0] if variants else None, node
         node = hints(owner).get(str(part), object) if owner else element_type(node)
     return path, owner, node
 

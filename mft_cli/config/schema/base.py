@@ -18,6 +18,9 @@ Count = Annotated[int, Field(ge=0, le=MOST)]
 AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
 Processes = Annotated[int, Field(ge=1, le=65536)]  # also threads, nodes, and requests at a time
 Seconds = Annotated[float, Field(gt=0, le=10**7)]
+# names that become names of files and folders: no path, no line break, nothing hidden
+FileName = Annotated[str, Field(pattern=r"^\w[\w.+ -]*$", max_length=100)]
+FileNameOrEmpty = Annotated[str, Field(pattern=r"^(\w[\w.+ -]*)?$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

@@ -10,6 +10,7 @@ from mft_cli.config.schema.base import (
     STRICT,
     AtLeastOne,
     Count,
+    FileName,
     Fraction,
     NonNegative,
     Positive,
@@ -83,7 +84,7 @@ class ApiConfig:
 class EvalConfig:
     """Evaluation of an exported model."""
 
-    benchmarks: dict[str, BenchmarkConfig] = key({}, "What to evaluate; filled by eval=<name> or eval=[a,b].")
+    benchmarks: dict[FileName, BenchmarkConfig] = key({}, "What to evaluate; filled by eval=<name> or eval=[a,b].")
     engine: Literal["auto", "vllm", "hf", "api"] = key(
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )

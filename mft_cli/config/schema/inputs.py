@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from mft_cli.config.schema.base import STRICT, AtLeastOne, Count, Fraction, Seed, Share, Values, key
+from mft_cli.config.schema.base import (
+    STRICT,
+    AtLeastOne,
+    Count,
+    FileName,
+    FileNameOrEmpty,
+    Fraction,
+    Seed,
+    Share,
+    Values,
+    key,
+)
 
 # ---- model ----------------------------------------------------------------------------------------------------------
 
@@ -131,10 +142,10 @@ class ValidationConfig:
 class DataConfig:
     """Rows, their order, and the limits on them."""
 
-    name: str = key("", "Name of the mixture; used in the run folder's name.")
+    name: FileNameOrEmpty = key("", "Name of the mixture; used in the run folder's name.")
     domain: str | None = key(None, "Domain of the data for the report's cross-domain table; null: by its name.")
-    sources: dict[str, SourceConfig] = key({}, "The mixture: name -> source.")
-    sources_validation: dict[str, SourceConfig] = key({}, "Sources for validation only.")
+    sources: dict[FileName, SourceConfig] = key({}, "The mixture: name -> source.")
+    sources_validation: dict[FileName, SourceConfig] = key({}, "Sources for validation only.")
     validation: ValidationConfig = key(ValidationConfig, "The validation split.")
     max_length: AtLeastOne = key(1024, "Longest example, prompt and response, in tokens.")
     on_long: Literal["error", "drop", "truncate"] = key("error", "What to do with a longer example.")

@@ -108,7 +108,7 @@ class MaskFinetuneConfig(MethodConfig):
     threshold: float | dict[str, float] = key(
         -0.035, "Weights whose score is below are removed (global); or a map from attention, mlp or a name pattern."
     )
-    layers: str | int | list[Count] | None = key(
+    layers: str | Count | list[Count] | None = key(
         None, "Layers whose weights are masked: 4-7, [4,5], '0-3,20-23' or all; null: all, with selection=global only."
     )
     modules: list[str] = key(["attention", "mlp"], "Linear layers in them: attention, mlp, or name patterns (q_proj).")
