@@ -15,7 +15,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.files import BadRow
 from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Hit, Index, Overlap, TrainingRow
 from mft_cli.data.questions import questions_of
-from mft_cli.data.sources import Row, keep, load_rows, make_row, open_source, text
+from mft_cli.data.sources import Row, keep, load_rows, make_row, open_rows, text
 from mft_cli.eval.problems import load_problems
 from mft_cli.files import write_json
 from mft_cli.rng import digest64
@@ -75,7 +75,8 @@ def source_rows(name: str, source: SourceConfig, seed: int, bad: list[str]) -> I
         bad.extend(read.bad)
         yield from read.rows
         return
-    _, _, raw = open_source(source)
+    opened, raw = open_rows(source, name)
+    source = opened.source
     for number, key, values in raw:
         try:
             if isinstance(values, BadRow):

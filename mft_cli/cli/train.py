@@ -53,9 +53,11 @@ def run_training(config: TrainConfig) -> None:
     """One run, for the command and for a job of a sweep. Raises UserError, Stopped."""
     if config.launch.name == "slurm" and not inside_job():
         raise UserError("launch=slurm in a sweep: use hydra/launcher=mft_slurm, which submits the sweep as an array")
+    from mft_cli.data.layouts import resolve_local
     from mft_cli.eval.preflight import check_planned
 
     decoders = ["refine"] if config.method.name == "chunk_refine" else []
+    resolve_local(config.data)
     check_planned(config.eval, decoders)  # not after the hours of training
     with requeueing(config.launch):
         from mft_cli.train.run import train

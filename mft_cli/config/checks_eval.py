@@ -88,7 +88,7 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
         raise UserError("data.sources is empty: choose questions with data=<name>, such as data=gsm8k")
     for name, source in config.data.sources.items():
         check_source(f"data.sources.{name}", source)
-        if source.layout != "question_response":
+        if source.layout not in ("auto", "question_response"):
             raise UserError(f"data.sources.{name}.layout={source.layout}: mft critique needs question_response rows")
     check_generator("model.path", config.model, "eval", config.eval)
     check_generator("teacher.model.path", config.teacher.model, "teacher.eval", config.teacher.eval)

@@ -12,7 +12,7 @@ from mft_cli.errors import UserError
 def check_source(prefix: str, source: schema.SourceConfig) -> None:
     if not source.path:
         raise UserError(f"{prefix}.path is empty: give a file, a hub id or generated:<name>")
-    if source.layout != "question_response":
+    if source.layout not in ("auto", "question_response"):
         unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
         if unused:
             raise UserError(f"{prefix}.{unused[0]} works with layout=question_response, not with {source.layout}")

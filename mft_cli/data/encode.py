@@ -158,6 +158,8 @@ def pieces_of(source: SourceConfig, rows: list[Row], renderer: Renderer) -> Iter
                 pieces = (
                     renderer.conversation(row.messages, source.loss_on)
                     if row.messages is not None
+                    else renderer.plain(row.response)
+                    if source.layout == "text"
                     else renderer.pieces(row.question, row.response, row.answer, row.system, row.choices)
                 )
                 check_spans(pieces, row.spans)

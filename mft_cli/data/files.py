@@ -1,15 +1,18 @@
-"""Files of rows: finding them (local, or downloaded once), and reading jsonl, json, csv, parquet and xml. No torch.
+"""Files of rows: finding them (local, or downloaded once), and reading jsonl, json, csv, tsv, parquet and xml. No torch.
 
 A name with braces stands for several files, read one after the other: `GSM-IC_{2step,mstep}.json`.
 """
 
 from __future__ import annotations
 
+import bz2
 import csv
+import functools
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import urllib.error
@@ -17,18 +20,26 @@ import urllib.request
 import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.errors import UserError, first_line
 from mft_cli.files import cache_folder, write_atomically
 
-FORMATS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".xml": "xml"}
+FORMATS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".xml": "xml",
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+LONGEST_INTEGER = 4300  # digits; Python refuses to convert more
 Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
 
 
 class BadRow(ValueError):
     """A row that cannot be used; the text says where and why."""
+
+
+class HugeInteger(str):
+    """The digits of an integer that is no number that anything could be meant by: a field that holds one is a bad row."""
 
 
 # ---- where they are -------------------------------------------------------------------------------------------------
@@ -37,7 +48,7 @@ class BadRow(ValueError):
 def suffix(name: str | Path) -> str:
     """The ending that says what a file is: .json of rows.json and of rows.json.gz."""
     path = PurePosixPath(str(name))
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def local_files(source: SourceConfig) -> list[Path] | None:
@@ -128,10 +139,18 @@ def read_files(files: list[Path], kind: str) -> Raw:
     return ((index, key, values) for index, (key, values) in enumerate(rows))
 
 
-def open_text(file: Path, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None) -> TextIO:
-    """A text file, unpacked if it is gzipped."""
-    raw = gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")  # noqa: SIM115
-    return io.TextIOWrapper(raw, encoding=encoding, errors=errors, newline=newline)
+def open_text(file: Path, encoding: str = "utf-8-sig", errors: str | None = None, newline: str | None = None) -> TextIO:
+    """A text file, decompressed where its name says so; a byte order mark at its start is skipped."""
+    return io.TextIOWrapper(open_bytes(file), encoding=encoding, errors=errors, newline=newline)
+
+
+def open_bytes(file: Path) -> IO[bytes]:
+    if file.suffix == ".zst":
+        import pyarrow
+
+        return pyarrow.input_stream(str(file), compression="zstd")  # type: ignore[no-any-return]
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return openers.get(file.suffix, open)(file, "rb")  # type: ignore[no-any-return]
 
 
 def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
@@ -141,13 +160,17 @@ def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
         kind = suffix(file).lstrip(".")
         try:
             yield from reader(file)
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, xml.etree.ElementTree.ParseError) as error:
+        except (UnicodeDecodeError, csv.Error, EOFError, lzma.LZMAError, xml.etree.ElementTree.ParseError) as error:
             raise UserError(f"{file}: cannot be read as {kind} in UTF-8 ({error})") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{file}: invalid JSON ({error})") from None
+        except RecursionError:
+            raise UserError(f"{file}: nested too deeply; write a row a line (jsonl) to find which one") from None
+        except OSError as error:  # among them what gzip and bz2 say of a damaged archive
+            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
         except Exception as error:
             if type(error).__module__.startswith("pyarrow"):
-                raise UserError(f"{file}: no readable parquet file ({first_line(error)})") from None
+                raise UserError(f"{file}: not a readable {kind} file ({first_line(error)})") from None
             raise
 
     return read
@@ -162,30 +185,43 @@ def read_jsonl(file: Path) -> Raw:
 
 def parse_object(line: str, location: str) -> dict[str, Any] | BadRow:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except json.JSONDecodeError as error:
         return BadRow(f"{location}: invalid JSON ({error.msg} at column {error.colno})")
-    return (
-        value
-        if isinstance(value, dict)
-        else BadRow(f"{location}: expected a JSON object, found {type(value).__name__}")
-    )
+    except RecursionError:
+        return BadRow(f"{location}: nested too deeply")
+    return as_row(value, location)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; NaN and Infinity, which JSON does not have, are missing values (null)."""
+
+    def integer(digits: str) -> int | HugeInteger:
+        return int(digits) if len(digits) <= LONGEST_INTEGER else HugeInteger(digits)
+
+    return json.loads(text, parse_constant=lambda _: None, parse_int=integer)
+
+
+def as_row(value: Any, location: str) -> dict[str, Any] | BadRow:
+    if isinstance(value, dict):
+        return value
+    return BadRow(f"{location}: expected a JSON object, found {type(value).__name__}")
 
 
 def read_json(file: Path) -> Raw:
     with open_text(file) as text:
-        values = json.load(text)
+        values = parse_json(text.read())
     if not isinstance(values, list):
         raise UserError(f"{file}: expected a JSON list of objects, found {type(values).__name__}")
     for index, value in enumerate(values):
         location = f"{file}: item {index}"
-        yield index, location, value if isinstance(value, dict) else BadRow(f"{location}: expected an object")
+        yield index, location, as_row(value, location)
 
 
-def read_csv(file: Path) -> Raw:
+def read_csv(file: Path, delimiter: str = ",") -> Raw:
     csv.field_size_limit(1 << 30)
-    with open_text(file, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
+    with open_text(file, newline="") as lines:
+        reader = csv.DictReader(lines, delimiter=delimiter)
         for values in reader:
             location = f"{file}:{reader.line_num}"
             torn = None in values or None in values.values()
@@ -214,5 +250,5 @@ def read_xml(file: Path) -> Raw:
 
 READERS = {
     "jsonl": readable(read_jsonl), "json": readable(read_json), "csv": readable(read_csv),
-    "parquet": readable(read_parquet), "xml": readable(read_xml),
+    "tsv": readable(functools.partial(read_csv, delimiter="\t")), "parquet": readable(read_parquet), "xml": readable(read_xml),
 }  # fmt: skip

@@ -59,8 +59,8 @@ def mixture(
     parts = []
     for name, source in sources.items():
         rows = load_rows(source, name=name, seed=seed, on_bad_row=data.on_bad_row)
-        examples, lines = encode_source(name, source, rows, renderer, data)
-        result.lines.extend(lines)
+        examples, lines = encode_source(name, rows.source, rows, renderer, data)
+        result.lines.extend([rows.form, *lines] if rows.form else lines)
         if sources is data.sources:  # not those of validation only
             result.asked.append(digests_of(rows.rows))
         result.digests[name] = {"where": rows.location, "digest": rows.digest, "rows": len(examples)}

@@ -7,14 +7,15 @@ itself would add one or the chat template writes it.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.data.conversations import Turn
 from mft_cli.errors import UserError
 
-Messages = list[dict[str, str]]
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
 
@@ -30,6 +31,12 @@ class Piece:
     loss_mask: bool = False
     text: str = ""
     offsets: list[tuple[int, int]] | None = None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    """id -> text of all control tokens, also of those that tokenizer.json alone calls special (Gemma's <end_of_turn>)."""
+    tokens = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return tokens | {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 class Renderer:
@@ -48,8 +55,9 @@ class Renderer:
             )
         if "{question}" not in prompt.template:
             raise UserError(f"prompt.template of prompt {prompt.name} does not contain {{question}}")
-        special = [t for t in tokenizer.all_special_tokens if t not in allowed]
-        self.control = re.compile("|".join(map(re.escape, special))) if special else None
+        self.special = special_tokens(tokenizer)
+        control = [t for t in self.special.values() if t not in allowed]
+        self.control = re.compile("|".join(map(re.escape, control))) if control else None
         bare = tokenizer("", add_special_tokens=True)["input_ids"]
         self.bos = [tokenizer.bos_token_id] if bare[:1] == [tokenizer.bos_token_id] and bare else []
         self.end_id = self._end_of_turn()
@@ -71,18 +79,23 @@ class Renderer:
         prompt = self.prompt
         for text in (question, *(choices or {}).values()):
             self.check(text)
-        asked = self.asked(question, choices or {}, instruction)
+        if system and prompt.kind == "template" and "{system}" not in prompt.template:
+            raise ValueError(
+                f"the row has a system turn, and prompt={prompt.name} has no {{system}} in its template; add it, take "
+                "prompt=chat, or leave the field out with system=null"
+            )
+        asked = self.asked(question, choices or {}, instruction, system if prompt.kind == "template" else None)
         if prompt.kind == "template":
             shots = [prompt.template.replace("{question}", s.question) + s.response for s in prompt.shots]
             return prompt.shot_separator.join([*shots, asked])
         system = system if system is not None else prompt.system
-        messages: Messages = [{"role": "system", "content": system}] if system is not None else []
+        messages: list[Turn] = [{"role": "system", "content": system}] if system is not None else []
         for shot in prompt.shots:
             messages.append({"role": "user", "content": prompt.template.replace("{question}", shot.question)})
             messages.append({"role": "assistant", "content": shot.response})
         return self._chat([*messages, {"role": "user", "content": asked}], ask=True)
 
-    def asked(self, question: str, choices: Choices, instruction: str | None) -> str:
+    def asked(self, question: str, choices: Choices, instruction: str | None, system: str | None = None) -> str:
         """The template around question, options and instruction, filled in one pass: a question may hold {choices}."""
         prompt = self.prompt
         lines = (prompt.option.replace("{letter}", letter).replace("{text}", text) for letter, text in choices.items())
@@ -91,8 +104,8 @@ class Renderer:
             question, options = f"{question}\n{options}", ""
         if instruction:
             question = f"{question}\n\n{instruction}"
-        filled = {"{question}": question, "{choices}": options}
-        return re.sub(r"\{question\}|\{choices\}", lambda match: filled[match.group()], prompt.template)
+        filled = {"{question}": question, "{choices}": options, "{system}": system or ""}
+        return re.sub(r"\{(question|choices|system)\}", lambda match: filled[match.group()], prompt.template)
 
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:
@@ -117,37 +130,98 @@ class Renderer:
 
     # ---- conversations ----
 
-    def conversation(self, messages: Messages, loss_on: str) -> list[Piece]:
-        """Pieces of a conversation. Raises ValueError if the chat template does not append turn by turn."""
+    def conversation(self, messages: list[Turn], loss_on: str) -> list[Piece]:
+        """Pieces of a conversation, cut from the text that the chat template makes of the whole of it.
+
+        Every answer is verified: the text before it is what generation would be asked with at that point, and what stands
+        between the two (an empty think block, a channel) is part of the answer, since the model has to write it. A template
+        prompt takes one question with its answer. Raises ValueError, which names the turn, where a template does otherwise.
+        """
         if self.prompt.kind != "chat":
-            raise UserError("conversations need a chat prompt: set prompt=chat")
+            return self.one_turn(messages)
         for message in messages:
             self.check(message["content"])
-        last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
-        pieces, done = [], ""
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before, after = self._chat(messages[:i], ask=True), self._chat(messages[: i + 1])
-            content = message["content"]
-            if not after[len(before) :].startswith(content):
-                content = content.strip()
-            if not before.startswith(done) or not after.startswith(before + content):
-                raise ValueError("the chat template rewrites earlier turns, so that spans cannot be verified")
-            pieces.append(Piece(self.encode(before[len(done) :])))
-            if loss_on == "all" or i == last:
-                pieces.append(self._response(content))
-            else:
-                pieces.append(Piece(self.encode(content)))
-            tail = self.encode(after[len(before) + len(content) :])
-            if pieces[-1].loss_mask and tail[:1] == [self.end_id]:
+        whole = self._chat(messages)
+        self._check_is_written(messages, whole)
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        pieces: list[Piece] = []
+        done = 0  # characters of `whole` that are in pieces
+        for i in answers:
+            start = self._answer_start(messages, i, whole, done)
+            end = self._answer_end(messages[i], whole, start)
+            pieces.append(Piece(self.encode(whole[done:start])))
+            trained = (loss_on == "all" or i == answers[-1]) and messages[i].get("weight", 1) != 0
+            pieces.append(self._response(whole[start:end]) if trained else Piece(self.encode(whole[start:end])))
+            done = self._turn_end(messages, i, whole, end)
+            tail = self.encode(whole[end:done])
+            if trained and tail[:1] == [self.end_id]:
                 pieces[-1].ids.append(tail.pop(0))
             pieces.append(Piece(tail))
-            done = after
         while pieces and not pieces[-1].loss_mask:
-            pieces.pop()  # nothing is trained on behind the last answer
+            pieces.pop()  # nothing is trained on after the last answer
+        if not pieces:
+            raise ValueError("no answer is trained on (every assistant turn has weight 0)")
         pieces[0].ids[:] = self._start(pieces[0].ids)
         return pieces
+
+    def one_turn(self, messages: list[Turn]) -> list[Piece]:
+        """A conversation of one question and its answer under a template prompt. Raises ValueError for others."""
+        system = next((m["content"] for m in messages if m["role"] in ("system", "developer")), None)
+        turns = [m for m in messages if m["role"] not in ("system", "developer")]
+        if [m["role"] for m in turns] != ["user", "assistant"]:
+            raise ValueError(
+                f"{len(turns)} turns, and prompt={self.prompt.name} is a text around one question and its answer; a model with a "
+                "chat template takes prompt=chat, others one with model.chat_template=FILE"
+            )
+        return self.pieces(turns[0]["content"], turns[1]["content"], None, system)
+
+    def plain(self, text: str) -> list[Piece]:
+        """Plain text, all of it in the loss, between the tokenizer's own start and end tokens."""
+        self.check(text)
+        piece = self._response(text)
+        piece.ids.append(self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.end_id)
+        return [Piece(list(self.bos)), piece] if self.bos else [piece]
+
+    def _check_is_written(self, messages: list[Turn], whole: str) -> None:
+        """Raises ValueError for a turn whose text the template leaves out, as some do with tools and system turns."""
+        for number, message in enumerate(messages, 1):
+            if message["content"].strip() not in whole:
+                raise ValueError(f"turn {number} ({message['role']}): the chat template does not write its text")
+
+    def _answer_start(self, messages: list[Turn], i: int, whole: str, done: int) -> int:
+        """Where in `whole` the answer of turn i starts: after what generation is asked with. Raises ValueError."""
+        if i:
+            asked = self._chat(messages[:i], ask=True)
+            if whole.startswith(asked):
+                return len(asked)
+            common = len(os.path.commonprefix([whole, asked]))
+            raise ValueError(
+                f"turn {i + 1} (assistant): the chat template asks for it with {asked[max(0, common - 20) :][:80]!r}, and writes "
+                f"{whole[max(0, common - 20) :][:80]!r} in the whole conversation; give a template that writes the same with "
+                "model.chat_template=FILE, or set model.template_options"
+            )
+        start = whole.find(messages[0]["content"].strip(), done)  # a greeting: nothing was asked
+        return start if start >= 0 else done
+
+    def _answer_end(self, message: Turn, whole: str, start: int) -> int:
+        """Where an answer that starts at `start` ends: with its text, or where it calls tools, before its end token."""
+        content = message["content"].strip()
+        end = whole.find(content, start) + len(content)
+        if message.get("tool_calls"):
+            closing = whole.find(self._end_token(), end)
+            return closing if closing >= 0 else end
+        return end
+
+    def _turn_end(self, messages: list[Turn], i: int, whole: str, end: int) -> int:
+        """Where turn i ends: where the text of a conversation up to it does, else after its end token."""
+        so_far = self._chat(messages[: i + 1])
+        if whole.startswith(so_far):
+            return len(so_far)
+        closing = whole.find(self._end_token(), end)
+        return closing + len(self._end_token()) if closing >= 0 else end
+
+    def _end_token(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.end_id))
 
     # ---- ids ----
 
@@ -167,7 +241,7 @@ class Renderer:
         if self.control and (match := self.control.search(text)):
             raise UnsafeText(f"the text holds the control token {match.group()!r}")
 
-    def _chat(self, messages: Messages, ask: bool = False) -> str:
+    def _chat(self, messages: list[Turn], ask: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
 
     def _end_of_turn(self) -> int:
@@ -176,7 +250,7 @@ class Renderer:
         if self.prompt.kind == "chat":
             turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
             behind = self.encode(self._chat(turns).rsplit("XYZZY", 1)[-1].lstrip())
-            if behind and behind[0] in self.tokenizer.all_special_ids:
+            if behind and behind[0] in self.special:
                 return int(behind[0])
         if eos is None:
             raise UserError("the tokenizer has no end-of-sequence token")

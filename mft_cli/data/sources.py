@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.config.schema.inputs import SourceConfig, expand
-from mft_cli.data.files import BadRow, Raw, downloaded, is_url, local_files, local_hint, read_files
+from mft_cli.data.conversations import Turn, conversation
+from mft_cli.data.files import BadRow, HugeInteger, Raw, downloaded, is_url, local_files, local_hint, read_files
 from mft_cli.data.generated import generate
+from mft_cli.data.layouts import resolve
 from mft_cli.data.multiple_choice import read_choices
 from mft_cli.errors import UserError, first_line
 from mft_cli.files import digest_of, file_digest
 from mft_cli.rng import digest64
 
 ADVICE = "correct the row, or set data.on_bad_row=drop to leave such rows out"
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
 @dataclass
 class Row:
-    """One row: a question with its response, or a conversation (`messages`, each {"role", "content"})."""
+    """One row: a question with its response, a conversation (`messages`), or with neither question nor messages plain text."""
 
     id: int  # 64-bit digest of source and position in it: what random draws are keyed by
     key: str  # where it stands: file:line
@@ -31,7 +34,7 @@ class Row:
     answer: str | None = None  # of a multiple-choice row the letter
     choices: dict[str, str] = field(default_factory=dict)  # letter -> option, in the order shown
     system: str | None = None
-    messages: list[dict[str, str]] | None = None
+    messages: list[Turn] | None = None
     spans: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -43,6 +46,8 @@ class Rows:
     rows: list[Row]
     location: str
     digest: str
+    source: SourceConfig  # with the layout that was detected, where it was auto
+    form: str = ""  # the sentence on what was detected
     read: int = 0
     bad: list[str] = field(default_factory=list)
     filtered: int = 0
@@ -64,8 +69,8 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
 
     Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named, `advice` given).
     """
-    location, digest, raw = open_source(source)
-    result, seen = Rows([], location, digest), set[str]()
+    result, raw = open_rows(source, name)
+    source, seen = result.source, set[str]()
     for index, key, values in raw:
         result.read += 1
         try:
@@ -86,6 +91,26 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
         raise UserError(f"{result.location}: no usable row of {result.read} read ({result.summary()})")
     result.rows = draw_rows(source, result.rows, name, seed)
     return result
+
+
+def open_rows(source: SourceConfig, name: str) -> tuple[Rows, Raw]:
+    """(no rows yet, what is read): the source's layout is detected where it is auto. Raises UserError."""
+    location, digest, raw = open_source(source)
+    form = ""
+    if source.layout == "auto":
+        first, raw = peek(raw)
+        source, form = resolve(source, name, first)
+    return Rows([], location, digest, source, form), raw
+
+
+def peek(raw: Raw) -> tuple[list[tuple[int, str, Any]], Raw]:
+    """(the rows up to the first that can be read, all rows)."""
+    first = []
+    for item in raw:
+        first.append(item)
+        if not isinstance(item[2], BadRow):
+            break
+    return first, itertools.chain(first, raw)
 
 
 def is_known(value: str, seen: set[str]) -> bool:
@@ -188,14 +213,21 @@ def text(values: dict[str, Any], path: str, location: str, *, empty: bool = Fals
     else:
         parts = [get(values, p, location) for p in path.split("+")]
         for part in parts:
+            if isinstance(part, HugeInteger):
+                raise BadRow(f"{location}: field {path!r} is an integer of {len(part):,} digits, expected text")
             if not isinstance(part, (str, int, float)) and part is not None:
                 raise BadRow(f"{location}: field {path!r} is {type(part).__name__}, expected text")
-        joined = "\n\n".join(str(part) for part in parts if part not in (None, ""))
+        joined = "\n\n".join(str(part) for part in parts if not is_missing(part))
     if not joined.strip() and not empty:
         raise BadRow(f"{location}: field {path!r} is empty")
     if any(0xD800 <= ord(c) <= 0xDFFF for c in joined):
         raise BadRow(f"{location}: field {path!r} is not valid UTF-8")
     return joined
+
+
+def is_missing(value: Any) -> bool:
+    """Nothing, an empty text, or a number that is none (NaN, infinity: how tables write a missing value)."""
+    return value in (None, "") or (isinstance(value, float) and not math.isfinite(value))
 
 
 def laid_out(value: Any) -> str:
@@ -204,7 +236,7 @@ def laid_out(value: Any) -> str:
         return "\n".join(
             " | ".join(map(laid_out, item)) if isinstance(item, list) else laid_out(item) for item in value
         )
-    return "" if value is None else str(value).strip()
+    return "" if is_missing(value) else str(value).strip()
 
 
 def keep(source: SourceConfig, values: dict[str, Any], location: str) -> bool:
@@ -220,8 +252,17 @@ def same(value: Any, expected: Any) -> bool:
 
 def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: str) -> Row:
     row = Row(id, location, meta=values)
+    if source.layout == "text":
+        row.response = text(values, source.response or "text", location)
+        return row
+    if source.layout == "prompt_completion":
+        row.messages = conversation(get(values, source.question, location), f"{location}: field {source.question!r}", ends=False)
+        response = get(values, source.response or "completion", location)
+        row.messages += conversation(response, f"{location}: field {source.response!r}")
+        return row
     if source.layout != "question_response":
-        row.messages = conversation(source, values, location)
+        turns = get(values, source.messages, location)
+        row.messages = conversation(turns, f"{location}: field {source.messages!r}", split=source.layout == "text_turns")
         return row
     row.question = without(source.remove_question, text(values, source.question, location))
     row.response = without(source.remove, text(values, source.response, location)) if source.response else ""
@@ -239,35 +280,6 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
 def without(pattern: str | None, text: str) -> str:
     """The text without what a pattern finds."""
     return text if pattern is None else re.sub(pattern, "", text)
-
-
-def conversation(source: SourceConfig, values: dict[str, Any], location: str) -> list[dict[str, str]]:
-    """`messages` ({"role", "content"}) or ShareGPT ({"from", "value"}) turns, checked: it must end with an answer."""
-    turns = get(values, source.messages, location)
-    if source.layout == "text_turns" and isinstance(turns, str):
-        turns = split_turns(turns)
-    if not isinstance(turns, list):
-        raise BadRow(f"{location}: field {source.messages!r} is {type(turns).__name__}, expected a list of turns")
-    role, content = ("from", "value") if source.layout == "sharegpt" else ("role", "content")
-    result = []
-    for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get(content), str) or turn.get(role) not in SHAREGPT_ROLES:
-            raise BadRow(
-                f"{location}: a turn needs {role!r} (one of {', '.join(SHAREGPT_ROLES)}) and the text {content!r}"
-            )
-        result.append({"role": SHAREGPT_ROLES[turn[role]], "content": turn[content]})
-    while result and result[-1]["role"] != "assistant":
-        result.pop()  # a last question without an answer teaches nothing
-    if not any(t["role"] == "assistant" and t["content"].strip() for t in result):
-        raise BadRow(f"{location}: no assistant turn with text")
-    return result
-
-
-def split_turns(text: str) -> list[dict[str, str]]:
-    """One text of "### Human: ..." and "### Assistant: ..." turns (Guanaco's form) as messages."""
-    parts = re.split(r"### (Human|Assistant):", text)
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def all_derived_from(sources: Iterable[SourceConfig]) -> list[str]:

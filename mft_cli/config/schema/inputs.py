@@ -35,6 +35,12 @@ class ModelConfig:
         "auto", "Attention backend; auto is flash-attention where installed on a GPU, else sdpa."
     )
     chat_template: str | None = key(None, "Jinja file that replaces the tokenizer's chat template.")
+    template_options: dict[str, Any] = key(
+        {}, "Variables set in the chat template, such as {enable_thinking: false}; they become part of it, in exports too."
+    )
+    template_date: str = key(
+        "2025-01-01", "Date (YYYY-MM-DD) that a chat template writes for today's: the same tokens on every day."
+    )
 
 
 # ---- prompts --------------------------------------------------------------------------------------------------------
@@ -88,9 +94,15 @@ class SourceConfig:
     split: str = key("train", "Split of a hub data set or generator.")
     revision: str | None = key(None, "Hub revision.")
     local: list[str] = key([], "Files under MFT_DATA_DIR that are used before the hub, the first that exists.")
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "xml"] = key("auto", "File format; auto: by the name.")
-    layout: Literal["question_response", "messages", "sharegpt", "text_turns"] = key(
-        "question_response", "Question and response fields, messages, ShareGPT turns, or one ### Human/Assistant text."
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xml"] = key(
+        "auto", "File format; auto: by the name, also of .gz, .bz2, .xz and .zst files."
+    )
+    layout: Literal[
+        "auto", "question_response", "messages", "sharegpt", "text_turns", "prompt_completion", "text"
+    ] = key(
+        "question_response",
+        "Question and response fields; messages; ShareGPT turns; one ### Human/Assistant text; prompt and completion as "
+        "lists of messages; text: plain text, all of it trained on; auto: by the first row's fields.",
     )
     question: str = key(
         "question", "Field with the question; a+b joins fields, a|b is the first that exists, '{a}: {b}' is a text."

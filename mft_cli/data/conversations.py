@@ -1,0 +1,99 @@
+"""Conversations as data sets write them: {"role", "content"} or ShareGPT's {"from", "value"} turns, texts in parts, tools."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NotRequired, TypedDict
+
+from mft_cli.data.files import BadRow
+
+ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "model": "assistant", "system": "system", "developer": "developer", "tool": "tool", "function": "tool",
+    "observation": "tool", "ipython": "tool",
+}  # fmt: skip
+HANDED_ON = ("name", "tool_calls", "tool_call_id", "reasoning_content")  # what chat templates read besides the text
+
+
+class Turn(TypedDict):
+    """One turn, as chat templates take it."""
+
+    role: str
+    content: str
+    weight: NotRequired[float]  # 0: the turn is not trained on
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[Any]]
+    tool_call_id: NotRequired[str]
+    reasoning_content: NotRequired[str]
+
+
+def conversation(turns: Any, location: str, *, split: bool = False, ends: bool = True) -> list[Turn]:
+    """Checked turns; with `ends` they end in an answer: questions after the last answer are left out.
+
+    `turns` is a list, a list as JSON text, or with `split` a text of "### Human: ..." and "### Assistant: ..." turns.
+    Raises BadRow, which names the turn (from 1) and what is in it.
+    """
+    if isinstance(turns, str):
+        turns = split_turns(turns) if split else from_json(turns, location)
+    if not isinstance(turns, list):
+        raise BadRow(f"{location} is {type(turns).__name__}, expected a list of turns")
+    result = [as_turn(turn, f"{location}, turn {number}") for number, turn in enumerate(turns, 1)]
+    if not ends:
+        return result
+    while result and result[-1]["role"] != "assistant":
+        result.pop()  # a last question without an answer teaches nothing
+    if not result:
+        raise BadRow(f"{location}: no turn of the assistant")
+    if not result[-1]["content"].strip() and not result[-1].get("tool_calls"):
+        raise BadRow(f"{location}, turn {len(result)}: the last answer is empty")
+    return result
+
+
+def from_json(text: str, location: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise BadRow(f"{location} is text that is not JSON, expected a list of turns (layout=text_turns reads ### Human:)") from None
+
+
+def as_turn(turn: Any, location: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise BadRow(f"{location}: expected an object, found {type(turn).__name__}")
+    role_key, content_key = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
+    role = ROLES.get(str(turn.get(role_key)).lower())
+    if role is None:
+        raise BadRow(f"{location}: {role_key}={turn.get(role_key)!r}; expected one of {', '.join(ROLES)}")
+    result: Turn = {"role": role, "content": content_text(turn, content_key, location)}
+    for key in HANDED_ON:
+        if turn.get(key) is not None:
+            result[key] = turn[key]  # type: ignore[literal-required]
+    weight = turn.get("weight", 1)
+    if weight is not None and weight != 1:
+        if isinstance(weight, bool) or weight != 0:
+            raise BadRow(f"{location}: weight={weight!r}; expected 0 (not trained on) or 1")
+        result["weight"] = 0.0
+    return result
+
+
+def content_text(turn: dict[str, Any], key: str, location: str) -> str:
+    """The text of a turn; parts of type text are joined, and a turn that only calls tools has none."""
+    content = turn.get(key)
+    if content is None and turn.get("tool_calls"):
+        return ""
+    if isinstance(content, list):
+        parts = [part for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str))]
+        if parts:
+            kind = parts[0].get("type") if isinstance(parts[0], dict) else type(parts[0]).__name__
+            raise BadRow(f"{location}: a part of type {kind!r} in {key!r}; only text is trained on")
+        return "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise BadRow(f"{location}: {key!r} is {'missing' if content is None else type(content).__name__}, expected text")
+    return content
+
+
+def split_turns(text: str) -> list[dict[str, str]]:
+    """One text of "### Human: ..." and "### Assistant: ..." turns (Guanaco's form) as messages."""
+    parts = re.split(r"### (Human|Assistant):", text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[r], "content": c.strip()} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
