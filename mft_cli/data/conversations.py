@@ -54,7 +54,9 @@ def from_json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise BadRow(f"{location} is text that is not JSON, expected a list of turns (layout=text_turns reads ### Human:)") from None
+        raise BadRow(
+            f"{location} is text that is not JSON, expected a list of turns (layout=text_turns reads ### Human:)"
+        ) from None
 
 
 def as_turn(turn: Any, location: str) -> Turn:
@@ -88,7 +90,9 @@ def content_text(turn: dict[str, Any], key: str, location: str) -> str:
             raise BadRow(f"{location}: a part of type {kind!r} in {key!r}; only text is trained on")
         return "".join(part["text"] for part in content)
     if not isinstance(content, str):
-        raise BadRow(f"{location}: {key!r} is {'missing' if content is None else type(content).__name__}, expected text")
+        raise BadRow(
+            f"{location}: {key!r} is {'missing' if content is None else type(content).__name__}, expected text"
+        )
     return content
 
 

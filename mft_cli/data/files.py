@@ -167,7 +167,7 @@ def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:
         except RecursionError:
             raise UserError(f"{file}: nested too deeply; write a row a line (jsonl) to find which one") from None
         except OSError as error:  # among them what gzip and bz2 say of a damaged archive
-            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
+            raise UserError(f"{file}: cannot be read as {kind} ({first_line(error)})") from None
         except Exception as error:
             if type(error).__module__.startswith("pyarrow"):
                 raise UserError(f"{file}: not a readable {kind} file ({first_line(error)})") from None

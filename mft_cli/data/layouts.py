@@ -80,7 +80,9 @@ def resolve(source: SourceConfig, name: str, rows: Iterable[tuple[int, str, Any]
         keys["layout"], keys["loss_on"] = "prompt_completion", "last"
     unused = [k for k in ("spans", "remove", "system") if getattr(source, k)]
     if unused and keys["layout"] != "question_response":
-        raise UserError(f"data.sources.{name}.{unused[0]} works with layout=question_response; the rows are {forms[0].name}")
+        raise UserError(
+            f"data.sources.{name}.{unused[0]} works with layout=question_response; the rows are {forms[0].name}"
+        )
     written = " ".join(f"{k}={v}" for k, v in keys.items())
     return replace(source, **keys), f"{name}: rows of the form {forms[0].name} (read as {written})"
 

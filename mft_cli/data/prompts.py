@@ -7,10 +7,11 @@ itself would add one or the chat template writes it.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
@@ -33,7 +34,7 @@ class Piece:
     offsets: list[tuple[int, int]] | None = None
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+def special_tokens(tokenizer: Any) -> dict[int, str]:
     """id -> text of all control tokens, also of those that tokenizer.json alone calls special (Gemma's <end_of_turn>)."""
     tokens = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     return tokens | {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -60,7 +61,7 @@ class Renderer:
         self.control = re.compile("|".join(map(re.escape, control))) if control else None
         bare = tokenizer("", add_special_tokens=True)["input_ids"]
         self.bos = [tokenizer.bos_token_id] if bare[:1] == [tokenizer.bos_token_id] and bare else []
-        self.end_id = self._end_of_turn()
+        self.end_id = self._try_template()
         self.end_ids = sorted({i for i in (self.end_id, tokenizer.eos_token_id) if i is not None})
         self.stop = list(prompt.stop)
 
@@ -184,9 +185,15 @@ class Renderer:
 
     def _check_is_written(self, messages: list[Turn], whole: str) -> None:
         """Raises ValueError for a turn whose text the template leaves out, as some do with tools and system turns."""
+        at = 0
         for number, message in enumerate(messages, 1):
-            if message["content"].strip() not in whole:
-                raise ValueError(f"turn {number} ({message['role']}): the chat template does not write its text")
+            content = message["content"].strip()
+            at = whole.find(content, at)
+            if at < 0:
+                raise ValueError(
+                    f"turn {number} ({message['role']}): the chat template does not write its text in its place"
+                )
+            at += len(content)
 
     def _answer_start(self, messages: list[Turn], i: int, whole: str, done: int) -> int:
         """Where in `whole` the answer of turn i starts: after what generation is asked with. Raises ValueError."""
@@ -194,7 +201,7 @@ class Renderer:
             asked = self._chat(messages[:i], ask=True)
             if whole.startswith(asked):
                 return len(asked)
-            common = len(os.path.commonprefix([whole, asked]))
+            common = next(k for k, (a, b) in enumerate(zip(whole + "\0", asked + "\1", strict=False)) if a != b)
             raise ValueError(
                 f"turn {i + 1} (assistant): the chat template asks for it with {asked[max(0, common - 20) :][:80]!r}, and writes "
                 f"{whole[max(0, common - 20) :][:80]!r} in the whole conversation; give a template that writes the same with "
@@ -243,6 +250,19 @@ class Renderer:
 
     def _chat(self, messages: list[Turn], ask: bool = False) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+
+    def _try_template(self) -> int:
+        """The token that ends an answer. Raises UserError for a chat template that cannot be rendered with this prompt."""
+        try:
+            if self.prompt.kind == "chat" and self.prompt.system is not None:
+                self._chat([{"role": "system", "content": self.prompt.system}, {"role": "user", "content": "Q"}])
+            return self._end_of_turn()
+        except TemplateError as error:
+            line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+            raise UserError(
+                f"the chat template cannot be used with prompt={self.prompt.name}: {line}{error.message}; give another with "
+                "model.chat_template=FILE, or leave out what it refuses (prompt.system=null)"
+            ) from None
 
     def _end_of_turn(self) -> int:
         """The token that ends an answer: what the chat template writes behind it, else the end-of-sequence token."""

@@ -22,7 +22,6 @@ from mft_cli.rng import digest64
 
 ADVICE = "correct the row, or set data.on_bad_row=drop to leave such rows out"
 
-
 @dataclass
 class Row:
     """One row: a question with its response, a conversation (`messages`), or with neither question nor messages plain text."""
@@ -256,13 +255,17 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
         row.response = text(values, source.response or "text", location)
         return row
     if source.layout == "prompt_completion":
-        row.messages = conversation(get(values, source.question, location), f"{location}: field {source.question!r}", ends=False)
+        row.messages = conversation(
+            get(values, source.question, location), f"{location}: field {source.question!r}", ends=False
+        )
         response = get(values, source.response or "completion", location)
         row.messages += conversation(response, f"{location}: field {source.response!r}")
         return row
     if source.layout != "question_response":
         turns = get(values, source.messages, location)
-        row.messages = conversation(turns, f"{location}: field {source.messages!r}", split=source.layout == "text_turns")
+        row.messages = conversation(
+            turns, f"{location}: field {source.messages!r}", split=source.layout == "text_turns"
+        )
         return row
     row.question = without(source.remove_question, text(values, source.question, location))
     row.response = without(source.remove, text(values, source.response, location)) if source.response else ""

@@ -12,6 +12,7 @@ from torch import nn
 
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import Logger, quiet_transformers
+from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
 from mft_cli.models.gguf import convert_gguf
@@ -87,8 +88,9 @@ def load_tokenizer(path: str, config: ModelConfig) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    if config.chat_template:
-        tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
+    template = read_template(config.chat_template) if config.chat_template else tokenizer.chat_template
+    if isinstance(template, str):
+        tokenizer.chat_template = settled(template, config)
     return tokenizer
 
 

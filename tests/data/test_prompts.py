@@ -110,7 +110,7 @@ def test_a_template_that_rewrites_history_is_refused(tokenizer):
         "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
     )
     renderer = Renderer(tokenizer, preset("chat"))
-    with pytest.raises(ValueError, match="rewrites earlier turns"):
+    with pytest.raises(ValueError, match="does not write its text in its place"):
         renderer.conversation(conversation(), "all")
 
 

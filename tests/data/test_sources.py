@@ -10,7 +10,8 @@ from mft_cli.config.compose import run_with_hydra
 from mft_cli.config.schema.inputs import SourceConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build
-from mft_cli.data.sources import load_rows, split_turns
+from mft_cli.data.conversations import split_turns
+from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
 from tests.support.tiny import needs_data
 

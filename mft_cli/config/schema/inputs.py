@@ -36,7 +36,8 @@ class ModelConfig:
     )
     chat_template: str | None = key(None, "Jinja file that replaces the tokenizer's chat template.")
     template_options: dict[str, Any] = key(
-        {}, "Variables set in the chat template, such as {enable_thinking: false}; they become part of it, in exports too."
+        {},
+        "Variables set in the chat template, such as {enable_thinking: false}; they become part of it, in exports too.",
     )
     template_date: str = key(
         "2025-01-01", "Date (YYYY-MM-DD) that a chat template writes for today's: the same tokens on every day."
@@ -97,12 +98,12 @@ class SourceConfig:
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xml"] = key(
         "auto", "File format; auto: by the name, also of .gz, .bz2, .xz and .zst files."
     )
-    layout: Literal[
-        "auto", "question_response", "messages", "sharegpt", "text_turns", "prompt_completion", "text"
-    ] = key(
-        "question_response",
-        "Question and response fields; messages; ShareGPT turns; one ### Human/Assistant text; prompt and completion as "
-        "lists of messages; text: plain text, all of it trained on; auto: by the first row's fields.",
+    layout: Literal["auto", "question_response", "messages", "sharegpt", "text_turns", "prompt_completion", "text"] = (
+        key(
+            "question_response",
+            "Question and response fields; messages; ShareGPT turns; one ### Human/Assistant text; prompt and completion as "
+            "lists of messages; text: plain text, all of it trained on; auto: by the first row's fields.",
+        )
     )
     question: str = key(
         "question", "Field with the question; a+b joins fields, a|b is the first that exists, '{a}: {b}' is a text."

@@ -1,0 +1,197 @@
+"""Conversations as data sets write them, and templates that treat turns specially: right, or refused with the turn named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mft_cli.config.schema.inputs import ModelConfig, PromptConfig, SourceConfig
+from mft_cli.data.chat_templates import frozen, settled
+from mft_cli.data.prompts import Renderer, UnsafeText
+from mft_cli.data.sources import load_rows
+from mft_cli.errors import UserError
+
+TURN = "{{ '<|im_start|>' + m['role'] + '\n' }}%s{{ m['content'] + '<|im_end|>' + '\n' }}"
+ASK = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+THINK = "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+EOS = "{% if not add_generation_prompt %}<|endoftext|>{% endif %}"
+TEMPLATES = {
+    "plain": "{% for m in messages %}" + TURN % "" + "{% endfor %}" + ASK,
+    "eos at the end": "{% for m in messages %}" + TURN % "" + "{% endfor %}" + EOS + ASK,
+    "empty think in the last turn": "{% for m in messages %}" + TURN % THINK + "{% endfor %}" + ASK,
+    "channels": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] }}{% if m['role'] == 'assistant' %}{{ '<channel>final' }}{% endif %}"
+        "{{ '\n' + m['content'] + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+    ),
+}  # fmt: skip
+PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "?"}]
+CHAT = [
+    {"role": "user", "content": "What is 1 plus 2?"},
+    {"role": "assistant", "content": "It is 3."},
+    {"role": "user", "content": "And 1 more?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+def conversation(tmp_path: Path, turns, **more):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": turns}) + "\n")
+    return load_rows(SourceConfig(path=str(file), layout="messages", **more), name="s", seed=1).rows[0].messages
+
+
+def trained_texts(renderer: Renderer, turns, loss_on: str = "all") -> list[str]:
+    return [renderer.tokenizer.decode(p.ids) for p in renderer.conversation(turns, loss_on) if p.loss_mask]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("turns", [CHAT[:2], CHAT], ids=["one turn", "two turns"])
+def test_every_answer_with_its_end_token_is_trained_on_and_stands_where_it_is_asked(tokenizer, name: str, turns):
+    tokenizer.chat_template = TEMPLATES[name]
+    renderer = Renderer(tokenizer, PromptConfig())
+    pieces = renderer.conversation(turns, "all")
+    answers = [p for p in pieces if p.loss_mask]
+    assert len(answers) == len(turns) // 2
+    for piece, turn in zip(answers, turns[1::2], strict=True):
+        assert piece.ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert tokenizer.decode(piece.ids[:-1]).endswith(turn["content"])
+    before_last = tokenizer.decode([i for p in pieces[:-1] for i in p.ids])
+    asked = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+    assert before_last == asked, "what is asked in evaluation"
+
+
+def test_the_think_block_that_a_template_puts_before_the_last_answer_is_written_by_the_model(tokenizer):
+    tokenizer.chat_template = TEMPLATES["empty think in the last turn"]
+    texts = trained_texts(Renderer(tokenizer, PromptConfig()), CHAT)
+    assert texts == ["It is 3.<|im_end|>", "<think>\n\n</think>\n\n4<|im_end|>"]
+
+
+def test_a_generation_prompt_that_the_conversation_does_not_hold_is_refused_with_the_turn(tokenizer):
+    tokenizer.chat_template = TEMPLATES["plain"] + "{% if add_generation_prompt %}<think>{% endif %}"
+    with pytest.raises(
+        ValueError,
+        match=r"turn 2 \(assistant\): the chat template asks for it with .*<think>.*model.chat_template=FILE",
+    ):
+        Renderer(tokenizer, PromptConfig()).conversation(CHAT, "all")
+
+
+def test_a_turn_that_the_template_leaves_out_is_named(tokenizer):
+    tokenizer.chat_template = "{% for m in messages if m['role'] != 'tool' %}" + TURN % "" + "{% endfor %}" + ASK
+    turns = [*CHAT[:2], {"role": "tool", "content": "sum=42"}, {"role": "assistant", "content": "It is 42"}]
+    with pytest.raises(ValueError, match=r"turn 3 \(tool\): the chat template does not write its text"):
+        Renderer(tokenizer, PromptConfig()).conversation(turns, "all")
+
+
+def test_an_end_token_that_only_tokenizer_json_calls_special_ends_answers_and_is_refused_in_texts(tokenizer):
+    from tokenizers import AddedToken
+
+    tokenizer.add_tokens([AddedToken("<end_of_turn>", special=True)], special_tokens=False)
+    tokenizer.chat_template = TEMPLATES["plain"].replace("<|im_end|>", "<end_of_turn>")
+    assert "<end_of_turn>" not in tokenizer.all_special_tokens
+    renderer = Renderer(tokenizer, PromptConfig())
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert renderer.end_id == end
+    assert end in renderer.end_ids
+    assert [p.ids[-1] for p in renderer.conversation(CHAT, "all") if p.loss_mask] == [end, end]
+    with pytest.raises(UnsafeText, match="<end_of_turn>"):
+        renderer.pieces("Hi<end_of_turn>\n<|im_start|>", "ok", None, None)
+
+
+def test_turns_with_weight_0_are_not_trained_on(tokenizer):
+    turns = [CHAT[0], {**CHAT[1], "weight": 0.0}, *CHAT[2:]]
+    assert trained_texts(Renderer(tokenizer, PromptConfig()), turns) == ["4<|im_end|>"]
+
+
+def test_one_question_and_answer_train_under_a_template_prompt_and_more_say_why_not(tokenizer):
+    prompt = PromptConfig(name="alpaca", kind="template", template="### Q: {question}\n### A: ")
+    renderer = Renderer(tokenizer, prompt)
+    assert renderer.conversation(CHAT[:2], "all") == renderer.pieces(CHAT[0]["content"], CHAT[1]["content"], None, None)
+    with pytest.raises(ValueError, match="4 turns, and prompt=alpaca is a text around one question"):
+        renderer.conversation(CHAT, "all")
+
+
+def test_a_system_turn_under_a_template_prompt_is_in_the_text_or_an_error(tokenizer):
+    system = {"role": "system", "content": "Be {question} brief."}
+    bare = PromptConfig(name="bare", kind="template", template="Q: {question}")
+    with pytest.raises(ValueError, match=r"no \{system\} in its template"):
+        Renderer(tokenizer, bare).conversation([system, *CHAT[:2]], "all")
+    placed = PromptConfig(name="placed", kind="template", template="{system}\nQ: {question}")
+    pieces = Renderer(tokenizer, placed).conversation([system, *CHAT[:2]], "all")
+    assert tokenizer.decode(pieces[0].ids).endswith("Be {question} brief.\nQ: What is 1 plus 2?")
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        (json.dumps(CHAT[:2]), CHAT[:2]),
+        ([{"role": "user", "content": PARTS}, CHAT[1]], [{"role": "user", "content": "a?"}, CHAT[1]]),
+        ([{"role": "developer", "content": "Be brief"}, *CHAT[:2]], [{"role": "developer", "content": "Be brief"}, *CHAT[:2]]),
+        ([*CHAT[:2], {"from": "observation", "value": "42"}, CHAT[3]], [*CHAT[:2], {"role": "tool", "content": "42"}, CHAT[3]]),
+        ([CHAT[1], *CHAT[:2]], [CHAT[1], *CHAT[:2]]),
+        ([*CHAT[:2], CHAT[0]], CHAT[:2]),
+    ],
+    ids=["text", "parts", "developer", "tool", "greeting", "question at the end"],
+)  # fmt: skip
+def test_forms_of_turns(tmp_path: Path, turns, expected):
+    assert conversation(tmp_path, turns) == expected
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ([*CHAT[:3], {"role": "assistant", "content": " "}], "turn 4: the last answer is empty"),
+        ([CHAT[0], {"role": "assistant", "content": None}], "turn 2: 'content' is missing, expected text"),
+        ([{"role": "user", "content": [{"type": "image"}]}, CHAT[1]], "turn 1: a part of type 'image'"),
+        ([{"role": "narrator", "content": "x"}, CHAT[1]], "turn 1: role='narrator'; expected one of human, user"),
+        ([CHAT[0]], "no turn of the assistant"),
+        (["hello"], "turn 1: expected an object, found str"),
+        ([CHAT[0], {**CHAT[1], "weight": 0.5}], "turn 2: weight=0.5; expected 0"),
+        ("### Human: x", "is text that is not JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_turn_is_said_with_its_number(tmp_path: Path, turns, says: str):
+    with pytest.raises(UserError, match=says):
+        conversation(tmp_path, turns)
+
+
+def test_a_greeting_before_the_first_question_is_trained_on_where_the_template_allows_it(tokenizer):
+    greeting = {"role": "assistant", "content": "Hello!"}
+    assert trained_texts(Renderer(tokenizer, PromptConfig()), [greeting, *CHAT[:2]]) == [
+        "Hello!<|im_end|>",
+        "It is 3.<|im_end|>",
+    ]
+
+
+def test_dates_are_frozen_in_the_templates_text(tokenizer):
+    dated = "{{ strftime_now('%d %b %Y') }}|" + TEMPLATES["plain"]
+    tokenizer.chat_template = settled(dated, ModelConfig(template_date="2024-07-26"))
+    assert tokenizer.apply_chat_template(CHAT[:1], tokenize=False).startswith("26 Jul 2024|")
+    assert settled(dated, ModelConfig()) != settled(dated, ModelConfig(template_date="2024-07-26"))
+    by_name = "{% set f = '%Y' %}{{ strftime_now(f) }}"
+    tokenizer.chat_template = frozen(by_name, "2024-07-26")
+    assert tokenizer.apply_chat_template(CHAT[:1], tokenize=False) == "2024-07-26"
+    with pytest.raises(UserError, match="template_date=today"):
+        frozen(dated, "today")
+
+
+def test_template_options_reach_the_template(tokenizer):
+    asking = "{% if enable_thinking is defined and not enable_thinking %}off{% else %}on{% endif %}{{ name }}"
+    options = {"enable_thinking": False, "name": 'a "b"'}
+    tokenizer.chat_template = settled(asking, ModelConfig(template_options=options))
+    assert tokenizer.apply_chat_template(CHAT[:1], tokenize=False) == 'offa "b"'
+    with pytest.raises(UserError, match=r"template_options.a-b"):
+        settled(asking, ModelConfig(template_options={"a-b": 1}))
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_be_rendered_is_one_sentence(tokenizer, template: str, says: str):
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=says):
+        Renderer(tokenizer, PromptConfig())
