@@ -22,6 +22,7 @@ from mft_cli.rng import digest64
 
 ADVICE = "correct the row, or set data.on_bad_row=drop to leave such rows out"
 
+
 @dataclass
 class Row:
     """One row: a question with its response, a conversation (`messages`), or with neither question nor messages plain text."""

@@ -35,7 +35,7 @@ class ModelConfig:
         "auto", "Attention backend; auto is flash-attention where installed on a GPU, else sdpa."
     )
     chat_template: str | None = key(None, "Jinja file that replaces the tokenizer's chat template.")
-    template_options: dict[str, Any] = key(
+    template_options: Values = key(
         {},
         "Variables set in the chat template, such as {enable_thinking: false}; they become part of it, in exports too.",
     )
