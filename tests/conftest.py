@@ -25,6 +25,22 @@ CORPUS = [
 ]
 
 
+# Files whose tests start processes, train or compile: seconds to minutes each. scripts/test.sh --fast leaves them out.
+SLOW = {
+    "analysis", "critique", "distributed", "export", "scripts", "slurm", "eval/engines", "eval/grading/test_sandbox.py",
+    "eval/test_run.py", "eval/test_generate.py", "eval/test_second_pass.py", "eval/test_structure.py", "methods/test_contract.py",
+    "answers/test_values.py", "models/test_adapters.py", "plan/test_plan.py", "sweep/test_sweep.py", "train/test_train.py",
+    "train/test_nvme.py", "train/test_fp16_deepspeed.py", "test_signals.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent)
+        if SLOW & {file.as_posix(), *(folder.as_posix() for folder in file.parents)}:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random two-layer Llama and a small byte-level tokenizer with a chat template."""
