@@ -15,6 +15,7 @@ from mft_cli.eval.evaluate import evaluate
 from mft_cli.eval.preflight import check_planned, check_trained_model
 from mft_cli.files import locked
 from tests.support.sums import on_model, sums, write_sums
+from tests.support.tiny import mft, tiny_overrides
 
 LLAMA = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 512}
 RAW = PromptConfig(name="raw", kind="template", template="{question}\n")
@@ -80,6 +81,14 @@ def test_a_training_is_refused_before_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"eval.decode=refine needs a head that this method does not train"):
         run_training(TrainConfig(eval=config(tmp_path, decode="refine"), run_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_context_above_the_models_is_told_before_the_first_step(tiny_model, problem_file, tmp_path: Path) -> None:
+    more = {"run_dir": "run", "eval": "gsm_symbolic", "eval.engine": "hf", "eval.max_model_len": 1024}
+    done = mft("train", *tiny_overrides(tiny_model, problem_file, **more), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "eval.max_model_len=1024, but the model has 512 positions" in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_two_evaluations_into_one_folder(tiny_model: Path, tmp_path: Path) -> None:
