@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TypeAlias
@@ -75,7 +77,10 @@ def stoppable() -> Iterator[None]:
 
 
 def run_forwarding(command: list[str]) -> int:
-    """The exit code of a child process. A stop signal ends it; then Stopped is raised: its journal is kept."""
+    """The exit code of a child process. A stop signal ends it; then Stopped is raised: its journal is kept.
+
+    The child ends with this process, even if it is killed: a second one on the same files would follow.
+    """
     caught: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
@@ -85,13 +90,23 @@ def run_forwarding(command: list[str]) -> int:
             child.terminate()
 
     with handling(end_child):  # before the child is started: it would be orphaned
-        children.append(subprocess.Popen(command))
+        children.append(subprocess.Popen(command, preexec_fn=die_with_parent))
         if caught:
             children[0].terminate()
         code = children[0].wait()
     if caught:
         raise Stopped(*stopped_in_evaluation(caught[0]))
     return code
+
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None  # looked up before any fork
+
+
+def die_with_parent() -> None:
+    """This process is killed when its parent ends, however that ends. Linux only; elsewhere it does nothing."""
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stopped_in_evaluation(number: int) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from mft_cli.errors import STOP_SIGNALS, Stopped
 from mft_cli.signals import StopSignal
 from mft_cli.slurm import requeue as slurm
 from mft_cli.sweep import local
+from tests.support.tiny import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +144,28 @@ def test_a_second_interrupt_ends_an_evaluation():
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_twice()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process that dies with its parent is Linux's")
+def test_a_killed_driver_leaves_no_evaluator_behind():
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(100)"
+    driver = (
+        f"import sys; from mft_cli.signals import run_forwarding; run_forwarding([sys.executable, '-c', {child!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    evaluator = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while is_running(evaluator) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not is_running(evaluator)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that is not waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -11,6 +11,7 @@ from mft_cli.cli.options import composed, read_options, value_of
 from mft_cli.config.schema.base import STRICT, key
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
+from mft_cli.signals import stoppable
 from mft_cli.slurm.requeue import inside_job
 
 
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> None:
     if (frozen := value_of(arguments, "--frozen")) and (out := value_of(arguments, "--out")):
         from mft_cli.eval.evaluate import evaluate
 
-        evaluate(eval_config(read_frozen(frozen)), Path(out))
+        with stoppable():
+            evaluate(eval_config(read_frozen(frozen)), Path(out))
         return
     composed("eval", arguments, eval_config, run_evaluation)
 

@@ -8,8 +8,6 @@ out:  {"ready": seconds}, {"tokens": n}, {"done": [index, text, finish_reason, t
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import select
@@ -20,9 +18,9 @@ from typing import Protocol
 from mft_cli.errors import STOP_SIGNALS, UserError
 from mft_cli.eval.engines.base import Completion, Engine, Request, Sampling, Unit
 from mft_cli.eval.metrics_file import Facts
+from mft_cli.signals import die_with_parent
 
 CHUNK = 1 << 16
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Lines:
@@ -66,8 +64,7 @@ class FromParent:
 
 def main() -> None:
     """Serve until the parent closes the pipe or dies."""
-    with contextlib.suppress(AttributeError):  # Linux only; elsewhere the closed pipe ends it at the next token
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent must not leave GPUs occupied
+    die_with_parent()  # it must not leave GPUs occupied; where that is unknown the closed pipe ends it at the next token
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when a replica ends
     replies = os.fdopen(os.dup(1), "w")
