@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mft_cli.config.model_path import kind_of, model_path
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.encode import Examples
@@ -111,10 +112,10 @@ def model_in(folder: Path) -> Path:
     """A model folder, or the export of a run folder. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give model folders or run folders, or name a model by model.path=")
-    for place in (folder, folder / "export"):
-        if (place / "config.json").is_file():
-            return place
-    raise UserError(f"{folder}: neither a model (config.json) nor a run with an export; is the run finished?")
+    path = Path(model_path(str(folder), "FOLDER"))
+    if kind_of(path) == "other":
+        raise UserError(f"{folder}: neither a model (config.json) nor a run with an export; is the run finished?")
+    return path
 
 
 def shared_words(subjects: list[Subject], tokenizer: Any) -> int:

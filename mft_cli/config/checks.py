@@ -11,6 +11,7 @@ from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config import schema
 from mft_cli.config.checks_eval import check_benchmarks
 from mft_cli.config.checks_sources import check_paths, check_source
+from mft_cli.config.model_path import kind_of
 from mft_cli.errors import UserError
 
 
@@ -117,7 +118,7 @@ def check_peft(config: schema.TrainConfig) -> None:
     """Adapters and 8-bit optimizers with what they cannot go with. Raises UserError."""
     peft, optimizer = config.peft.name, config.train.optimizer
     folder = Path(config.model.path).expanduser()
-    if peft == "none" and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if peft == "none" and kind_of(folder) == "adapter":
         raise UserError(
             f"model.path={config.model.path} is an adapter: set peft=lora to train on from it, or take the merged model "
             f"(an export of mft has it one folder up)"

@@ -10,6 +10,7 @@ from mft_cli.config.checks import check_train
 from mft_cli.config.checks_eval import check_benchmarks, check_critique, check_eval
 from mft_cli.config.checks_sources import check_paths
 from mft_cli.config.compose import compose_eval_values
+from mft_cli.config.model_path import with_model_paths
 from mft_cli.config.schema.base import Values
 from mft_cli.config.secrets import refuse_values
 from mft_cli.config.validate import build
@@ -24,7 +25,7 @@ def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRun
 
 def train_config(values: Values) -> schema.TrainConfig:
     refuse_values(values)
-    config: schema.TrainConfig = build(schema.TrainConfig, values)
+    config: schema.TrainConfig = build(schema.TrainConfig, with_model_paths(values))
     check_train(config)
     return config
 
@@ -37,7 +38,7 @@ def unchecked_eval_config(values: Values) -> schema.EvalRunConfig:
 
 def eval_config(values: Values) -> schema.EvalRunConfig:
     refuse_values(values)
-    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_model_paths(with_prompt(values)))
     check_eval(config)
     return config
 
@@ -47,7 +48,7 @@ def generate_config(values: Values, decode: str | None) -> schema.EvalRunConfig:
     if decode is not None:
         values = {**values, "eval": {**values.get("eval", {}), "decode": decode}}
     refuse_values(values)
-    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(values))
+    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_model_paths(with_prompt(values)))
     if not config.model.path:
         raise UserError("model.path is empty: name the model, model.path=outputs/<run>/export or a hub id")
     check_benchmarks(config.eval)
@@ -57,7 +58,7 @@ def generate_config(values: Values, decode: str | None) -> schema.EvalRunConfig:
 
 def critique_config(values: Values) -> schema.CritiqueRunConfig:
     refuse_values(values)
-    config: schema.CritiqueRunConfig = build(schema.CritiqueRunConfig, with_prompt(values))
+    config: schema.CritiqueRunConfig = build(schema.CritiqueRunConfig, with_model_paths(with_prompt(values)))
     check_critique(config)
     return config
 

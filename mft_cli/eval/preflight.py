@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from mft_cli.config.model_path import kind_of
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
@@ -17,7 +18,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.listing import location
 from mft_cli.eval.metrics_file import Facts
-from mft_cli.models.folder import ADAPTER, check_context, context_of, download, read_settings, weight_files
+from mft_cli.models.folder import check_context, context_of, download, read_settings, weight_files
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # CPUAttentionBackend of vllm 0.32
 MOST_COUNTED = 32 << 20  # bytes of files whose rows are counted: larger ones take as long as torch
@@ -137,9 +138,9 @@ def check_model(model: ModelConfig, max_model_len: int | None) -> None:
         raise UserError(f"model.path={model.path} is a file; name the folder of an exported model")
     if not folder.is_dir():
         folder = download(model.path, model)
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+    if kind_of(folder) == "adapter":
         return
-    if not (folder / "config.json").exists():
+    if kind_of(folder) != "model":
         raise UserError(f"model.path={model.path}: a folder without config.json is not a model (unfinished export?)")
     context = context_of(read_settings(folder / "config.json", model))
     weight_files(folder, model)

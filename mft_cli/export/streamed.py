@@ -20,6 +20,7 @@ from mft_cli.distributed.ranks import Ranks
 from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.export.whole import ExportSettings
 from mft_cli.files import replacing, write_json
+from mft_cli.models.pretrained import read_model
 
 SHARD_BYTES = 5 * 10**9
 Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
@@ -166,13 +167,9 @@ def verify(
     In the dtype of its files a model is loaded as a map of them: its pages are read as the forward pass comes to them and
     are dropped again when memory is short, so a model larger than the memory is compared, too.
     """
-    from transformers import AutoModelForCausalLM
-
     verify_tensors(folder, written)
-    with quiet_transformers(), torch.no_grad():
-        again = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
-        ).eval()
+    again = read_model(folder, dtype=dtype, attn_implementation="sdpa", trust=trust).eval()
+    with torch.no_grad():
         logits = again(probe.cpu()).logits.float()
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
     if again.config.tie_word_embeddings and not tied:

@@ -15,6 +15,7 @@ from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
 from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.files import replacing
+from mft_cli.models.pretrained import read_adapted, read_model
 
 WriteExtraFiles = Callable[[Path, Tensor, Tensor | None], None]  # (folder, probe ids [1, T], logits [1, T, V])
 
@@ -90,12 +91,7 @@ def plain_model(model: PreTrainedModel, weights: dict[str, Tensor], dtype: torch
 
 def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype, trust: bool) -> None:
     """The reloaded folder's logits are the trained weights', and tied embeddings are still tied."""
-    from transformers import AutoModelForCausalLM
-
-    with quiet_transformers():
-        again = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust
-        ).eval()
+    again = read_model(folder, dtype=dtype, attn_implementation="sdpa", trust=trust).eval()
     with torch.no_grad():
         logits = again(probe).logits
     if not torch.equal(logits, expected):
@@ -114,11 +110,9 @@ def verify_adapter(
     `close` is a share of the largest logit. In 16-bit arithmetic the two would differ by more than a wrong merge does
     (docs/peft.md has the numbers). Raises RuntimeError.
     """
-    from peft import PeftModel
-
     if base.get_input_embeddings().weight.shape[0] != vocabulary:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
-    adapted = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False).eval()
+    adapted = read_adapted(base, folder).eval()
     with torch.no_grad():
         logits, expected = adapted(probe).logits, merged(probe).logits[..., :vocabulary]
     worst = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
@@ -128,10 +122,7 @@ def verify_adapter(
 
 def loaded_fp32(folder: str, config: ModelConfig) -> PreTrainedModel:
     """A saved model in fp32 on the CPU. `config` tells a hub model's revision."""
-    from transformers import AutoModelForCausalLM
-
-    with quiet_transformers():
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=config.trust_remote_code,
-            revision=None if Path(folder).is_dir() else config.revision,
-        ).eval()  # fmt: skip
+    return read_model(
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust=config.trust_remote_code,
+        revision=None if Path(folder).is_dir() else config.revision,
+    ).eval()  # fmt: skip

@@ -102,7 +102,7 @@ def sort_metadata(file: Path) -> None:
 
 def read(path: Path) -> Masks:
     """A masks file, or the one in an export's folder. Raises UserError for another file and a damaged one."""
-    file = path / FILE_NAME if path.is_dir() else path
+    file = Path(model_path(str(path), "FOLDER")) / FILE_NAME if path.is_dir() else path
     try:
         with safe_open(file, "pt") as handle:
             header = handle.metadata() or {}

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mft_cli.config.model_path import ADAPTER
 from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.distributed.zero import gathered, partition_rest, read_inside
 from mft_cli.errors import UserError
 from mft_cli.files import read_json
-from mft_cli.models.folder import CONFIG, WEIGHTS, adapter_rows
+from mft_cli.models.folder import ADAPTER_WEIGHTS, adapter_rows
 from mft_cli.rng import Draw, digest64, spread
 
 NAME = "default"  # peft's name of a model's only adapter
@@ -106,7 +107,9 @@ class Adapters:
         settings.base_model_name_or_path, settings.inference_mode = base, True
         folder.mkdir(parents=True)
         settings.save_pretrained(str(folder))
-        save_file({n: t.contiguous().clone() for n, t in sorted(found.items())}, folder / WEIGHTS, {"format": "pt"})
+        save_file(
+            {n: t.contiguous().clone() for n, t in sorted(found.items())}, folder / ADAPTER_WEIGHTS, {"format": "pt"}
+        )
 
     def tied_too(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A tied head's rows go by two names."""
@@ -179,7 +182,7 @@ def draw_weights(made: Adapters, config: PeftConfig, seed: int) -> None:
 @torch.no_grad()
 def take_over(made: Adapters, config: PeftConfig, folder: Path) -> None:
     """The weights of an earlier adapter. Raises UserError if it is of another shape or kind."""
-    said = read_json(folder / CONFIG)
+    said = read_json(folder / ADAPTER)
     for key, name in FIELDS.items():
         now = getattr(config, key)
         if said.get(name, False) != now:
@@ -189,7 +192,7 @@ def take_over(made: Adapters, config: PeftConfig, folder: Path) -> None:
         raise UserError(
             f"model.path={folder}: not a plain LoRA adapter ({', '.join(unknown) or said.get('peft_type')})"
         )
-    stored, own = load_file(folder / WEIGHTS), dict(made.model.named_parameters())
+    stored, own = load_file(folder / ADAPTER_WEIGHTS), dict(made.model.named_parameters())
     lora = [n for n in stored if "lora_" in n]
     wanted = {n for n, p in own.items() if p.requires_grad and "lora_" in n}
     if {own_name(n) for n in lora} != wanted or any(stored[n].shape != own[own_name(n)].shape for n in lora):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.model_path import ADAPTER, kind_of
 from mft_cli.config.schema.evaluation import ApiConfig
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError, first_line
@@ -21,7 +22,6 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-ADAPTER = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 
 
@@ -46,7 +46,7 @@ class ModelFolder:
 def open_model(config: ModelConfig) -> ModelFolder:
     """Find, check and digest a model. Raises UserError for what is no whole model, in one sentence."""
     folder = find_folder(config)
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+    if kind_of(folder) == "adapter":
         return open_adapter(folder, config)
     settings = read_settings(folder / "config.json", config)
     return ModelFolder(
@@ -78,7 +78,7 @@ def context_of(settings: dict[str, Any]) -> int | None:
 def find_folder(config: ModelConfig) -> Path:
     """The folder of model.path, from the hub if it must be. Raises UserError."""
     given = Path(config.path).expanduser()
-    if (given / ADAPTER).is_file() and not (given / "config.json").is_file():
+    if kind_of(given) == "adapter":
         return given  # locate() would miss config.json
     from mft_cli.models.loading import locate
 
@@ -250,7 +250,7 @@ def check_context(wanted: int | None, context: int | None) -> None:
         raise UserError(f"eval.max_model_len={wanted}, but the model has {context} positions; set it lower")
 
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass
@@ -269,22 +269,22 @@ class Source:
 def find_source(config: ModelConfig) -> Source:
     """Raises UserError for an adapter that does not say which model it belongs to."""
     folder = Path(config.path).expanduser()
-    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+    if kind_of(folder) != "adapter":
         return Source(config)
     facts = folder / "mft.json"
     said = read_json(facts).get("adapter_of", {}) if facts.is_file() else {}
-    path = said.get("path") or read_json(folder / CONFIG).get("base_model_name_or_path")
+    path = said.get("path") or read_json(folder / ADAPTER).get("base_model_name_or_path")
     if not path:
         raise UserError(
-            f"model.path={config.path}: {CONFIG} names no base model; write it there as base_model_name_or_path"
+            f"model.path={config.path}: {ADAPTER} names no base model; write it there as base_model_name_or_path"
         )
-    revision = said.get("revision") if said else read_json(folder / CONFIG).get("revision")
+    revision = said.get("revision") if said else read_json(folder / ADAPTER).get("revision")
     return Source(dataclasses.replace(config, path=path, revision=revision), folder)
 
 
 def adapter_rows(folder: Path | None) -> list[int]:
     """Token ids that an adapter holds rows for. Raises UserError for rows that differ between input and output."""
-    indices = read_json(folder / CONFIG).get("trainable_token_indices") if folder else None
+    indices = read_json(folder / ADAPTER).get("trainable_token_indices") if folder else None
     kinds = list(indices.values()) if isinstance(indices, dict) else [indices or []]
     if any(kind != kinds[0] for kind in kinds):
         raise UserError(f"model.path={folder}: input and output rows of different tokens cannot be trained on")

@@ -14,6 +14,7 @@ import torch
 from mft_cli.console import Logger, quiet_transformers
 from mft_cli.errors import UserError
 from mft_cli.files import cache_folder, digest_of, file_digest, replacing, write_json
+from mft_cli.models.pretrained import read_model, read_tokenizer
 
 CONVERTER_VERSION = 2  # part of the cache's key: a change in what conversion writes makes a new folder
 
@@ -48,11 +49,11 @@ def cached_digest(known: Path, stamp: list[Any]) -> str | None:
 
 def write_converted(file: Path, folder: Path) -> None:
     """Dequantize to fp32. The loaded model says that it is quantized and refuses to be saved: a plain one is built."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bar
-        loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        loaded = read_model(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = read_tokenizer(str(file.parent), gguf_file=file.name)
         config = loaded.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config

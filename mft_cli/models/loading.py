@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mft_cli.config.model_path import kind_of
 from mft_cli.config.schema.inputs import ModelConfig
-from mft_cli.console import Logger, quiet_transformers
+from mft_cli.console import Logger
 from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
 from mft_cli.models.gguf import convert_gguf
+from mft_cli.models.pretrained import Settings, read_model, read_tokenizer
 from mft_cli.models.vocabulary import table
-
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # transformers imports deepspeed, which would warn of what it guesses
 
 
 def locate(config: ModelConfig, log: Logger = print) -> str:
@@ -33,8 +29,9 @@ def locate(config: ModelConfig, log: Logger = print) -> str:
         return str(convert_gguf(Path(path).expanduser(), log))
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
-            if (folder / "adapter_config.json").exists():
+        kind = kind_of(folder)
+        if kind != "model":
+            if kind == "adapter":
                 raise UserError(
                     f"model.path={config.path}: an adapter, not a model; peft=lora trains on from it, everything else "
                     f"takes the merged model (an export of mft has it one folder up)"
@@ -66,21 +63,13 @@ def package_file(name: str) -> Path:
     return path
 
 
-# ---- GGUF -----------------------------------------------------------------------------------------------------------
-
-
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(path: str, config: ModelConfig) -> Any:
     """The fast tokenizer, right-padded, with a padding token. Raises UserError."""
-    from transformers import AutoTokenizer
-
     try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
+        tokenizer = read_tokenizer(path, revision=config.revision, trust=config.trust_remote_code)
     except Exception as error:  # OSError, ValueError, hub errors: all mean that this is no loadable tokenizer
         raise UserError(cannot_load("tokenizer", config, error)) from None
     if not getattr(tokenizer, "is_fast", False):
@@ -99,20 +88,12 @@ def load_model(
     device: torch.device | None = None,
 ) -> nn.Module:  # fmt: skip
     """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
-    from transformers import AutoModelForCausalLM
-
-    quantized = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    quantized: Settings = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                path,
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                **quantized,
-            )
+        model = read_model(
+            path, revision=config.revision, trust=config.trust_remote_code, dtype=dtype,
+            attn_implementation=attention, use_safetensors=True, **quantized,
+        )  # fmt: skip
     except Exception as error:
         raise UserError(cannot_load("model", config, error)) from None
     return model

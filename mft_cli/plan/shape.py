@@ -77,18 +77,15 @@ def read_shape(config: ModelConfig, arch: str | None) -> Shape:
         return measure(ARCHITECTURES[config.path], f"the public config.json of {config.path} (table of mft plan)")
     path = locate(config)
     try:
-        from transformers import AutoConfig
+        from mft_cli.models.pretrained import read_config
 
-        with quiet_transformers():
-            found = AutoConfig.from_pretrained(
-                path, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
+        settings = read_config(path, revision=config.revision, trust=config.trust_remote_code)
     except Exception:  # OSError, ValueError, hub errors: all mean that there is no readable configuration
         raise UserError(
             f"model.path={config.path}: its config.json is neither in the hub's cache here nor in the table of mft plan, "
             f"which downloads nothing; give arch=FILE with the model's config.json, or arch='{{model_type: llama, ...}}'"
         ) from None
-    return measure(found, f"config.json of {path}")
+    return measure(settings, f"config.json of {path}")
 
 
 def from_arch(arch: str) -> dict[str, Any]:

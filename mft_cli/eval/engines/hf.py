@@ -9,6 +9,7 @@ run repeats whole batches and gets the same bits even in bfloat16.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import inspect
 import re
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from mft_cli.config.model_path import ADAPTER
 from mft_cli.errors import UserError, first_line
 from mft_cli.eval.engines.base import (
     Engine,
@@ -34,6 +36,7 @@ from mft_cli.eval.engines.base import (
     finish,
 )
 from mft_cli.files import read_json
+from mft_cli.models.pretrained import read_adapted, read_model
 
 REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
 
@@ -41,9 +44,7 @@ REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a fo
 def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> PreTrainedModel:
     """A causal language model in eval mode, with a LoRA adapter on top of its weights if one is given. Raises UserError."""
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=trust, local_files_only=True
-        )
+        model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, local_files_only=True)
     except REASONS as error:
         raise UserError(f"{folder}: transformers cannot load this model ({first_line(error)})") from error
     if adapter is not None:
@@ -53,15 +54,13 @@ def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """The model with a peft adapter, not merged. Raises UserError if the two do not fit."""
-    try:
-        from peft import PeftModel
-    except ImportError:
+    if importlib.util.find_spec("peft") is None:
         raise UserError(f"{adapter} is a LoRA adapter, which needs the Python package peft: pip install peft") from None
     rows = embedding_rows(adapter)
     if rows > int(model.get_input_embeddings().weight.shape[0]):  # type: ignore[index]
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
+        adapted: Any = read_adapted(model, adapter)
     except REASONS as error:
         raise UserError(f"{adapter}: this adapter does not fit its base model ({first_line(error)})") from error
     return cast(PreTrainedModel, adapted)  # a PeftModel hands everything on
@@ -71,7 +70,7 @@ def embedding_rows(adapter: Path) -> int:
     """Rows of the embeddings that an adapter with new tokens was trained with; 0 if it holds none of them."""
     from safetensors import safe_open
 
-    indices = read_json(adapter / "adapter_config.json").get("trainable_token_indices") or []
+    indices = read_json(adapter / ADAPTER).get("trainable_token_indices") or []
     lists = list(indices.values()) if isinstance(indices, dict) else [indices]
     rows = [1 + max(ids) for ids in lists if ids]
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.model_path import ADAPTER
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.errors import UserError, first_line
 from mft_cli.eval.engines.base import (
@@ -141,7 +142,7 @@ def lora_settings(adapter: str | None) -> Facts:
     """What LLM(...) needs to serve an adapter on top of the base model."""
     if adapter is None:
         return {}
-    settings = read_json(Path(adapter) / "adapter_config.json")
+    settings = read_json(Path(adapter) / ADAPTER)
     if settings.get("trainable_token_indices") or settings.get("modules_to_save"):
         raise UserError(
             f"{adapter}: vllm serves no adapter with rows of new tokens or whole modules; give the merged model, or "
