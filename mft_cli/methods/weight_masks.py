@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mft_cli import __version__
+from mft_cli.config.model_path import model_path
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
 from mft_cli.files import digest_of, read_json, replacing, write_json
