@@ -40,6 +40,7 @@ class Provenance(TypedDict, total=False):
     start: str | None  # digest of the weights that it started from
     precision: str
     attention: str
+    packing: bool  # whether several examples lay in a sequence; false too where the model cannot
     fast_modules: int
     method: list[str]  # choices that the method made
     ranks: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.preflight import check_trained_model
 from mft_cli.files import write_atomically, write_json
 from mft_cli.methods import make
-from mft_cli.methods.base import Method
+from mft_cli.methods.base import Losses, Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
 from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, set_up_device, training_precision
 from mft_cli.models.folder import Source, adapter_rows, find_source
@@ -30,6 +30,7 @@ from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.models.probes import Sight, probe, refuse_later_tokens, unpacked_notice
 from mft_cli.models.vocabulary import add_tokens, add_words, embedding_rows
 from mft_cli.provenance import Provenance, changed_versions, hardware, provenance, with_segment
 from mft_cli.run_dir import RunDir
@@ -90,16 +91,18 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine = make_engine(config, model, method, precision, ds_config, device, ranks)
+    packing = may_pack(engine, config, log)
     take_over(run, config, loaded, ranks)
     position = Position(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
     machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
     position = resume(run, config.checkpoint, engine, position, machine, log)
     choices: Provenance = {
         "precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts(),
-        "ranks": ranks.world, "deepspeed": ds_config,
+        "ranks": ranks.world, "deepspeed": ds_config, "packing": packing,
     }  # fmt: skip
     fit = Fit(
-        engine=engine, method=method, train=loaded.train, validation=loaded.validation, config=config, run=run,
+        engine=engine, method=method, train=loaded.train, validation=loaded.validation, run=run,
+        config=replace(config, train=replace(config.train, packing=packing)),
         metrics=NoMetrics(), log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
@@ -117,6 +120,23 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         start=str(source.adapter) if source.adapter else tokenizers.path, base=tokenizers.path, new_ids=weights.new_ids,
         adapters=adapters,
     )  # fmt: skip
+
+
+def may_pack(engine: TorchEngine | DeepSpeedEngine, config: TrainConfig, log: Log) -> bool:
+    """Asks the model what its tokens see; whether examples are packed. All ranks have to call. Raises UserError."""
+    seen: list[Sight] = []
+
+    def look(model: torch.nn.Module, device: torch.device) -> Losses:
+        seen.append(probe(model, device))
+        return Losses({"probe": torch.zeros((), device=device)})
+
+    with torch.no_grad():
+        engine.run(look, engine.device)
+    refuse_later_tokens(engine.model, seen[0])
+    leaks = engine.ranks.any(seen[0].other_documents)
+    if leaks and config.train.packing:
+        log(unpacked_notice(engine.model))
+    return config.train.packing and not leaks
 
 
 def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) -> None:

@@ -12,6 +12,7 @@ from mft_cli.config.model_path import kind_of, model_path
 from mft_cli.errors import UserError
 
 BENCHMARKS = {"a": {"source": {"path": "generated:arithmetic"}}}
+BOTH = {"template": "{question}{solution}"}
 DATA = {"sources": {"a": {"path": "generated:arithmetic"}}}
 
 
@@ -39,7 +40,9 @@ def test_a_run_folder_is_a_model_for_every_verb(tmp_path: Path):
         train_config({"model": model, "data": DATA}),
         eval_config({"model": model, "eval": {"benchmarks": BENCHMARKS}}),
         generate_config({"model": model}, None),
-        critique_config({"model": model, "data": DATA, "teacher": {"model": model}}),
+        critique_config(
+            {"model": model, "data": DATA, "row_prompt": BOTH, "teacher": {"model": model, "prompt": BOTH}}
+        ),
     ]
     assert {c.model.path for c in configs} == {str(run / "export")}
     assert configs[-1].teacher.model.path == str(run / "export")

@@ -6,7 +6,7 @@ checkpointing runs a layer again. No mask function is registered for these names
 it also means that an `attention_mask` given to the model would be dropped in silence: packed rows take none.
 
 Three implementations: `mft_packed` calls one kernel per document, `mft_flex` is torch's flex_attention with a block
-mask, `mft_flash` is the flash_attn package's kernel for rows of several lengths (CUDA only).
+mask, `mft_varlen` is the flash_attn package's kernel for rows of several lengths (CUDA only).
 Queries are [R, H, T, D], keys and values [R, K, T, D] with K dividing H; outputs [R, T, H, D].
 """
 
@@ -233,7 +233,7 @@ def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwa
 IMPLEMENTATIONS = {
     "sdpa": ("mft_packed", packed_attention),
     "flex": ("mft_flex", flex_packed_attention),
-    "flash_attention_2": ("mft_flash", flash_packed_attention),
+    "flash_attention_2": ("mft_varlen", flash_packed_attention),
 }
 
 

@@ -262,7 +262,7 @@ def test_resolve() -> None:
 @pytest.mark.parametrize("backend", ["sdpa", "flex", "auto"])
 def test_on_cuda(backend: str) -> None:
     implementation = resolve(backend, "cuda")
-    dtype = torch.bfloat16 if implementation == "mft_flash" else torch.float32
+    dtype = torch.bfloat16 if implementation == "mft_varlen" else torch.float32
     model = tiny("llama", implementation, hidden_size=128, head_dim=32).to("cuda", dtype)
     ids, labels = (x.cuda() for x in sample())
     positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in LENGTHS]).cuda()

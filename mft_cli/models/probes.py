@@ -1,0 +1,105 @@
+"""A model is asked before it is trusted: what does a token see in packed sequences?
+
+Some architectures carry a state over from token to token (recurrent layers, convolutions) and take no notice of where a
+document starts; some ignore the attention that they are given. Neither fails: they train on wrong numbers. So the loaded
+model, after all swaps, runs on three sequences that differ in a known way, and its hidden states are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mft_cli.distributed.zero import shape_of
+from mft_cli.errors import UserError, first_line
+from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.cross_entropy import causal_lm, hidden_states
+from mft_cli.models.vocabulary import table
+
+LENGTH, CHANGED = 12, 4  # tokens of each of the two documents, and of the end that is changed
+TOLERANCE = {
+    torch.float32: 1e-5
+}  # of the largest hidden state; experts' products differ with the number of their tokens
+TOLERANCE_16_BITS = 3e-2
+WORKING = (
+    "llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, gemma, gemma2, gemma3, phi3, gpt2, gpt_neox, olmo2, olmo3, "
+    "granite, starcoder2, smollm3"
+)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What tokens of a packed sequence see that they must not."""
+
+    other_documents: bool
+    later_tokens: bool
+
+
+@torch.no_grad()
+def probe(model: nn.Module, device: torch.device) -> Sight:
+    """Runs the causal LM on three packed sequences of two documents. All ranks have to call.
+
+    Under ZeRO-3 call it inside the engine's forward pass, whose hooks make the parameters whole. Raises UserError where the
+    architecture cannot run on packed sequences at all.
+    """
+    rows = probe_rows(int(shape_of(table(causal_lm(model).get_input_embeddings()))[0])).to(device)
+    positions = torch.arange(LENGTH, device=device).repeat(2).expand(len(rows), -1)
+    training = model.training
+    model.eval()
+    try:
+        packed = packed_kwargs([[LENGTH, LENGTH]] * len(rows))
+        states = hidden_states(model, input_ids=rows, position_ids=positions, use_cache=False, **packed)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+        raise UserError(unsupported(architecture(model), first_line(error))) from error
+    finally:
+        model.train(training)
+    return judge(states)
+
+
+def probe_rows(vocabulary: int) -> Tensor:
+    """int64 [3, 2 * LENGTH]: two documents; the same with another first one; the same with another end."""
+    generator = torch.Generator().manual_seed(0)
+    first, second, other = torch.randint(0, vocabulary, (3, LENGTH), generator=generator)
+    other = torch.where(other == first, (other + 1) % vocabulary, other)
+    changed_end = second.clone()
+    changed_end[-CHANGED:] = (second[-CHANGED:] + 1) % vocabulary
+    return torch.stack([torch.cat(row) for row in ((first, second), (other, second), (first, changed_end))])
+
+
+def judge(states: Tensor) -> Sight:
+    """`states` [3, 2 * LENGTH, D]: the final hidden states of `probe_rows`."""
+    plain, other_first, other_end = states.float()
+    limit = TOLERANCE.get(states.dtype, TOLERANCE_16_BITS) * float(plain.abs().max())
+
+    def differs(changed: Tensor, start: int, stop: int) -> bool:
+        return not float((changed - plain)[start:stop].abs().max()) <= limit  # NaN differs too
+
+    return Sight(differs(other_first, LENGTH, 2 * LENGTH), differs(other_end, 0, 2 * LENGTH - CHANGED))
+
+
+def architecture(model: nn.Module) -> str:
+    """The model's class in transformers, such as LlamaForCausalLM."""
+    return type(causal_lm(model)).__name__
+
+
+def unsupported(name: str, reason: str) -> str:
+    """One sentence on an architecture that cannot be trained here."""
+    return f"{name} cannot be trained here: {reason}. These work (docs/architectures.md): {WORKING}"
+
+
+def refuse_later_tokens(model: nn.Module, sight: Sight) -> None:
+    """Raises UserError for a model whose tokens see later ones: its labels would stand in its inputs."""
+    if sight.later_tokens:
+        raise UserError(
+            unsupported(architecture(model), "its tokens see later ones, so that the labels stand in the inputs")
+        )
+
+
+def unpacked_notice(model: nn.Module) -> str:
+    """One line where packing is switched off."""
+    return (
+        f"{architecture(model)} carries something over from one example of a packed sequence to the next: trained with "
+        "one example a sequence, as with train.packing=false"
+    )
