@@ -16,7 +16,8 @@ from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
 from mft_cli.models.gguf import convert_gguf
-from mft_cli.models.pretrained import Settings, read_model, read_tokenizer
+from mft_cli.models.pretrained import Settings, read_config, read_model, read_tokenizer
+from mft_cli.models.probes import unsupported
 from mft_cli.models.vocabulary import table
 
 
@@ -95,6 +96,12 @@ def load_model(
             attn_implementation=attention, use_safetensors=True, **quantized,
         )  # fmt: skip
     except Exception as error:
+        if attention in str(error):  # its code chooses among transformers' own by name
+            name = (
+                read_config(path, revision=config.revision, trust=config.trust_remote_code).architectures or ["it"]
+            )[0]
+            reason = unsupported(name, "it takes no attention but transformers' own")
+            raise UserError(f"model.path={config.path}: {reason}") from None
         raise UserError(cannot_load("model", config, error)) from None
     return model
 
@@ -110,7 +117,7 @@ def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> flo
     6 per weight that multiplies (embeddings only look up), `frozen` where it does not train, and 12 x layers x width x
     context for attention's products (Chowdhery et al. 2022, PaLM, appendix B), causal attention counted at half.
     """
-    config = model.config
+    config = model.config.get_text_config()  # type: ignore[operator, union-attr]
     embedding, head = table(model.get_input_embeddings()), table(model.get_output_embeddings())  # type: ignore[operator]
     each = [(6.0 if p.requires_grad else frozen) * numel_of(p) for p in model.parameters() if p is not embedding]
     weights = sum(each) + (
