@@ -15,9 +15,9 @@ from mft_cli.console import Logger
 from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
+from mft_cli.models.architectures import unsupported
 from mft_cli.models.gguf import convert_gguf
 from mft_cli.models.pretrained import Settings, read_config, read_model, read_tokenizer
-from mft_cli.models.probes import unsupported
 from mft_cli.models.vocabulary import table
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mft_cli.distributed.zero import shape_of
 from mft_cli.errors import UserError, first_line
+from mft_cli.models.architectures import unsupported
 from mft_cli.models.kernels.attention import packed_kwargs
-from mft_cli.models.kernels.cross_entropy import causal_lm, hidden_states
+from mft_cli.models.kernels.cross_entropy import causal_lm, hidden_states, is_plain
 from mft_cli.models.vocabulary import table
 
 LENGTH, CHANGED = 12, 4  # tokens of each of the two documents, and of the end that is changed
@@ -23,10 +24,6 @@ TOLERANCE = {
     torch.float32: 1e-5
 }  # of the largest hidden state; experts' products differ with the number of their tokens
 TOLERANCE_16_BITS = 3e-2
-WORKING = (
-    "llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe, gemma, gemma2, gemma3, phi3, gpt2, gpt_neox, olmo2, olmo3, "
-    "granite, starcoder2, smollm3"
-)
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,11 @@ def probe(model: nn.Module, device: torch.device) -> Sight:
     try:
         packed = packed_kwargs([[LENGTH, LENGTH]] * len(rows))
         states = hidden_states(model, input_ids=rows, position_ids=positions, use_cache=False, **packed)
+        is_plain(model)  # its way from hidden states to logits, too
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
-        raise UserError(unsupported(architecture(model), first_line(error))) from error
+        reason = "it does not hand the documents of a packed sequence down to its attention"
+        reason = reason if "packed_kwargs" in str(error) else first_line(error)
+        raise UserError(unsupported(architecture(model), reason)) from error
     finally:
         model.train(training)
     return judge(states)
@@ -84,17 +84,15 @@ def architecture(model: nn.Module) -> str:
     return type(causal_lm(model)).__name__
 
 
-def unsupported(name: str, reason: str) -> str:
-    """One sentence on an architecture that cannot be trained here."""
-    return f"{name} cannot be trained here: {reason}. These work (docs/architectures.md): {WORKING}"
-
-
-def refuse_later_tokens(model: nn.Module, sight: Sight) -> None:
-    """Raises UserError for a model whose tokens see later ones: its labels would stand in its inputs."""
+def refuse_untrainable(model: nn.Module, sight: Sight) -> None:
+    """Raises UserError for a model whose tokens see later ones, and for one whose export could not be compared."""
+    reason = ""
     if sight.later_tokens:
-        raise UserError(
-            unsupported(architecture(model), "its tokens see later ones, so that the labels stand in the inputs")
-        )
+        reason = "its tokens see later ones, so that the labels stand in the inputs"
+    elif not getattr(causal_lm(model), "_supports_sdpa", True):  # with it the export is loaded again
+        reason = "it has no attention that could be replaced"
+    if reason:
+        raise UserError(unsupported(architecture(model), reason))
 
 
 def unpacked_notice(model: nn.Module) -> str:

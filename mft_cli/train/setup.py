@@ -30,7 +30,7 @@ from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
-from mft_cli.models.probes import Sight, probe, refuse_later_tokens, unpacked_notice
+from mft_cli.models.probes import Sight, probe, refuse_untrainable, unpacked_notice
 from mft_cli.models.vocabulary import add_tokens, add_words, embedding_rows
 from mft_cli.provenance import Provenance, changed_versions, hardware, provenance, with_segment
 from mft_cli.run_dir import RunDir
@@ -132,7 +132,7 @@ def may_pack(engine: TorchEngine | DeepSpeedEngine, config: TrainConfig, log: Lo
 
     with torch.no_grad():
         engine.run(look, engine.device)
-    refuse_later_tokens(engine.model, seen[0])
+    refuse_untrainable(engine.model, seen[0])
     leaks = engine.ranks.any(seen[0].other_documents)
     if leaks and config.train.packing:
         log(unpacked_notice(engine.model))

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mft_cli.errors import UserError
+from mft_cli.models.architectures import unsupported
 from mft_cli.models.kernels.attention import register
-from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, probe, probe_rows, refuse_later_tokens, unsupported
+from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, probe, probe_rows, refuse_untrainable
 from tests.support.tiny import mft, tiny_overrides
 
 SMALL = {
@@ -66,7 +67,7 @@ def test_a_model_that_ignores_its_attention_is_refused():
     sight = probe(model, torch.device("cpu"))
     assert sight.later_tokens
     with pytest.raises(UserError, match="BloomForCausalLM cannot be trained here: its tokens see later ones"):
-        refuse_later_tokens(model, sight)
+        refuse_untrainable(model, sight)
 
 
 def test_an_architecture_that_does_not_hand_the_documents_down():

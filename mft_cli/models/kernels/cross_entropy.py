@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mft_cli.distributed.zero import gathered, read_inside
+from mft_cli.errors import UserError, first_line
+from mft_cli.models.architectures import unsupported
 
 Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax [N]
 BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
@@ -313,4 +315,9 @@ def head_is_plain(model: nn.Module) -> bool:
     probe = torch.cat([probe, probe * 100])
     expected = head(probe).float()
     size = float(expected.abs().max())
-    return torch.allclose(own_logits(model, probe).float(), expected, rtol=1e-3, atol=1e-4 * size)
+    try:
+        logits = own_logits(model, probe)
+    except AttributeError as error:  # it asks more of its body than to be called
+        reason = f"its logits cannot be made from hidden states ({first_line(error)})"
+        raise UserError(unsupported(type(inner).__name__, reason)) from error
+    return torch.allclose(logits.float(), expected, rtol=1e-3, atol=1e-4 * size)
