@@ -244,8 +244,8 @@ Tiny random models of each architecture, with transformers {transformers.__versi
 
 *packed*, *padded*: the largest difference of any token's loss from plain transformers that runs each document alone, in
 packed sequences and in padded ones. *one document*: the same difference where the documents are taken for one, so what a
-leak would look like; 5e-07 is the last bit of a loss. *trains: yes* needs both below {TOLERANCE:g}, and an export whose reloaded logits are the
-model's to the bit. Not tried here: vLLM, GPUs, real weights.
+leak would look like; 5e-07 is the last bit of a loss. *trains: yes* needs both below {TOLERANCE:g}, and an export whose reloaded
+logits are the model's to the bit. Not tried here: vLLM, GPUs, real weights.
 
 | `model_type` | class | trains | packed | padded | one document | |
 |---|---|---|---|---|---|---|

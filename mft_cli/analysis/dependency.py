@@ -27,7 +27,7 @@ from mft_cli.files import digest_of, locked
 from mft_cli.methods.base import model_inputs
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
-from mft_cli.models.vocabulary import add_tokens, embedding_rows
+from mft_cli.models.vocabulary import embedding_rows, extend_model
 from mft_cli.rng import Draw
 from mft_cli.signals import StopSignal
 
@@ -104,7 +104,7 @@ def corruption(model: Any, subject: Subject, asked: Asked, words: int, special: 
         tokenizer = subject.tokenizer()
         token = choose_mask_token(tokenizer, "auto")
         if token not in tokenizer.get_vocab():
-            add_tokens(model, tokenizer, [token])
+            extend_model(model, tokenizer, [token])
         ids = np.array([tokenizer.convert_tokens_to_ids(token)])
     return Corruption(asked.near, asked.positions, asked.draws, asked.share, ids)
 

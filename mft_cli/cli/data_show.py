@@ -16,7 +16,7 @@ from mft_cli.data.prompts import Renderer
 from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.models.loading import load_tokenizer, locate
-from mft_cli.models.vocabulary import add_words
+from mft_cli.models.vocabulary import extend_tokenizer
 from mft_cli.rng import Draw
 
 BRACKETS = {"masked": ("⟦", "⟧"), "dropped": ("⟨", "⟩")}  # where there is no colour
@@ -30,10 +30,10 @@ def show(config: TrainConfig, *, rows: int, progress: float, epoch: int) -> None
     method = make(config.method, config.train.logits_chunk)
     added = method.prepare(tokenizer)
     if method.new_tokens:
-        add_words(tokenizer, added)
+        extend_tokenizer(tokenizer, added)
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
     loaded = load(config.data, renderer, config.seed)
-    add_words(tokenizer, added)
+    extend_tokenizer(tokenizer, added)
     method.adapt(torch.nn.Identity(), tokenizer)
     method.check(loaded.train)
     for line in [*loaded.lines, *method.facts()]:

@@ -13,11 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.export.card import ExportFacts, write_facts
+from mft_cli.export.generation import generation_settings
 from mft_cli.export.whole import ExportSettings
 from mft_cli.files import replacing, write_json
 from mft_cli.models.pretrained import read_model
@@ -64,17 +65,6 @@ def export_streamed(
                 )  # the logits compared above were those of the model with its adapter on
     finally:
         ranks.barrier()
-
-
-def generation_settings(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, end_ids: list[int]
-) -> GenerationConfig:
-    """The model's settings of generation, with the prompt's end tokens and a padding token."""
-    generation = copy.deepcopy(model.generation_config)
-    generation.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-    if generation.pad_token_id is None:
-        generation.pad_token_id = tokenizer.pad_token_id
-    return generation
 
 
 def describe_folder(folder: Path, facts: ExportFacts, parts: list[SavesItself]) -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
 from mft_cli.export.card import ExportFacts, write_facts
+from mft_cli.export.generation import generation_settings
 from mft_cli.files import replacing
 from mft_cli.models.pretrained import read_adapted, read_model
 
@@ -39,7 +40,7 @@ def export(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor], set
     The folder appears whole or not at all, and its logits are compared with the trained weights' before it does. Raises
     RuntimeError if they differ.
     """
-    vocabulary, tokenizer, end_ids = settings.vocabulary, settings.tokenizer, settings.end_ids
+    vocabulary, tokenizer = settings.vocabulary, settings.tokenizer
     plain = plain_model(model, weights, settings.dtype, settings.trust)
     probe = torch.arange(8).remainder(vocabulary)[None]
     with torch.no_grad():
@@ -49,9 +50,7 @@ def export(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor], set
         expected = plain(probe).logits
     # a product of another width may round otherwise; the reloaded model must then be the same to the bit
     torch.testing.assert_close(expected, trained)
-    plain.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-    if plain.generation_config.pad_token_id is None:
-        plain.generation_config.pad_token_id = tokenizer.pad_token_id
+    plain.generation_config = generation_settings(model, tokenizer, settings.end_ids)
     with replacing(folder) as temporary:
         with quiet_transformers():
             plain.save_pretrained(str(temporary))

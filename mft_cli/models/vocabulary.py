@@ -4,43 +4,64 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.answers.critique_format import TAGS
 from mft_cli.console import quiet_transformers
 from mft_cli.distributed.zero import gathered, shape_of
+from mft_cli.errors import UserError
 
 
-def add_words(tokenizer: Any, tokens: list[str]) -> None:
+def extend_tokenizer(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
     """Add special tokens to a tokenizer; those that it has stay as they are."""
     from tokenizers import AddedToken
 
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
 
 
-def add_tokens(model: nn.Module, tokenizer: Any, tokens: list[str]) -> int:
+def extend_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> int:
     """Rows of the embeddings for new tokens, each the mean of the old rows. Returns the rows added.
 
     `tokens` are new: the tokenizer lacks them, or they are the last that were added to it.
-    Many models have more embedding rows than words; such a spare row is used and overwritten, not appended.
+    Many models have more embedding rows than tokens; such a spare row is used and overwritten, not appended.
     """
     if not tokens:
         return 0
-    add_words(tokenizer, tokens)
-    words = len(tokenizer) - len(tokens)
-    before = embedding_rows(model)
+    extend_tokenizer(tokenizer, tokens)
+    first, before = len(tokenizer) - len(tokens), embedding_rows(model)
     if len(tokenizer) > before:
         with quiet_transformers():
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
-    modules = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    modules: set[nn.Module] = {model.get_input_embeddings(), model.get_output_embeddings()}
     with torch.no_grad(), gathered([p for m in modules for p in m.parameters()], modify=True):
         for module in modules:
-            weight = module.weight
-            weight[words : len(tokenizer)] = weight[:words].float().mean(0).to(weight.dtype)
-            if getattr(module, "bias", None) is not None:
-                module.bias[words : len(tokenizer)] = module.bias[:words].float().mean().to(module.bias.dtype)
+            for table_rows in module.parameters(recurse=False):  # the weight, and a head's bias
+                old = table_rows[: min(first, before)].float()  # a tokenizer may have tokens without a row
+                table_rows[first : len(tokenizer)] = old.mean(0).to(table_rows.dtype)
     return embedding_rows(model) - before
+
+
+def check_tokens_have_rows(
+    tokenizer: PreTrainedTokenizerFast, ids: np.ndarray, rows: int, new_ids: list[int], path: str
+) -> None:
+    """Raises UserError if one of the data's token `ids` is behind the model's embedding; `new_ids` get their rows."""
+    without = set(np.unique(ids[ids >= rows]).tolist()) - set(new_ids)
+    if without:
+        first = min(without)
+        raise UserError(
+            f"model.path={path}: its tokenizer has {len(tokenizer)} tokens, but the model has rows for {rows}; the data "
+            f"holds {tokenizer.convert_ids_to_tokens(first)!r} (id {first}), which the model has no row for: take the "
+            f"tokenizer that belongs to the model, or a model whose embeddings were resized for it"
+        )
+
+
+def padding_id(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> int:
+    """The padding token, or 0 where the model has no row for it. Padding is a document of its own: no number depends on it."""
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) and pad < embedding_rows(model) else 0
 
 
 def embedding_rows(model: Any) -> int:

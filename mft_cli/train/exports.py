@@ -14,7 +14,8 @@ from mft_cli.console import Log
 from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.distributed.zero import is_partitioned, shape_of
 from mft_cli.export.card import export_facts, model_card
-from mft_cli.export.streamed import Written, describe_folder, export_streamed, generation_settings, verify
+from mft_cli.export.generation import generation_settings
+from mft_cli.export.streamed import Written, describe_folder, export_streamed, verify
 from mft_cli.export.whole import ExportSettings, WriteExtraFiles, export, loaded_fp32, plain_model, verify_adapter
 from mft_cli.files import read_json, write_atomically, write_json
 from mft_cli.methods import weight_masks as masks

@@ -20,6 +20,7 @@ from mft_cli.distributed.ranks import Ranks
 from mft_cli.distributed.zero import gathered, numel_of, partitioned_loading
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.preflight import check_trained_model
+from mft_cli.export.generation import generation_settings
 from mft_cli.files import write_atomically, write_json
 from mft_cli.methods import make
 from mft_cli.methods.base import Losses, Method
@@ -31,7 +32,13 @@ from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
 from mft_cli.models.probes import Sight, probe, refuse_untrainable, unpacked_notice
-from mft_cli.models.vocabulary import add_tokens, add_words, embedding_rows
+from mft_cli.models.vocabulary import (
+    check_tokens_have_rows,
+    embedding_rows,
+    extend_model,
+    extend_tokenizer,
+    padding_id,
+)
 from mft_cli.provenance import Provenance, changed_versions, hardware, provenance, with_segment
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
@@ -103,7 +110,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     fit = Fit(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, run=run,
         config=replace(config, train=replace(config.train, packing=packing)),
-        metrics=NoMetrics(), log=log, stop=stop, pad_id=int(tokenizers.extended.pad_token_id), position=position,
+        metrics=NoMetrics(), log=log, stop=stop, pad_id=padding_id(tokenizers.extended, weights.model), position=position,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
     if ranks.rank == 0:
@@ -182,7 +189,7 @@ def load_tokenizers(config: TrainConfig, method: Method, ranks: Ranks, log: Log)
     base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
     new_tokens = method.prepare(tokenizer)
     if method.new_tokens:
-        add_words(tokenizer, new_tokens)  # they stand in the rows; one that is only put into inputs does not
+        extend_tokenizer(tokenizer, new_tokens)  # they stand in the rows; one that is only put into inputs does not
     renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
     return Tokenizers(source, path, base_tokenizer, tokenizer, new_tokens, renderer)
 
@@ -224,8 +231,13 @@ def load_weights(
     for token in new_tokens:
         log(f"token {token} added to the tokenizer, its embedding the mean of all others")
     spare = spare_rows(model, len(tokenizers.as_loaded), len(new_tokens))
-    add_tokens(model, tokenizer, new_tokens)
-    return Weights(model, base_vocabulary, spare, tokenizer.convert_tokens_to_ids(new_tokens))
+    new_ids = tokenizer.convert_tokens_to_ids(new_tokens)
+    for examples in (loaded.train, loaded.validation):
+        if examples is not None:
+            check_tokens_have_rows(tokenizer, examples.tokens, base_vocabulary, new_ids, config.model.path)
+    generation_settings(model, tokenizer, tokenizers.renderer.end_ids)  # what the export cannot save is told now
+    extend_model(model, tokenizer, new_tokens)
+    return Weights(model, base_vocabulary, spare, new_ids)
 
 
 def prepare_model(

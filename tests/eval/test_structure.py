@@ -15,7 +15,7 @@ from mft_cli.eval import session
 from mft_cli.eval.engines.base import Engine, Request, Sampling, finish
 from mft_cli.eval.engines.hf import HfEngine
 from mft_cli.eval.evaluate import evaluate
-from mft_cli.models.vocabulary import add_tokens, structure_tokens
+from mft_cli.models.vocabulary import extend_model, structure_tokens
 from tests.support.sums import lines, on_model, sums, write_sums
 
 CRITIQUE = "<think><critique>good</critique><reasoning>2+2=4</reasoning></think><ans>\\boxed{4}</ans>"
@@ -26,7 +26,7 @@ def critic(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model with the eight tags."""
     folder = shutil.copytree(tiny_model, tmp_path / "critic")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    add_tokens(model, tokenizer, list(TAGS))
+    extend_model(model, tokenizer, list(TAGS))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -45,7 +45,7 @@ def ready(tiny_model):
     from mft_cli.config.schema.inputs import ModelConfig
     from mft_cli.models.kernels.attention import resolve
     from mft_cli.models.loading import load_tokenizer
-    from mft_cli.models.vocabulary import add_tokens
+    from mft_cli.models.vocabulary import extend_model
 
     def make(**settings) -> tuple[ChunkRefine, torch.nn.Module]:
         method = ChunkRefine(ChunkRefineConfig(**{**SMALL, **settings}))
@@ -57,7 +57,7 @@ def ready(tiny_model):
         for p in model.parameters():  # states that differ: the initialisation's are nearly the same everywhere
             if p.ndim > 1:
                 p.data.normal_(0, 0.2)
-        add_tokens(model, tokenizer, method.prepare(tokenizer))
+        extend_model(model, tokenizer, method.prepare(tokenizer))
         return method, method.adapt(model, tokenizer).eval()
 
     return make

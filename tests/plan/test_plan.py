@@ -166,7 +166,7 @@ def test_rows_of_new_tokens_train_beside_adapters(tiny_model: Path, tmp_path: Pa
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from mft_cli.models.adapters import attach
-    from mft_cli.models.vocabulary import add_tokens
+    from mft_cli.models.vocabulary import extend_model
 
     tokenizer, config = AutoTokenizer.from_pretrained(tiny_model), AutoConfig.from_pretrained(tiny_model)
     config.tie_word_embeddings = tied
@@ -177,7 +177,7 @@ def test_rows_of_new_tokens_train_beside_adapters(tiny_model: Path, tmp_path: Pa
     found = count_trained(asked, measure(config, "test"))
     model = AutoModelForCausalLM.from_config(config)
     tags = list(TAGS) if method == "masked_critique" else []
-    add_tokens(model, tokenizer, tags)
+    extend_model(model, tokenizer, tags)
     made = attach(model, peft, 1, tokenizer.convert_tokens_to_ids(tags))
     assert found.trained == sum(p.numel() for p in made.model.parameters() if p.requires_grad)
     assert found.token_rows == len(tags) * 32 * (1 if tied else 2)
