@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
 import typing
 from collections.abc import Iterable
 
@@ -22,9 +21,11 @@ SECOND_WORDS = {
 
 def complete(arguments: list[str], verbs: Iterable[str]) -> None:
     """Answer the shell: `-sc install=bash` prints the script, `-sc query=bash` the words that may stand at COMP_LINE's end."""
+    from mft_cli.config.compose import hydra_completion
+
     words = os.environ.get("COMP_LINE", "").split(" ")
     if not (arguments[1:] and arguments[1].startswith("query=")):
-        ask_hydra(arguments, "train")
+        hydra_completion(arguments, "train")
     elif len(words) < 3:
         answer(verbs, words[-1])
     elif words[1] in SECOND_WORDS and len(words) == 3:
@@ -34,22 +35,12 @@ def complete(arguments: list[str], verbs: Iterable[str]) -> None:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] in SECOND_WORDS else 2 :]])
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            ask_hydra(arguments, name)
+            hydra_completion(arguments, name)
         print("\n".join(sorted({*printed.getvalue().split(), *settings(name, words)})))
 
 
 def answer(candidates: Iterable[str], start: str) -> None:
     print("\n".join(c for c in candidates if c.startswith(start)))
-
-
-def ask_hydra(arguments: list[str], name: str) -> None:
-    """Hydra's own completion for conf/<name>.yaml; it knows the keys that a YAML file has, not the schema's."""
-    import hydra
-
-    from mft_cli.config.compose import CONF
-
-    sys.argv = ["mft", *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(lambda config: None)()
 
 
 def settings(name: str, words: list[str]) -> set[str]:
@@ -74,7 +65,7 @@ def keys_of(name: str, words: list[str]) -> Iterable[tuple[str, object]]:
     from mft_cli.config import schema
     from mft_cli.config.validate import dataclasses_in, walk
 
-    whole = {"train": schema.TrainConfig, "eval": schema.EvalRunConfig, "critique": schema.CritiqueRunConfig}[name]
+    whole = schema.ROOTS[name]
     keys = [(key, a) for key, a, _ in walk(whole) if not key.startswith("method")]
     if name == "train":
         chosen = next((w.partition("=")[2] for w in words if w.startswith("method=")), "sft")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mft_cli.cli.job import read_frozen, requeueing
@@ -14,6 +15,7 @@ from mft_cli.slurm.requeue import inside_job
 def main(arguments: list[str]) -> None:
     from mft_cli.config.load import train_config
 
+    refuse_other_launchers()
     if is_sweep(arguments):
         from mft_cli.sweep.start import sweep
 
@@ -22,6 +24,17 @@ def main(arguments: list[str]) -> None:
         train_or_submit(train_config(read_frozen(frozen)))
     else:
         composed("train", arguments, train_config, train_or_submit)
+
+
+def refuse_other_launchers() -> None:
+    """torchrun, Kubeflow and SageMaker start a process a rank; mft starts its own. Raises UserError."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and ranks.isdigit() and int(ranks) > 1:
+        raise UserError(
+            f"RANK={os.environ['RANK']} and WORLD_SIZE={ranks} are set (torchrun?): mft train starts the ranks itself. Start it "
+            f"once a node with launch.gpus=N (and launch.nodes=, launch.node_rank=, launch.host= and launch.port= with several "
+            f"nodes), and without RANK in the environment"
+        )
 
 
 def rank_verb(arguments: list[str]) -> None:

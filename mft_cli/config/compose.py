@@ -5,7 +5,7 @@ No DictConfig passes this module. It imports no torch, so that a mistake is told
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import itertools
 import os
 import re
@@ -14,8 +14,13 @@ import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from mft_cli.config.schema import ROOTS, AnyMethod
 from mft_cli.config.schema.base import Values
-from mft_cli.config.validate import did_you_mean
+from mft_cli.config.sentences import hydra_sentence, yaml_sentence
+from mft_cli.config.typed_words import check_words
+from mft_cli.config.validate import build, to_plain
 from mft_cli.errors import Stopped, UserError
 
 CONF = next(root / "conf" for root in Path(__file__).parents[1:3] if (root / "conf").is_dir())
@@ -73,7 +78,7 @@ def without_option(arguments: list[str], *options: str) -> list[str]:
 FLAGS: dict[str, int | None] = {
     **dict.fromkeys(("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
     **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
-    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1), "--info": None, "-i": None,
+    **dict.fromkeys(("--config-dir", "-cd"), 1), "--info": None, "-i": None,
 }  # fmt: skip
 
 
@@ -88,6 +93,11 @@ def flags_first(arguments: list[str]) -> list[str]:
                 raise UserError(f"{word!r} is no setting: expected key=value, such as eval=gsm8k or seed=3")
             rest.append(word)
             continue
+        if name == "--experimental-rerun":
+            raise UserError(f"{name}: mft keeps no job files of Hydra; start the same command again, or run the run folder's "
+                            f"settings: its run.json holds the command")  # fmt: skip
+        if separator and FLAGS.get(name) == 0:
+            raise UserError(f"{word}: {name} takes no value; write {name}")
         if name not in FLAGS:
             key = name.lstrip("-").replace("-", "_")
             near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
@@ -100,6 +110,8 @@ def flags_first(arguments: list[str]) -> list[str]:
         if not words:
             raise UserError(f"{word}: expected a value after it, such as {word}=NAME")
         flags.append(words.pop(0))
+    if "--resolve" in flags and not any(flag.split("=")[0] in ("--cfg", "-c") for flag in flags):
+        raise UserError("--resolve: goes with --cfg job, which prints the configuration; leave it out")
     return flags + rest
 
 
@@ -111,38 +123,73 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], obj
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, instead of being printed with exit code 1
     import hydra
+    import yaml
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = groups(config_dirs(arguments))
+    folders = config_dirs(arguments)
+    known = groups(folders)
     failures: list[Exception] = []  # kept from Hydra, which would print them its own way and end a sweep at the first
+    typed, words = sys.argv, own_overrides(flags_first(arguments))
+    check_words(arguments, known)
 
     def plain(config: DictConfig) -> None:
         if any(isinstance(f, Stopped) for f in failures):
             return
+        sys.argv = typed  # what a run records is what was typed
         try:
-            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            task(typing.cast(Values, values))
+            task(resolved(config, name))
         except OmegaConfBaseException as error:
             failures.append(UserError(hydra_sentence(error, known)))
         except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
             failures.append(error)
 
-    before = sys.argv
-    sys.argv = [f"mft {name}", *own_overrides(flags_first(arguments))]
+    sys.argv = [f"mft {name}", *words]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(hydra_sentence(error, known)) from None
+        overrides = [w for w in words if not w.startswith("-") and "=" in w]
+        raise UserError(hydra_sentence(error, known, overrides)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(yaml_sentence(error, folders)) from None
     finally:
-        sys.argv = before
+        sys.argv = typed
     if stopped := [f for f in failures if isinstance(f, Stopped)]:
         raise stopped[0]
     if len(failures) > 1:
         raise UserError(f"{len(failures)} jobs failed:\n" + "\n".join(str(f) for f in failures))
     if failures:
         raise failures[0]
+
+
+def resolved(config: DictConfig, name: str) -> Values:
+    """A composed configuration as nested plain dicts. Interpolations see the schema's defaults, too: ${seed},
+    ${train.learning_rate}; the result holds no more keys than `config`. Raises OmegaConf's errors."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationKeyError
+
+    try:
+        return typing.cast(Values, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except InterpolationKeyError:
+        filled = OmegaConf.merge(defaults(name, OmegaConf.select(config, "method.name")), config)
+        values = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
+        return typing.cast(Values, picked(OmegaConf.to_container(config, resolve=False), values))
+
+
+def defaults(name: str, method: str | None) -> Values:
+    """What conf/<name>.yaml's configuration holds where nothing is set."""
+    values = to_plain(ROOTS[name]())
+    with contextlib.suppress(UserError):  # an unknown method is told when the configuration is built
+        if "method" in values and method:
+            values["method"] = to_plain(build(typing.cast(type, AnyMethod), {"name": method}))
+    return values
+
+
+def picked(shape: object, values: object) -> object:
+    """Of `values` the keys that `shape` has."""
+    if isinstance(shape, dict) and isinstance(values, dict):
+        return {key: picked(inner, values[key]) for key, inner in shape.items()}
+    return values
 
 
 def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> Values:
@@ -164,26 +211,9 @@ def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> Values:
     return typing.cast(Values, values)
 
 
-def hydra_sentence(error: Exception, known: dict[str, list[str]]) -> str:
-    """Hydra's message in one sentence; for an unknown option the options and the nearest of them."""
-    text = str(error)
-    match = re.search(r"Could not (?:find|load) '([\w/.-]+)/([^']+)'", text) or re.search(
-        r"In '[^']*': Could not find '([^']+)/([^']+)'", text
-    )
-    if match and match[1] == "eval":
-        near = difflib.get_close_matches(match[2], known["eval"], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        return f"eval={match[2]}: no such benchmark or suite; {hint}mft eval list shows all"
-    if match and match[1] in known:
-        options = known[match[1]]
-        return f"{match[1]}={match[2]}: no such option; valid: {', '.join(options)}{did_you_mean(match[2], options)}"
-    if "override_grammar" in text:
-        said = text.splitlines()[0].split("++")[-1].removesuffix("'")
-        quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'
-        return f"{said}: Hydra reads < > | {{ ( = : , and ' as grammar; give such a text in quotes: '{quoted}'"
-    lines = [
-        line.strip()
-        for line in text.splitlines()
-        if line.strip() and "full_key" not in line and "object_type" not in line
-    ]
-    return " ".join(lines)
+def hydra_completion(arguments: list[str], name: str) -> None:
+    """Hydra's own completion for conf/<name>.yaml; it knows the keys that a YAML file has, not the schema's."""
+    import hydra
+
+    sys.argv = ["mft", *arguments]
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(lambda config: None)()

@@ -79,6 +79,11 @@ def describe(cls: type, item: ErrorDetails, prefix: str, shown: Callable[[object
             f"unknown key {name}: a benchmark's key is eval.benchmarks.<name>.{path[-1]} (and its YAML file starts with the "
             f"line # @package eval.benchmarks.<name>)"
         )
+    if kind == "unexpected_keyword_argument" and path == ["experiment"]:
+        return "experiment=<name>: its YAML file has to start with the line # @package _global_"
+    if kind == "unexpected_keyword_argument" and "." in path[-1]:
+        section, _, key = path[-1].partition(".")
+        return f"unknown key {name}: in a YAML file write it as sections, {section}: {{{key}: {shown(value)}}}"
     if kind == "unexpected_keyword_argument":
         return f"unknown key {name} (value {shown(value)}){nearest_key(cls, owner, path)}"
     if kind == "union_tag_invalid":

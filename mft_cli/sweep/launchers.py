@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
+from mft_cli.config.compose import resolved
 from mft_cli.config.load import train_config
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
@@ -84,19 +86,19 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
 
 
 def shared_mistake(ledger: Ledger, numbers: Sequence[int]) -> str | None:
-    """What is wrong with the configuration of every job, if that is the same: told once, before the first is started.
+    """What is wrong, if no job of several can run: told once, before the first is started.
 
     A search asks for one job at a time; there a mistake belongs to the values that it tried.
     """
-    said = set()
+    said: dict[str, str] = {}  # sentences that differ in a value only are one
     for number in numbers:
         try:
             train_config(ledger.values(number))
         except UserError as error:
-            said.add(str(error))
+            said.setdefault(re.sub(r"\(value [^()]*\)", "", str(error)), str(error))
         else:
             return None
-    return said.pop() if len(said) == 1 and len(numbers) > 1 else None
+    return "\n".join(said.values()) if said and len(numbers) > 1 else None
 
 
 def namespace_module() -> types.ModuleType:
@@ -127,7 +129,7 @@ def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: DictConfi
 def composed(loader: Any, config: DictConfig, job: Job) -> Values:
     """One job's configuration as nested plain dicts, interpolations such as ${hydra:job.num} resolved."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import open_dict
 
     before = HydraConfig.instance().cfg
     whole = loader.load_sweep_config(config, list(job.overrides))
@@ -138,12 +140,9 @@ def composed(loader: Any, config: DictConfig, job: Job) -> Values:
         without_hydra = copy.deepcopy(whole)
         with open_dict(without_hydra):
             del without_hydra["hydra"]
-        values = OmegaConf.to_container(without_hydra, resolve=True, throw_on_missing=True)
+        return resolved(without_hydra, "train")
     finally:
         HydraConfig.instance().cfg = before
-    if not isinstance(values, dict):
-        raise UserError(f"job {job.number}: the configuration is no mapping")
-    return {str(k): v for k, v in values.items()}
 
 
 def sweep_name(overrides: Sequence[str]) -> str:

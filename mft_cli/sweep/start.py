@@ -51,7 +51,12 @@ def sweep(arguments: list[str], train: Train) -> None:
     folder = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments)}'"]
     with contextlib.ExitStack() as stack:
         current = Current(arguments, stack)
-        sequential = lambda ledger, numbers, options: in_sequence(ledger, numbers, train)  # noqa: E731
+        typed = sys.argv
+
+        def sequential(ledger: Ledger, numbers: list[int], options: Values) -> None:
+            sys.argv = typed  # Hydra's own words stand there; a run records what was typed
+            in_sequence(ledger, numbers, train)
+
         dry_run = is_dry_run(arguments)
         if dry_run:  # the jobs are entered as for a real one, but nothing runs
             arguments = [a for a in arguments if not DRY_RUN.match(a)]

@@ -29,7 +29,11 @@ from mft_cli.config.schema.methods import (
 from mft_cli.config.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.config.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
+# conf/<name>.yaml -> the dataclass that it fills
+ROOTS: dict[str, type] = {"train": TrainConfig, "eval": EvalRunConfig, "critique": CritiqueRunConfig}
+
 __all__ = [
+    "ROOTS",
     "AnyMethod", "ApiConfig", "BenchmarkConfig", "BudgetConfig", "CheckpointConfig", "ChunkRefineConfig",
     "CritiqueRunConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig",
     "MaskFinetuneConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig",
