@@ -15,9 +15,11 @@ from mft_cli.errors import UserError
 from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal
 from mft_cli.eval.plan import Plan
-from mft_cli.eval.problems import Problem
+from mft_cli.eval.problems import OptionNames, Problem
 from mft_cli.eval.session import Session
 from mft_cli.files import digest_of
+
+KEYS = OptionNames("data.sources.{name}", "data.sources.{name}", "solutions.questions")  # what its settings are called
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Base:
 
 def sample_solutions(config: CritiqueRunConfig, out: Path) -> Base:
     """Everything that solutions/<source>.jsonl lacks, and the solutions in order. Raises UserError, Stopped."""
-    session = Session(session_config(config), out)
+    session = Session(session_config(config), out, KEYS)
     try:
         plans = [replace(p, journal=Journal(journal_path(out, p.name), p.journal.keys)) for p in session.plans(out)]
         for plan in plans:
@@ -87,6 +89,7 @@ def session_config(config: CritiqueRunConfig) -> EvalRunConfig:
             top_p=wanted.top_p,
             max_new_tokens=wanted.max_new_tokens,
             limit=wanted.questions,
+            unreadable_golds=1.0,  # told, but training data is not a benchmark
         )
         for name, source in config.data.sources.items()
     }

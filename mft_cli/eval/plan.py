@@ -17,7 +17,7 @@ from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines.base import Completion, Request, Sampling
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.metrics_file import Facts, Overlap
-from mft_cli.eval.problems import Problem, base_questions, load_problems
+from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames, Problem, base_questions, load_problems
 from mft_cli.files import digest_of
 from mft_cli.models.folder import ModelFolder
 from mft_cli.models.vocabulary import structure_tokens
@@ -126,7 +126,14 @@ def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: Facts, to
     return PromptConfig(name="raw", kind="template", template="{question}\n")
 
 
-def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject: Subject, out: Path) -> Plan:
+def make_plan(
+    name: str,
+    benchmark: BenchmarkConfig,
+    config: EvalConfig,
+    subject: Subject,
+    out: Path,
+    option_names: OptionNames = EVAL_OPTIONS,
+) -> Plan:
     """Load, render and digest one benchmark. Raises UserError (missing data, a chat prompt without a template ...)."""
     if benchmark.samples > 1 and benchmark.temperature == 0:
         raise UserError(
@@ -134,7 +141,7 @@ def make_plan(name: str, benchmark: BenchmarkConfig, config: EvalConfig, subject
             f"{benchmark.samples} times; set a temperature, such as 0.7, or samples=1"
         )
     renderer = Renderer(subject.tokenizer, pick_prompt(benchmark, config, subject.folder.facts, subject.tokenizer))
-    problems, data_summary = load_problems(name, benchmark, config.seed, config.limit)
+    problems, data_summary = load_problems(name, benchmark, config.seed, config.limit, option_names)
     prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
     room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
     sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mft_cli.answers.extraction import extract
 from mft_cli.answers.golds import is_readable
@@ -28,19 +29,31 @@ class Problem:
     row: Row
 
 
+class OptionNames(NamedTuple):
+    """What the settings of the benchmark {name} are called on the command line, for messages."""
+
+    benchmark: str = "eval.benchmarks.{name}"
+    source: str = "eval.benchmarks.{name}.source"
+    limit: str = "eval.benchmarks.{name}.limit"
+
+
+EVAL_OPTIONS = OptionNames()
+
+
 def load_problems(
-    name: str, benchmark: BenchmarkConfig, seed: int, most: int | None = None
+    name: str, benchmark: BenchmarkConfig, seed: int, most: int | None = None, keys: OptionNames = EVAL_OPTIONS
 ) -> tuple[list[Problem], str]:
     """The problems after the draw of `limit` (else of at most `most`), in the data's order, and where they come from.
 
     Raises UserError for missing data, a row without a gold answer, more than `benchmark.unreadable_golds` of them that the
     answer type cannot read, or a limit above the number of rows.
     """
-    advice = f"correct or remove the row; eval.benchmarks.{name}.source says which fields are read"
+    keys = OptionNames(*(key.format(name=name) for key in keys))
+    advice = f"correct or remove the row; {keys.source} says which fields are read"
     rows = load_rows(benchmark.source, name=name, seed=seed, advice=advice)
     problems, seen = [], dict[str, int]()
     for number, row in enumerate(rows.rows):
-        gold = gold_answer(row, benchmark, name)
+        gold = gold_answer(row, benchmark, name, keys.benchmark)
         id = digest_of([row.question, gold])
         seen[id] = seen.get(id, 0) + 1
         problems.append(Problem(id if seen[id] == 1 else f"{id}-{seen[id]}", number, gold, row))
@@ -50,7 +63,7 @@ def load_problems(
     if warning := unreadable_golds(name, benchmark, [(p.row.key, p.gold) for p in problems]):
         summary += f"; WARNING: {warning}"
     most = len(problems) if most is None else min(most, len(problems))
-    return draw(name, problems, benchmark.limit or most, seed), summary
+    return draw(keys.limit, problems, benchmark.limit or most, seed), summary
 
 
 def unreadable_golds(name: str, benchmark: BenchmarkConfig, golds: list[tuple[str, str]]) -> str:
@@ -73,7 +86,7 @@ def unreadable_golds(name: str, benchmark: BenchmarkConfig, golds: list[tuple[st
             f"{told}; correct the rows, or set eval.benchmarks.{name}.answer_type or .source.answer; "
             f"eval.benchmarks.{name}.unreadable_golds={math.ceil(1000 * len(unreadable) / len(golds)) / 1000:g} takes them as they are"
         )
-    return f"{told}: no answer to them counts as right"
+    return f"{told}: an answer to them hardly ever counts as right"
 
 
 def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[str]:
@@ -81,19 +94,17 @@ def base_questions(problems: list[Problem], benchmark: BenchmarkConfig) -> list[
     return [text(p.row.meta, benchmark.group, p.row.key) for p in problems] if benchmark.group else []
 
 
-def draw(name: str, problems: list[Problem], limit: int, seed: int) -> list[Problem]:
+def draw(key: str, problems: list[Problem], limit: int, seed: int) -> list[Problem]:
     """`limit` problems, the same for every model; a smaller limit draws a subset of a larger one's."""
     if limit == len(problems):
         return problems
     if limit > len(problems):
-        raise UserError(
-            f"eval.benchmarks.{name}.limit={limit}: there are only {len(problems)} problems; set it lower or to null"
-        )
+        raise UserError(f"{key}={limit}: there are only {len(problems)} problems; set it lower or to null")
     ranked = sorted(problems, key=lambda p: digest64("limit", seed, p.id))[:limit]
     return sorted(ranked, key=lambda p: p.number)
 
 
-def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
+def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str, key: str) -> str:
     """The gold of a row, in the form that `mft_cli.eval.grading.graders` states for the benchmark's answer type. UserError."""
     try:
         parts = {field: get(row.meta, path, row.key) for field, path in map(named, benchmark.gold_fields)}
@@ -106,7 +117,7 @@ def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
             if labels := {field: str(row.meta[field]) for field in benchmark.labels if field in row.meta}:
                 parts["labels"] = labels
     except BadRow as problem:
-        raise UserError(f"{problem}; correct the row or eval.benchmarks.{name}") from None
+        raise UserError(f"{problem}; correct the row or {key}") from None
     if row.choices:
         parts["choices"] = row.choices
     if isinstance(parts.get("tolerance"), str):

@@ -26,6 +26,7 @@ from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import read_lines
 from mft_cli.eval.metrics_file import Facts, GoldLogprob, Metrics, write_metrics
 from mft_cli.eval.plan import Plan, Subject, make_plan
+from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
 from mft_cli.models.folder import check_context, open_endpoint, open_model
@@ -45,8 +46,8 @@ def refuse_chat(name: str, prompts: list[PromptConfig]) -> None:
 class Session:
     """One model during one evaluation: its folder, tokenizer, and the engine once it is needed."""
 
-    def __init__(self, config: EvalRunConfig, out: Path):
-        self.config, self.logs = config, out / "logs"
+    def __init__(self, config: EvalRunConfig, out: Path, option_names: OptionNames = EVAL_OPTIONS):
+        self.config, self.logs, self.option_names = config, out / "logs", option_names
         self.engine: Engine | None = None
         self.gold_model: PreTrainedModel | None = None
         self.load_s = 0.0
@@ -92,7 +93,7 @@ class Session:
         """A plan for every benchmark; prints where the problems come from, and every warning."""
         plans = []
         for name, benchmark in self.config.eval.benchmarks.items():
-            plan = make_plan(name, benchmark, self.config.eval, self.subject, out / name)
+            plan = make_plan(name, benchmark, self.config.eval, self.subject, out / name, self.option_names)
             plans.append(plan)
             prompts = [plan.renderer.prompt, *([second_prompt(plan)] if plan.two_passes else [])]
             if self.config.eval.engine == "api" and self.config.eval.api.send == "text":

@@ -11,7 +11,7 @@ from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.config.schema.inputs import SourceConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange, group_by_problem
-from mft_cli.eval.problems import load_problems
+from mft_cli.eval.problems import OptionNames, load_problems
 from mft_cli.eval.score import score_file
 from tests.support.sums import write_sums
 
@@ -144,3 +144,13 @@ def test_a_bad_row_of_a_benchmark_is_told_without_the_keys_of_training(tmp_path:
         load_problems("b", BenchmarkConfig(source=SourceConfig(path=str(path), response="answer")), 0)
     assert "eval.benchmarks.b.source says" in str(error.value)
     assert "data.on_bad_row" not in str(error.value)
+
+
+def test_advice_names_the_keys_of_the_command(tmp_path: Path) -> None:
+    keys = OptionNames("data.sources.{name}", "data.sources.{name}", "solutions.questions")
+    made = BenchmarkConfig(source=SourceConfig(path=str(write_sums(tmp_path, 3)), response="answer"), limit=5)
+    with pytest.raises(UserError, match=r"^solutions.questions=5: there are only 3 problems"):
+        load_problems("b", made, 0, keys=keys)
+    made.gold_marker = "Answer:"
+    with pytest.raises(UserError, match=r"correct the row or data.sources.b$"):
+        load_problems("b", made, 0, keys=keys)
