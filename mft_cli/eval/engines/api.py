@@ -12,8 +12,8 @@ import queue
 import random
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from mft_cli.config.schema.evaluation import ApiConfig
 from mft_cli.errors import UserError
@@ -46,6 +46,7 @@ class JsonMessages:
     chat_template = "json"
     all_special_tokens: tuple[str, ...] = ()
     all_special_ids: tuple[int, ...] = ()
+    added_tokens_decoder: ClassVar[Mapping[int, Any]] = {}
     bos_token_id, eos_token_id = None, 0
 
     def __call__(self, text: str, **more: Any) -> dict[str, list[int]]:
