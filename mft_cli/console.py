@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -152,3 +153,24 @@ class quiet_transformers:
         from transformers.utils import logging
 
         logging.set_verbosity(self.level)
+
+
+NUMBER = re.compile(r"[+\N{MINUS SIGN}-]?\d")
+UNKNOWN = ("", "-", "–")  # cells that say nothing, in a column of numbers too
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table with a head: columns of equal width, those of numbers to the right (the first one never)."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [index > 0 and _numbers(column[1:]) for index, column in enumerate(zip(*rows, strict=True))]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, right, strict=True)
+        lines.append("  ".join(text.rjust(width) if to_right else text.ljust(width) for text, width, to_right in cells))
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return [line.rstrip() for line in lines]
+
+
+def _numbers(cells: Sequence[str]) -> bool:
+    written = [cell for cell in cells if cell not in UNKNOWN]
+    return bool(written) and all(NUMBER.match(cell) for cell in written)

@@ -24,6 +24,7 @@ DISK_ERRORS = {
 UMASK = os.umask(0o077)  # it can only be read by being set
 os.umask(UMASK)
 FILE_MODE = 0o666 & ~UMASK
+JsonObject = dict[str, Any]  # a parsed JSON object
 
 
 def disk_problem(error: BaseException) -> str | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mft_cli.analysis import dependency_report
 from mft_cli.analysis.regions import HIDDEN, READ, REGIONS, Corruption, Variant, as_examples, variants_of
@@ -23,7 +22,7 @@ from mft_cli.console import TokenProgress
 from mft_cli.data.pack import lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
-from mft_cli.files import digest_of, locked
+from mft_cli.files import JsonObject, digest_of, locked
 from mft_cli.methods.base import model_inputs
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
@@ -34,28 +33,28 @@ from mft_cli.signals import StopSignal
 VERSION = 1  # of what a record means: another one makes new records
 
 
-def dependency(config: TrainConfig, folders: list[str], own_model: bool, asked: Asked) -> dict[str, Any]:
+def dependency(config: TrainConfig, folders: list[str], own_model: bool, asked: Asked) -> JsonObject:
     """Measure, print the table, write everything, return the JSON. Raises UserError; Stopped after a signal."""
     ready = prepare(config, folders, own_model, asked.examples, asked.split)
     print(ready.source, flush=True)
     settings = {k: v for k, v in asdict(asked).items() if k not in ("examples", "out")} | {
         "seed": config.seed,
-        "words": ready.words,
+        "words": ready.shared_ids,
     }
     rows = [digest_of([int(i), t]) for i, t in identities(ready)]
     name = digest_of([settings, asked.examples, rows])[:8]
     out = Path(asked.out or f"outputs/dependency-{config.data.name or 'data'}-{name}")
     keys = [[digest_of([VERSION, settings, s.folder.weights_digest, row]) for row in rows] for s in ready.subjects]
     with locked(out, f"{out} is in use by another mft process; wait for it, or set out="):
-        journal = Journal(out / "examples.jsonl", [key for own in keys for key in own])
+        journal = Journal(out / "examples.jsonl", [key for model_keys in keys for key in model_keys])
         stop = StopSignal()
         try:
-            for subject, own in zip(ready.subjects, keys, strict=True):
-                measure(ready, subject, own, journal, asked, config.seed, stop)
+            for subject, model_keys in zip(ready.subjects, keys, strict=True):
+                measure(ready, subject, model_keys, journal, asked, config.seed, stop)
         finally:
             journal.close()
         journal.finish()
-        records = [[journal.done[key] for key in own] for own in keys]
+        records = [[journal.done[key] for key in model_keys] for model_keys in keys]
         if not any(r["targets"] for r in records[0]):
             raise UserError(
                 f"near={asked.near}: no response is long enough to have a far context; set near= lower than "
@@ -82,24 +81,24 @@ def measure(
         return
     model = subject.load(ready.device)
     vocabulary = embedding_rows(model)
-    how = corruption(model, subject, asked, ready.words, ready.tokenizer.all_special_ids)
+    how = corruption(model, subject, asked, ready.shared_ids, ready.tokenizer.all_special_ids)
     special, draw = np.array(ready.tokenizer.all_special_ids), Draw(seed)
     progress = TokenProgress(subject.label, len(missing), 1)
     for i in missing:
         if stop.name:
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is measured", stop.name)
         variants = variants_of(ready.examples, i, special, how, draw)
-        found = scores(model, ready.examples.tokens[int(ready.examples.offsets[i]) :], variants, asked, vocabulary)
-        journal.add(keys[i], {"model": subject.folder.weights_digest, "example": ready.examples.keys[i], **found})
+        record = scores(model, ready.examples.tokens[int(ready.examples.offsets[i]) :], variants, asked, vocabulary)
+        journal.add(keys[i], {"model": subject.folder.weights_digest, "example": ready.examples.keys[i], **record})
         progress.examples(1)
     progress.close()
 
 
-def corruption(model: Any, subject: Subject, asked: Asked, words: int, special: list[int]) -> Corruption:
+def corruption(model: nn.Module, subject: Subject, asked: Asked, shared_ids: int, special: list[int]) -> Corruption:
     """What replaces a token. The mask token is the one of method=masked_thought; a model without it gets the mean row."""
     ids = np.zeros(0, dtype=np.int64)
     if asked.corruption == "random":
-        ids = np.setdiff1d(np.arange(words), np.array(special))
+        ids = np.setdiff1d(np.arange(shared_ids), np.array(special))
     elif asked.corruption == "mask":
         tokenizer = subject.tokenizer()
         token = choose_mask_token(tokenizer, "auto")
@@ -110,40 +109,40 @@ def corruption(model: Any, subject: Subject, asked: Asked, words: int, special: 
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, variants: list[Variant], batch_tokens: int, vocabulary: int) -> list[Tensor]:
+def log_probabilities(model: nn.Module, variants: list[Variant], batch_tokens: int, vocabulary: int) -> list[Tensor]:
     """For every variant float64 [targets, V]: log-probabilities of what may stand at its targets."""
     examples = as_examples(variants)
-    found: list[Tensor] = [torch.empty(0)] * len(variants)
+    results: list[Tensor] = [torch.empty(0)] * len(variants)
     for row in lay_rows(examples.lengths, batch_tokens, packing=True):
         batch = make_batch(examples, [row], 0, 0, next(model.parameters()).device)
         hidden_keys = (batch.spans & HIDDEN) > 0
         batch.hidden_keys = hidden_keys if bool(hidden_keys.any()) else None
-        wanted = (batch.spans & READ) > 0
-        hidden = hidden_states(model, **model_inputs(batch))[wanted]
+        read = (batch.spans & READ) > 0
+        hidden = hidden_states(model, **model_inputs(batch))[read]
         result = own_logits(model, hidden)[:, :vocabulary].double().log_softmax(-1)
-        owner = batch.example[wanted]
+        owner = batch.example[read]
         for v in row:
-            found[v] = result[owner == v]
-    return found
+            results[v] = result[owner == v]
+    return results
 
 
-def scores(model: Any, tokens: np.ndarray, variants: list[Variant], asked: Asked, vocabulary: int) -> dict[str, Any]:
+def scores(model: nn.Module, tokens: np.ndarray, variants: list[Variant], asked: Asked, vocabulary: int) -> JsonObject:
     """One example's record: means over targets and draws of each region's drop, divergence, count and distance."""
     if not variants:
         return {"targets": 0, "logprob": None, "regions": {}}
     clean, *others = log_probabilities(model, variants, asked.batch_tokens, vocabulary)
-    place = {j: n for n, j in enumerate(variants[0].targets)}
+    row_of = {j: n for n, j in enumerate(variants[0].targets)}
     values: dict[str, dict[str, list[float]]] = {r: defaultdict(list) for r in REGIONS}
     for variant, changed in zip(variants[1:], others, strict=True):
         for j, after in zip(variant.targets, changed, strict=True):
-            before, one = clean[place[j]], values[str(variant.region)]
+            before, measured = clean[row_of[j]], values[str(variant.region)]
             drop = float(before[int(tokens[j])] - after[int(tokens[j])])
             at = [k for k in variant.corrupted if k < j]
-            one["drop"].append(drop)
-            one["kl"].append(max(0.0, float((before.exp() * (before - after)).sum())))  # below 0 only by rounding
-            one["drop_per_token"].append(drop / len(at))
-            one["corrupted"].append(float(len(at)))
-            one["distance"].append(j - float(np.mean(at)))
-    logprob = float(np.mean([float(clean[n, int(tokens[j])]) for j, n in place.items()]))
-    means = {r: {name: float(np.mean(v)) for name, v in one.items()} for r, one in values.items()}
-    return {"targets": len(place), "logprob": logprob, "regions": means}
+            measured["drop"].append(drop)
+            measured["kl"].append(max(0.0, float((before.exp() * (before - after)).sum())))  # below 0 only by rounding
+            measured["drop_per_token"].append(drop / len(at))
+            measured["corrupted"].append(float(len(at)))
+            measured["distance"].append(j - float(np.mean(at)))
+    logprob = float(np.mean([float(clean[n, int(tokens[j])]) for j, n in row_of.items()]))
+    means = {r: {name: float(np.mean(v)) for name, v in measured.items()} for r, measured in values.items()}
+    return {"targets": len(row_of), "logprob": logprob, "regions": means}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from mft_cli.analysis.page import Part, Picture, publish
+from mft_cli.analysis.page import publish
 from mft_cli.analysis.regions import REGIONS
 from mft_cli.analysis.subjects import Prepared
+from mft_cli.files import JsonObject
+from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import Bar, bars
 from mft_cli.report.wording import one_line
 from mft_cli.stats.intervals import bootstrap_mean
 from mft_cli.stats.significance import paired_difference
+
+Values = dict[tuple[str, str], list[float]]  # (measure, region) -> a value for each example
 
 MEASURES = {
     "drop": "fall of the true token's log-probability (nats)",
@@ -23,13 +27,13 @@ READING = [
     "A region is corrupted in the input alone; the token whose prediction is measured stays the same.",
     "question: the prompt without its first and its special tokens; near: the last response tokens; far: all earlier ones.",
     "The same share of each region is corrupted, so that the size of a region decides little; the fall for each "
-    "corrupted token is beside it.",
+    "corrupted token is shown as well.",
     "Intervals are 95 % bootstrap intervals over examples; differences are taken example by example.",
     "A share of 0.6 for the question means: of the change that the three corruptions make, 60 % comes from the question.",
 ]
 
 
-def write(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any], out: Path) -> dict[str, Any]:
+def write(ready: Prepared, records: list[list[JsonObject]], settings: JsonObject, out: Path) -> JsonObject:
     """Prints tables and writes dependency.json, .html and two PNG files into `out`. `records` [models][examples]."""
     result = as_json(ready, records, settings)
     source = f"{ready.source}; {result['examples']} of them with a far context, {result['targets']} targets"
@@ -37,9 +41,9 @@ def write(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[s
     return publish(out, "dependency", title, source, result, tables(result), plots(result), READING)
 
 
-def as_json(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict[str, Any]) -> dict[str, Any]:
+def as_json(ready: Prepared, records: list[list[JsonObject]], settings: JsonObject) -> JsonObject:
     used = [i for i, record in enumerate(records[0]) if record["targets"]]
-    values = [values_of([own[i] for i in used]) for own in records]
+    values = [values_of([model_values[i] for i in used]) for model_values in records]
     return {
         "data": ready.source,
         "settings": settings,
@@ -52,17 +56,17 @@ def as_json(ready: Prepared, records: list[list[dict[str, Any]]], settings: dict
                 "label": subject.label,
                 "path": subject.config.path,
                 "weights_digest": subject.folder.weights_digest,
-                **nested(own, lambda v: {"mean": mean(v), "interval": list(bootstrap_mean(v))}),
+                **nested(model_values, lambda v: {"mean": mean(v), "interval": list(bootstrap_mean(v))}),
             }
-            for subject, own in zip(ready.subjects, values, strict=True)
+            for subject, model_values in zip(ready.subjects, values, strict=True)
         ],
         "differences": [
             {
                 "first": ready.subjects[0].label,
                 "second": subject.label,
-                **nested_difference(values[0], own),
+                **nested_difference(values[0], model_values),
             }
-            for subject, own in zip(ready.subjects[1:], values[1:], strict=True)
+            for subject, model_values in zip(ready.subjects[1:], values[1:], strict=True)
         ],
     }
 
@@ -71,43 +75,43 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def values_of(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
+def values_of(records: list[JsonObject]) -> Values:
     """(measure, region) -> a value for each example; whole-model measures have the region ''."""
-    found: dict[tuple[str, str], list[float]] = {("logprob", ""): [r["logprob"] for r in records]}
+    values: Values = {("logprob", ""): [r["logprob"] for r in records]}
     for name in ("drop", "kl", "drop_per_token", "corrupted"):
         for region in REGIONS:
-            found[name, region] = [r["regions"][region][name] for r in records]
+            values[name, region] = [r["regions"][region][name] for r in records]
     totals = [sum(r["regions"][x]["kl"] for x in REGIONS) for r in records]
     for region in REGIONS:  # where nothing changes anything all shares are 0
-        found["share", region] = [v / t if t else 0.0 for v, t in zip(found["kl", region], totals, strict=True)]
+        values["share", region] = [v / t if t else 0.0 for v, t in zip(values["kl", region], totals, strict=True)]
     far = [[r["regions"][x]["distance"] for x in REGIONS] for r in records]
-    weights = [[found["share", x][i] for x in REGIONS] for i in range(len(records))]
-    found["distance", ""] = [sum(w * d for w, d in zip(*both, strict=True)) for both in zip(weights, far, strict=True)]
-    return found
+    weights = [[values["share", x][i] for x in REGIONS] for i in range(len(records))]
+    values["distance", ""] = [sum(w * d for w, d in zip(*both, strict=True)) for both in zip(weights, far, strict=True)]
+    return values
 
 
-def nested(values: dict[tuple[str, str], list[float]], summary: Any) -> dict[str, Any]:
+def nested(values: Values, summarise: Callable[[list[float]], object]) -> JsonObject:
     """{measure: {region: summary}}, and {measure: summary} for those of the whole model."""
-    found: dict[str, Any] = {name: summary(values[name, ""]) for name in ("logprob", "distance")}
+    result: JsonObject = {name: summarise(values[name, ""]) for name in ("logprob", "distance")}
     for name in MEASURES:
-        found[name] = {region: summary(values[name, region]) for region in REGIONS}
-    return found
+        result[name] = {region: summarise(values[name, region]) for region in REGIONS}
+    return result
 
 
-def nested_difference(first: dict[tuple[str, str], list[float]], second: dict[tuple[str, str], list[float]]) -> Any:
+def nested_difference(first: Values, second: Values) -> JsonObject:
     pairs = {key: paired_difference(first[key], second[key]) for key in first}
 
-    def one(key: tuple[str, str]) -> dict[str, Any]:
+    def mean_and_interval(key: tuple[str, str]) -> JsonObject:
         return {"mean": pairs[key].difference, "interval": list(pairs[key].bootstrap)}
 
-    found: dict[str, Any] = {name: one((name, "")) for name in ("logprob", "distance")}
-    return found | {name: {region: one((name, region)) for region in REGIONS} for name in MEASURES}
+    result: JsonObject = {name: mean_and_interval((name, "")) for name in ("logprob", "distance")}
+    return result | {name: {region: mean_and_interval((name, region)) for region in REGIONS} for name in MEASURES}
 
 
 # ---- shown ----------------------------------------------------------------------------------------------------------
 
 
-def tables(result: dict[str, Any]) -> list[Part]:
+def tables(result: JsonObject) -> list[Table]:
     """A table for each measure of the regions, one of whole-model numbers, and one of differences."""
     models, parts = result["models"], []
     for name, title in MEASURES.items():
@@ -116,30 +120,30 @@ def tables(result: dict[str, Any]) -> list[Part]:
             rows.append(
                 [one_line(f"{pair['second']} − {pair['first']}"), *(shown(pair[name][r], True) for r in REGIONS)]
             )
-        parts.append(Part(f"{name}: {title}", ["model", *REGIONS], rows))
+        parts.append(Table(f"{name}: {title}", ["model", *REGIONS], rows))
     rows = [[one_line(m["label"]), shown(m["logprob"]), shown(m["distance"], digits=1)] for m in models]
     for pair in result["differences"]:
         rows.append([one_line(f"{pair['second']} − {pair['first']}"), shown(pair["logprob"], True),
                      shown(pair["distance"], True, 1)])  # fmt: skip
     head = ["model", "clean log-prob of the true token", "mean distance, weighted by share (tokens)"]
-    return [*parts, Part("whole model", head, rows)]
+    return [*parts, Table("whole model", head, rows)]
 
 
-def shown(value: dict[str, Any], signed: bool = False, digits: int = 3) -> str:
+def shown(value: JsonObject, signed: bool = False, digits: int = 3) -> str:
     low, high = value["interval"]
     sign = "+" if signed else ""
     return f"{value['mean']:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def plots(result: dict[str, Any]) -> dict[str, Picture]:
+def plots(result: JsonObject) -> dict[str, Picture]:
     titles = {"drop": "Fall of log-probability when a region is corrupted", "share": "Share of dependence by region"}
     units = {"drop": "fall (nats/token)", "share": "share of KL divergence"}
-    found = {}
+    pictures = {}
     for name, title in titles.items():
         series = [
             (m["label"], [Bar(m[name][r]["mean"], tuple(m[name][r]["interval"])) for r in REGIONS])
             for m in result["models"]
         ]
         light, dark = (bars(title, units[name], list(REGIONS), series, dark) for dark in (False, True))
-        found[f"dependency-{name}"] = Picture(title, light, dark)
-    return found
+        pictures[f"dependency-{name}"] = Picture(title, light, dark)
+    return pictures

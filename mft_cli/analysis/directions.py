@@ -24,16 +24,16 @@ def weights_of(model: nn.Module) -> Point:
 
 def random_direction(weights: Point, seed: int, number: int, keep_zeros: bool = False) -> Point:
     """Filter-normalised standard normal direction. `keep_zeros`: weights that are 0 (masked) do not move."""
-    draw, found = Draw(seed), {}
+    draw, result = Draw(seed), {}
     for name, weight in weights.items():
         if weight.dim() < 2:
-            found[name] = torch.zeros_like(weight)
+            result[name] = torch.zeros_like(weight)
             continue
         direction = normal(draw, f"landscape.{number}", name, weight)
         if keep_zeros:
             direction *= weight != 0
-        found[name] = filter_normalised(direction, weight)
-    return found
+        result[name] = filter_normalised(direction, weight)
+    return result
 
 
 def normal(draw: Draw, stream: str, name: str, like: Tensor) -> Tensor:

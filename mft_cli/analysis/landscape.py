@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from mft_cli.analysis import directions, landscape_report
 from mft_cli.analysis.directions import Point
@@ -25,15 +25,15 @@ from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Batch, lay_rows, make_batch
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
-from mft_cli.files import digest_of, locked
+from mft_cli.files import JsonObject, digest_of, locked
 from mft_cli.methods import make
 from mft_cli.methods.base import Method, label_count
 from mft_cli.signals import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
 
-Place = tuple[float, ...]
-Put = Callable[[Place], None]
+Coordinates = tuple[float, ...]
+Put = Callable[[Coordinates], None]
 
 
 class Loss:
@@ -46,7 +46,7 @@ class Loss:
         self.labels = sum(label_count(batch) for batch in self.batches)
 
     @torch.inference_mode()
-    def __call__(self, model: Any) -> float:
+    def __call__(self, model: nn.Module) -> float:
         sums = [float(self.method.loss(model, batch).sums["ce"]) for batch in self.batches]
         return math.fsum(sums) / self.labels
 
@@ -56,14 +56,14 @@ class Scene:
     """Places to evaluate; `open` loads the weights and gives the model and what puts it at a place."""
 
     label: str
-    places: list[Place]
+    places: list[Coordinates]
     subjects: list[Subject]
-    open: Callable[[], tuple[Any, Put]]
+    open: Callable[[], tuple[nn.Module, Put]]
     axes: tuple[list[float], ...]  # coordinates along each axis
-    marks: list[Place]  # where the subjects lie, in their order
+    marks: list[Coordinates]  # where the subjects lie, in their order
 
 
-def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: LandscapeSettings) -> dict[str, Any]:
+def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: LandscapeSettings) -> JsonObject:
     """Evaluate, print the table, write everything, return the JSON. Raises UserError; Stopped after a signal."""
     check_landscape(asked)
     ready = prepare(config, folders, own_model, asked.examples, asked.split)
@@ -84,22 +84,22 @@ def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: L
     with locked(out, f"{out} is in use by another mft process; wait for it, or set out="):
         stop = StopSignal()
         scenes = make_scenes(ready, asked, config.seed)
-        keys = [[key_of(scene, place, shared) for place in (*scene.marks, *scene.places)] for scene in scenes]
-        journal = Journal(out / "points.jsonl", list(dict.fromkeys(key for own in keys for key in own)))
+        keys = [[key_of(scene, point, shared) for point in (*scene.marks, *scene.places)] for scene in scenes]
+        journal = Journal(out / "points.jsonl", list(dict.fromkeys(key for scene_keys in keys for key in scene_keys)))
         try:
-            for scene, own in zip(scenes, keys, strict=True):
-                evaluate(scene, own, journal, loss, stop)
+            for scene, scene_keys in zip(scenes, keys, strict=True):
+                evaluate(scene, scene_keys, journal, loss, stop)
         finally:
             journal.close()
         journal.finish()
-        losses = [[journal.done[key]["loss"] for key in own] for own in keys]
+        losses = [[journal.done[key]["loss"] for key in scene_keys] for scene_keys in keys]
         return landscape_report.write(ready, scenes, losses, settings, loss.labels, out)
 
 
 def check_count(kind: str, count: int) -> None:
-    wanted = {"random": "one or more", "line": "two or more", "plane": "three"}[kind]
+    expected = {"random": "one or more", "line": "two or more", "plane": "three"}[kind]
     if (kind == "line" and count < 2) or (kind == "plane" and count != 3):
-        raise UserError(f"kind={kind} takes {wanted} models and got {count}: name run folders or model folders")
+        raise UserError(f"kind={kind} takes {expected} models and got {count}: name run folders or model folders")
 
 
 def data_digest(ready: Prepared) -> str:
@@ -107,12 +107,12 @@ def data_digest(ready: Prepared) -> str:
     return digest_of([e.ids.tolist(), e.tokens.tolist(), e.loss_mask.tolist()])
 
 
-def key_of(scene: Scene, place: Place, shared: list[Any]) -> str:
+def key_of(scene: Scene, point: Coordinates, shared: list[object]) -> str:
     """A model's own place has a key of its own, so that it is evaluated once however many scenes it is in."""
-    if place in scene.marks:
+    if point in scene.marks:
         data = [shared[0], *shared[4:5], shared[-1]]
-        return digest_of(["model", *data, scene.subjects[scene.marks.index(place)].folder.weights_digest])
-    return digest_of([*shared, [s.folder.weights_digest for s in scene.subjects], list(place)])
+        return digest_of(["model", *data, scene.subjects[scene.marks.index(point)].folder.weights_digest])
+    return digest_of([*shared, [s.folder.weights_digest for s in scene.subjects], list(point)])
 
 
 def evaluate(scene: Scene, keys: list[str], journal: Journal, loss: Loss, stop: StopSignal) -> None:
@@ -157,15 +157,15 @@ def around(subject: Subject, device: torch.device, asked: LandscapeSettings, see
     """One or two random filter-normalised directions; their coordinate 1 is a step as long as the weights."""
     axis = spread(-asked.reach, asked.reach, asked.points)
 
-    def load() -> tuple[Any, Put]:
+    def load() -> tuple[nn.Module, Put]:
         model = subject.load(device)
         origin = directions.weights_of(model)
         steps = [
             directions.random_direction(origin, seed, number, asked.keep_zeros) for number in range(asked.dimensions)
         ]
-        return model, lambda place: directions.put_sum(model, origin, list(zip(place, steps, strict=True)))
+        return model, lambda point: directions.put_sum(model, origin, list(zip(point, steps, strict=True)))
 
-    places: list[Place] = [(a,) for a in axis] if asked.dimensions == 1 else [(a, b) for b in axis for a in axis]
+    places: list[Coordinates] = [(a,) for a in axis] if asked.dimensions == 1 else [(a, b) for b in axis for a in axis]
     return Scene(subject.label, places, [subject], load, (axis,) * asked.dimensions, [(0.0,) * asked.dimensions])
 
 
@@ -173,11 +173,11 @@ def between(pair: list[Subject], number: int, device: torch.device, points: int)
     """The straight line from one model to the next; coordinates count models."""
     axis = [number + i / (points - 1) for i in range(points)]
 
-    def load() -> tuple[Any, Put]:
+    def load() -> tuple[nn.Module, Put]:
         model, (first, second) = loaded(pair, device)
-        return model, lambda place: directions.put_between(model, first, second, place[0] - number)
+        return model, lambda point: directions.put_between(model, first, second, point[0] - number)
 
-    marks: list[Place] = [(float(number),), (float(number + 1),)]
+    marks: list[Coordinates] = [(float(number),), (float(number + 1),)]
     return Scene(f"{pair[0].label} → {pair[1].label}", [(a,) for a in axis], pair, load, (axis,), marks)
 
 
@@ -194,17 +194,17 @@ def through(subjects: list[Subject], device: torch.device, asked: LandscapeSetti
         room = asked.margin * (max(values) - min(values))
         axes.append(spread(min(values) - room, max(values) + room, asked.points))
 
-    def put(place: Place) -> None:
-        if place in marks:  # the model's own bits, without the rounding of the way there
-            directions.put_sum(model, points[marks.index(place)], [])
+    def put(point: Coordinates) -> None:
+        if point in marks:  # the model's own bits, without the rounding of the way there
+            directions.put_sum(model, points[marks.index(point)], [])
         else:
-            directions.put_sum(model, origin, [(place[0], u), (place[1], v)])
+            directions.put_sum(model, origin, [(point[0], u), (point[1], v)])
 
-    places: list[Place] = [(a, b) for b in axes[1] for a in axes[0]]
+    places: list[Coordinates] = [(a, b) for b in axes[1] for a in axes[0]]
     return Scene("plane", places, subjects, lambda: (model, put), (axes[0], axes[1]), list(marks))
 
 
-def loaded(subjects: list[Subject], device: torch.device) -> tuple[Any, list[Point]]:
+def loaded(subjects: list[Subject], device: torch.device) -> tuple[nn.Module, list[Point]]:
     """The first model, and every model's weights. Raises UserError for models of different shape."""
     model = subjects[0].load(device)
     points = [directions.weights_of(model)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-from mft_cli.analysis.page import Part, Picture, publish
+from mft_cli.analysis.page import publish
+from mft_cli.analysis.scenes import Scene
 from mft_cli.analysis.subjects import Prepared
+from mft_cli.files import JsonObject
+from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import loss_lines, loss_surface
 from mft_cli.report.wording import one_line
 
@@ -19,32 +21,31 @@ READING = [
     "On a plane: axes are Euclidean distances in weight space from the first model; the first axis leads to the second.",
 ]
 
-Scenes = list[Any]  # of landscape.Scene
 Losses = list[list[float | None]]  # [scenes][marks, then places]; None: not finite
 
 
 def write(
-    ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str, Any], labels: int, out: Path
-) -> dict[str, Any]:
+    ready: Prepared, scenes: list[Scene], losses: Losses, settings: JsonObject, labels: int, out: Path
+) -> JsonObject:
     """Prints tables and writes landscape.json, .html and PNG files into `out`."""
     result = as_json(ready, scenes, losses, settings, labels)
     source = f"{ready.source}; {labels} label tokens; fp32"
     return publish(out, "landscape", "Loss landscape", source, result, tables(result), plots(result), READING)
 
 
-def as_json(ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str, Any], labels: int) -> dict[str, Any]:
-    own: dict[str, float | None] = {}
-    found = []
+def as_json(ready: Prepared, scenes: list[Scene], losses: Losses, settings: JsonObject, labels: int) -> JsonObject:
+    model_losses: dict[str, float | None] = {}
+    scene_results = []
     for scene, values in zip(scenes, losses, strict=True):
         count = len(scene.marks)
-        own.update(zip((s.label for s in scene.subjects), values[:count], strict=True))
+        model_losses.update(zip((s.label for s in scene.subjects), values[:count], strict=True))
         marks = [{"label": s.label, "at": list(p)} for s, p in zip(scene.subjects, scene.marks, strict=True)]
-        one: dict[str, Any] = {"label": scene.label, "marks": marks, "axes": [list(a) for a in scene.axes]}
+        scene_result: JsonObject = {"label": scene.label, "marks": marks, "axes": [list(a) for a in scene.axes]}
         rest = values[count:]
         wide = len(scene.axes[0])
-        one["loss"] = rest if len(scene.axes) == 1 else [rest[i : i + wide] for i in range(0, len(rest), wide)]
-        one |= summary(scene, values[:count], rest, settings["kind"])
-        found.append(one)
+        scene_result["loss"] = rest if len(scene.axes) == 1 else [rest[i : i + wide] for i in range(0, len(rest), wide)]
+        scene_result |= summary(scene, values[:count], rest, settings["kind"])
+        scene_results.append(scene_result)
     return {
         "data": ready.source,
         "examples": len(ready.examples),
@@ -52,43 +53,49 @@ def as_json(ready: Prepared, scenes: Scenes, losses: Losses, settings: dict[str,
         "settings": settings,
         "precision": "fp32",
         "models": [
-            {"label": s.label, "path": s.config.path, "weights_digest": s.folder.weights_digest, "loss": own[s.label]}
+            {
+                "label": s.label,
+                "path": s.config.path,
+                "weights_digest": s.folder.weights_digest,
+                "loss": model_losses[s.label],
+            }
             for s in ready.subjects
         ],
-        "scenes": found,
+        "scenes": scene_results,
     }
 
 
-def summary(scene: Any, own: list[float | None], rest: list[float | None], kind: str) -> dict[str, Any]:
+def summary(scene: Scene, model_losses: list[float | None], rest: list[float | None], kind: str) -> JsonObject:
     """Lowest loss and where, the mean rise over the model (kind=random), the barrier (kind=line)."""
     finite = [(v, p) for v, p in zip(rest, scene.places, strict=True) if v is not None]
-    there = [(v, p) for v, p in zip(own, scene.marks, strict=True) if v is not None]  # models lie between grid points
-    lowest = min([*finite, *there], default=(None, None))
-    found: dict[str, Any] = {"lowest": {"loss": lowest[0], "at": lowest[1] and list(lowest[1])}}
-    found["not_finite"] = len(rest) - len(finite)
-    if kind == "random" and own[0] is not None and finite:
-        found["mean_rise"] = sum(v for v, _ in finite) / len(finite) - own[0]
-    if kind == "line" and own[0] is not None and own[1] is not None:
+    # models lie between grid points
+    models = [(v, p) for v, p in zip(model_losses, scene.marks, strict=True) if v is not None]
+    lowest = min([*finite, *models], default=(None, None))
+    result: JsonObject = {"lowest": {"loss": lowest[0], "at": lowest[1] and list(lowest[1])}}
+    result["not_finite"] = len(rest) - len(finite)
+    if kind == "random" and model_losses[0] is not None and finite:
+        result["mean_rise"] = sum(v for v, _ in finite) / len(finite) - model_losses[0]
+    if kind == "line" and model_losses[0] is not None and model_losses[1] is not None:
         start = scene.marks[0][0]
-        above = [v - (own[0] + (p[0] - start) * (own[1] - own[0])) for v, p in finite]
-        found["barrier"] = max(0.0, *above)
-    return found
+        above = [v - (model_losses[0] + (p[0] - start) * (model_losses[1] - model_losses[0])) for v, p in finite]
+        result["barrier"] = max(0.0, *above)
+    return result
 
 
 # ---- shown ----------------------------------------------------------------------------------------------------------
 
 
-def tables(result: dict[str, Any]) -> list[Part]:
-    parts = [Part("models", ["model", "loss"], [[one_line(m["label"]), number(m["loss"])] for m in result["models"]])]
+def tables(result: JsonObject) -> list[Table]:
+    parts = [Table("models", ["model", "loss"], [[one_line(m["label"]), number(m["loss"])] for m in result["models"]])]
     scenes, kind = result["scenes"], result["settings"]["kind"]
     extra = {"random": ("mean_rise", "mean rise"), "line": ("barrier", "barrier"), "plane": None}[kind]
     head = ["where", "lowest loss", "at", *([extra[1]] if extra else [])]
     rows = [
-        [one_line(s["label"]), number(s["lowest"]["loss"]), place(s["lowest"]["at"]),
+        [one_line(s["label"]), number(s["lowest"]["loss"]), coordinates(s["lowest"]["at"]),
          *([number(s.get(extra[0]))] if extra else [])]
         for s in scenes
     ]  # fmt: skip
-    parts.append(Part("summary", head, rows))
+    parts.append(Table("summary", head, rows))
     if all(len(s["axes"]) == 1 for s in scenes):
         if kind == "line":
             rows = [
@@ -96,11 +103,11 @@ def tables(result: dict[str, Any]) -> list[Part]:
                 for s in scenes
                 for a, v in zip(s["axes"][0], s["loss"], strict=True)
             ]
-            parts.append(Part("loss along the way", ["coordinate", "between", "loss"], rows))
+            parts.append(Table("loss along the way", ["coordinate", "between", "loss"], rows))
         else:
             rows = [[f"{a:+.3f}", *(number(s["loss"][i]) for s in scenes)] for i, a in enumerate(scenes[0]["axes"][0])]
             parts.append(
-                Part("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
+                Table("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
             )
     return parts
 
@@ -109,11 +116,11 @@ def number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
-def place(at: list[float] | None) -> str:
+def coordinates(at: list[float] | None) -> str:
     return "" if at is None else "(" + ", ".join(f"{x:+.3f}" for x in at) + ")"
 
 
-def plots(result: dict[str, Any]) -> dict[str, Picture]:
+def plots(result: JsonObject) -> dict[str, Picture]:
     """One of all lines, or one for each surface."""
     scenes, kind = result["scenes"], result["settings"]["kind"]
     if len(scenes[0]["axes"]) == 1:
@@ -122,7 +129,7 @@ def plots(result: dict[str, Any]) -> dict[str, Picture]:
     return {names[index]: surface(scene, kind) for index, scene in enumerate(scenes)}
 
 
-def lines(scenes: list[dict[str, Any]], kind: str) -> Picture:
+def lines(scenes: list[JsonObject], kind: str) -> Picture:
     series = [(s["label"], s["axes"][0], [gap(v) for v in s["loss"]]) for s in scenes]
     title, x, marks = "Loss along a random direction", "step, in norms of the weights' filters", []
     if kind == "line":
@@ -131,7 +138,7 @@ def lines(scenes: list[dict[str, Any]], kind: str) -> Picture:
     return Picture(title, loss_lines(title, x, series, marks), loss_lines(title, x, series, marks, dark=True))
 
 
-def surface(scene: dict[str, Any], kind: str) -> Picture:
+def surface(scene: JsonObject, kind: str) -> Picture:
     title, names = f"Loss around {scene['label']}", ("first direction, in norms of filters", "second direction")
     if kind == "plane":
         title = "Loss on the plane through three models"

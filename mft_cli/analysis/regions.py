@@ -44,7 +44,7 @@ class Variant:
 
 
 def pick_targets(loss_mask: np.ndarray, question: np.ndarray, identity: int, how: Corruption, draw: Draw) -> list[int]:
-    """Up to `how.positions` response tokens with all three regions behind them, by a seeded draw; in order."""
+    """Up to `how.positions` response tokens that come after all three regions, by a seeded draw; in order."""
     response = np.flatnonzero(loss_mask)
     first = int(question[0]) if len(question) else len(loss_mask)
     fit = torch.tensor([int(j) for j in response[how.near + 1 :] if j > first], dtype=torch.int64)
@@ -68,7 +68,7 @@ def region_of(region: str, j: int, loss_mask: np.ndarray, question: np.ndarray, 
 def variants_of(examples: Examples, i: int, special: np.ndarray, how: Corruption, draw: Draw) -> list[Variant]:
     """The clean example first, then the corrupted ones; empty if it has no target.
 
-    Targets with the same question share one copy: what comes behind a target cannot change its prediction.
+    Targets with the same question share one copy: what comes after a target cannot change its prediction.
     """
     here = slice(int(examples.offsets[i]), int(examples.offsets[i + 1]))
     tokens, loss_mask, identity = (
@@ -81,17 +81,17 @@ def variants_of(examples: Examples, i: int, special: np.ndarray, how: Corruption
     targets = pick_targets(loss_mask, question, identity, how, draw)
     if not targets:
         return []
-    found = [Variant(tokens[: targets[-1]], np.zeros(targets[-1], dtype=bool), targets)]
+    variants = [Variant(tokens[: targets[-1]], np.zeros(targets[-1], dtype=bool), targets)]
     for epoch in range(how.draws):
         for _, together in groupby(targets, key=lambda j: int((question < j).sum())):
             group = list(together)
             region = region_of("question", group[-1], loss_mask, question, how.near)
-            found.append(corrupt(tokens, "question", region, group, identity, epoch, how, draw))
+            variants.append(corrupt(tokens, "question", region, group, identity, epoch, how, draw))
         for name in ("near", "far"):
             for j in targets:
                 region = region_of(name, j, loss_mask, question, how.near)
-                found.append(corrupt(tokens, name, region, [j], identity, epoch, how, draw))
-    return found
+                variants.append(corrupt(tokens, name, region, [j], identity, epoch, how, draw))
+    return variants
 
 
 def corrupt(
@@ -99,9 +99,9 @@ def corrupt(
     how: Corruption, draw: Draw,
 ) -> Variant:  # fmt: skip
     """Exactly max(1, round(share x size)) of the region's tokens change; the chosen sets nest while the share grows."""
-    where = torch.from_numpy(region.astype(np.int64))
+    positions = torch.from_numpy(region.astype(np.int64))
     count = max(1, math.floor(how.share * len(region) + 0.5))
-    chosen = where[lowest(draw, "analysis.corrupt", epoch, identity, where, count)].sort().values
+    chosen = positions[lowest(draw, "analysis.corrupt", epoch, identity, positions, count)].sort().values
     made, hidden = tokens[: targets[-1]].copy(), np.zeros(targets[-1], dtype=bool)
     at = chosen.numpy()
     if len(how.ids):

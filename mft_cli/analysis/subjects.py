@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.model_path import kind_of, model_path
 from mft_cli.config.schema.inputs import ModelConfig
@@ -32,13 +33,13 @@ class Subject:
     config: ModelConfig
     folder: ModelFolder
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerFast:
         return load_tokenizer(str(self.folder.tokenizer), self.config)
 
-    def load(self, device: torch.device) -> Any:
+    def load(self, device: torch.device) -> nn.Module:
         """The model in fp32, for packed rows, not training."""
         attention = "sdpa" if self.config.attention in ("auto", "flash_attention_2") else self.config.attention
-        model: Any = load_model(
+        model = load_model(
             str(self.folder.path), self.config, dtype=torch.float32, attention=resolve(attention, device.type)
         )
         return model.to(device).eval().requires_grad_(False)
@@ -50,13 +51,13 @@ class Prepared:
 
     subjects: list[Subject]
     examples: Examples
-    tokenizer: Any  # the first model's
+    tokenizer: PreTrainedTokenizerFast  # the first model's
     source: str  # such as "32 of 480 training examples of gsm_symbolic"
     device: torch.device
-    words: int  # ids below mean the same to every model
+    shared_ids: int  # ids below mean the same to every model
 
 
-def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: int, split: str) -> Prepared:
+def prepare(config: TrainConfig, folders: list[str], own_model: bool, count: int, split: str) -> Prepared:
     """Find the models, read the data and draw `wanted` examples of it, the same for every model. Raises UserError.
 
     `own_model`: whether model= names the first model. `split` is train, validation or auto (validation if there is one).
@@ -64,7 +65,7 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: in
     device = set_up_device(config.launch)
     subjects = find_subjects(config.model, folders, own_model)
     tokenizer = subjects[0].tokenizer()
-    words = shared_words(subjects, tokenizer)
+    shared_ids = shared_vocabulary(subjects, tokenizer)
     method = make(config.method, config.train.logits_chunk)
     loaded = load(config.data, Renderer(tokenizer, config.prompt, tuple(method.new_tokens)), config.seed)
     if split == "validation" and loaded.validation is None:
@@ -74,21 +75,21 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, wanted: in
     held_out = split != "train" and loaded.validation is not None
     examples = loaded.validation if held_out and loaded.validation is not None else loaded.train
     check_contexts(subjects, examples)
-    chosen = examples.take(draw(examples, min(wanted, len(examples)), "analysis", config.seed))
+    chosen = examples.take(draw(examples, min(count, len(examples)), "analysis", config.seed))
     kind = "validation" if held_out else "training"
     source = f"{len(chosen)} of {len(examples)} {kind} examples of {config.data.name or 'the data'}, seed {config.seed}"
-    if int(chosen.tokens.max()) >= words:
+    if int(chosen.tokens.max()) >= shared_ids:
         raise UserError(
-            f"the examples hold words that one of {', '.join(s.config.path for s in subjects)} lacks; name the model "
-            f"with the fewest words first, or analyse them one by one"
+            f"the examples hold tokens that one of {', '.join(s.config.path for s in subjects)} lacks; name the model "
+            f"with the smallest vocabulary first, or analyse them one by one"
         )
-    for one in subjects:
-        trained = one.folder.facts.get("prompt")
+    for subject in subjects:
+        trained = subject.folder.facts.get("prompt")
         if isinstance(trained, dict) and trained != dataclasses.asdict(config.prompt):
             print(
-                f"warning: {one.label} was trained with prompt={trained.get('name')}, here it is {config.prompt.name}"
+                f"warning: {subject.label} was trained with prompt={trained.get('name')}, here it is {config.prompt.name}"
             )
-    return Prepared(subjects, chosen, tokenizer, source, device, words)
+    return Prepared(subjects, chosen, tokenizer, source, device, shared_ids)
 
 
 def find_subjects(model: ModelConfig, folders: list[str], own_model: bool) -> list[Subject]:
@@ -96,16 +97,16 @@ def find_subjects(model: ModelConfig, folders: list[str], own_model: bool) -> li
     configs = [model] if own_model else []
     configs += [dataclasses.replace(model, path=str(model_in(Path(f))), revision=None) for f in folders]
     opened = [open_model(c) for c in configs]
-    for place, one in enumerate(opened):
-        if one.adapter is not None:
+    for index, model_folder in enumerate(opened):
+        if model_folder.adapter is not None:
             raise UserError(
-                f"{configs[place].path}: an adapter; give the merged model, which an export has one folder up"
+                f"{configs[index].path}: an adapter; give the merged model, which an export has one folder up"
             )
     places = [f.path.parent if f.path.name == "export" else f.path for f in opened]
     if len({p.resolve() for p in places}) < len(places):
         raise UserError(f"a model is named twice: {', '.join(c.path for c in configs)}; name each once")
     shown = [Path(c.path).stem if c.path.endswith(".gguf") else p for c, p in zip(configs, places, strict=True)]
-    return [Subject(*found) for found in zip(short_labels([Path(s) for s in shown]), configs, opened, strict=True)]
+    return [Subject(*parts) for parts in zip(short_labels([Path(s) for s in shown]), configs, opened, strict=True)]
 
 
 def model_in(folder: Path) -> Path:
@@ -118,26 +119,26 @@ def model_in(folder: Path) -> Path:
     return path
 
 
-def shared_words(subjects: list[Subject], tokenizer: Any) -> int:
+def shared_vocabulary(subjects: list[Subject], tokenizer: PreTrainedTokenizerFast) -> int:
     """How many ids every model has. Raises UserError unless they mean the same: differences token by token need that."""
     vocabulary = tokenizer.get_vocab()
-    words = len(vocabulary)
-    for one in subjects[1:]:
-        other = one.tokenizer().get_vocab()
-        words = min(words, len(other))
-        if any(other.get(word) != i for word, i in vocabulary.items() if i < words):
+    shared_ids = len(vocabulary)
+    for subject in subjects[1:]:
+        other = subject.tokenizer().get_vocab()
+        shared_ids = min(shared_ids, len(other))
+        if any(other.get(token) != i for token, i in vocabulary.items() if i < shared_ids):
             raise UserError(
-                f"{one.config.path} has another vocabulary than {subjects[0].config.path}: their tokens cannot be "
+                f"{subject.config.path} has another vocabulary than {subjects[0].config.path}: their tokens cannot be "
                 f"compared; analyse them one by one"
             )
-    return words
+    return shared_ids
 
 
 def check_contexts(subjects: list[Subject], examples: Examples) -> None:
     longest = int(examples.lengths.max())
-    for one in subjects:
-        if one.folder.context is not None and longest > one.folder.context:
+    for subject in subjects:
+        if subject.folder.context is not None and longest > subject.folder.context:
             raise UserError(
-                f"the longest example has {longest} tokens, but {one.config.path} has {one.folder.context} positions; "
-                f"set data.max_length={one.folder.context} and data.on_long=drop"
+                f"the longest example has {longest} tokens, but {subject.config.path} has {subject.folder.context} positions; "
+                f"set data.max_length={subject.folder.context} and data.on_long=drop"
             )

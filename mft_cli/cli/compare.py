@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mft_cli.cli.options import read_options
 from mft_cli.config.schema.base import STRICT, key
+from mft_cli.console import text_table
 from mft_cli.errors import UserError
 from mft_cli.report import write
 from mft_cli.report.compare.pairs import Pair
@@ -16,7 +17,6 @@ from mft_cli.report.read.folders import read_compared
 from mft_cli.report.render import tables
 from mft_cli.report.render.blocks import blocks
 from mft_cli.report.render.measures import Block
-from mft_cli.report.render.terminal import aligned
 from mft_cli.report.summary import Summary, summarise
 from mft_cli.report.wording import NONE, one_line, percent
 
@@ -29,10 +29,10 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    options, rest = read_options(Options, "compare", arguments)
-    if not rest:
+    options, named = read_options(Options, "compare", arguments)
+    if not named:
         raise UserError("mft compare needs run or evaluation folders: mft compare outputs/a outputs/b")
-    compare([Path(folder) for folder in rest], options.out)
+    compare([Path(folder) for folder in named], options.out)
 
 
 HEAD = ("second − first", "n", "difference [95 %]", "gained/lost", "same outcome", "p", "Holm", "detectable", "verdict")
@@ -98,8 +98,7 @@ def _pairs(pairs: list[Pair]) -> list[str]:
             continue
         rows.append((name, row.n, f"{row.difference} {row.interval}", f"+{row.gained}/−{row.lost}",
                      percent(pair.agreement), row.p, row.p_holm, row.detectable, row.verdict))  # fmt: skip
-    columns = [(r[0], r[2], r[1], *r[3:]) for r in rows]  # the third column is the one that is set to the right
-    return ["  " + line for line in aligned(columns)]
+    return ["  " + line for line in text_table(rows)]
 
 
 def _block(block: Block) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.console import text_table
 from mft_cli.data.files import BadRow
 from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Hit, Index, Overlap, TrainingRow
 from mft_cli.data.questions import questions_of
@@ -133,11 +134,8 @@ def table(result: Values) -> list[str]:
         rows.append(
             (name, str(counts["problems"]), *(str(counts[k]) for k in KINDS), share, str(counts["training_rows"]))
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]  # fmt: skip
     kinds = [f"  {kind}: {text}" for kind, text in KINDS.items()]
-    return ["", *lines, "", f"contaminated = {' + '.join(COUNTED)}; near and phrase are not counted", *kinds]
+    return ["", *text_table(rows), "", f"contaminated = {' + '.join(COUNTED)}; near and phrase are not counted", *kinds]
 
 
 def examples(result: Values, show: int) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mft_cli.console import text_table
 from mft_cli.errors import UserError
 from mft_cli.methods import weight_masks as packed
 from mft_cli.methods.weight_masks import Masks, Overlap, Sparsity
 from mft_cli.report.render.plots import heat_map
-from mft_cli.report.render.terminal import aligned
 
 
 def apply(base: str, masks: str, out: str) -> None:
@@ -28,7 +28,7 @@ def inspect(masks: str, out: str | None = None) -> None:
     read = packed.read(path)
     rows = packed.inspect(read)
     print(f"{path}: removes {share_text(read)} of {read.facts.get('base_model')}\n")
-    print("\n".join(aligned(table(rows))))
+    print("\n".join(text_table(table(rows))))
     picture = Path(out) if out else (path if path.is_dir() else path.parent) / "sparsity.png"
     if picture.suffix != ".png":
         raise UserError(f"out={out}: expected a name that ends in .png")
@@ -72,7 +72,7 @@ def diff(first: str, second: str) -> None:
         print(f"{only} weights are masked by one of the two only and left out")
     print(f"A: {first}\nB: {second}\n")
     head = ("weight", "removed by A", "by B", "by both", "by chance", "Jaccard", "by chance")
-    print("\n".join(aligned([head, *(overlap_row(o) for o in overlaps)])))
+    print("\n".join(text_table([head, *(overlap_row(o) for o in overlaps)])))
     if packed.same_start(a, b):
         print(
             f"\nBoth have seed {a.facts['seed']}, so they began as the same mask and share more than chance even where the "

@@ -19,10 +19,10 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    options, rest = read_options(Options, "report", arguments)
-    if not rest:
+    options, named = read_options(Options, "report", arguments)
+    if not named:
         raise UserError("mft report needs run folders: mft report outputs/a outputs/b")
-    for folder in rest:
+    for folder in named:
         if not Path(folder).is_dir():
             raise UserError(
                 f"{folder}: {'is a file, expected a run folder' if Path(folder).exists() else 'no such folder'}"
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     from mft_cli.report.render.terminal import summary_table
     from mft_cli.report.summary import summarise
 
-    folders = [Path(f) for f in rest]
+    folders = [Path(folder) for folder in named]
     summary = summarise(read_runs(folders))
     out = options.out or (folders[0] / "report" if len(folders) == 1 else Path("outputs/report"))
     paths = write(summary, out)

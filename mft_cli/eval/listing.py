@@ -17,6 +17,7 @@ from mft_cli.config.compose import CONF
 from mft_cli.config.load import compose_eval
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.inputs import SourceConfig, expand
+from mft_cli.console import text_table
 from mft_cli.data.files import download_place, is_url, local_files
 from mft_cli.errors import UserError
 from mft_cli.eval.metrics_file import Facts
@@ -35,16 +36,10 @@ def print_list(extra: Iterable[Path], as_json: bool) -> None:
         print(json.dumps({"benchmarks": rows, "suites": suites, "problems": problems}, indent=1))
         return
     shown = [{**row, "problems": "" if row["problems"] is None else f"{row['problems']:,}"} for row in rows]
-    table = [dict(zip(COLUMNS, COLUMNS, strict=True)), *shown]
-    widths = {c: max(len(str(row[c])) for row in table) for c in COLUMNS}
-    for row in table:
-        cells = (str(row[c]).rjust(widths[c]) if c == "problems" else str(row[c]).ljust(widths[c]) for c in COLUMNS)
-        print("  ".join(cells).rstrip())
-    widest = max(map(len, suites), default=0)
-    print("\nsuite")
-    for name, benchmarks in suites.items():
-        print(f"{name.ljust(widest)}  {' '.join(benchmarks)}")
-    print()
+    print("\n".join(text_table([COLUMNS, *([str(row[c]) for c in COLUMNS] for row in shown)])))
+    print(
+        "\n".join(["", *text_table([("suite", "members"), *((name, " ".join(m)) for name, m in suites.items())]), ""])
+    )
     print(f"local: under MFT_DATA_DIR ({os.environ.get('MFT_DATA_DIR') or 'not set'})")
     for problem in problems:
         print(f"not listed: {problem}")

@@ -11,6 +11,7 @@ from mft_cli.report.compare.consistency import Agreement, Consistency, against_f
 from mft_cli.report.compare.domains import DomainTable, domain_tables
 from mft_cli.report.compare.notices import Notice, notices
 from mft_cli.report.compare.pairs import Pair, all_pairs, subject
+from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.wording import is_number
 
@@ -47,11 +48,11 @@ class Summary:
 def summarise(runs: list[Run]) -> Summary:
     """Compare, group and check."""
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]
-    table = {(one.benchmark, one.label): one for one in evaluations}
-    subjects = [subject(one) for one in evaluations]
+    table = {(evaluation.benchmark, evaluation.label): evaluation for evaluation in evaluations}
+    subjects = [subject(evaluation) for evaluation in evaluations]
     seeds = {run.label: str(run.config["seed"]) for run in runs if "seed" in run.config and "method.name" in run.config}
-    for one in subjects:
-        one.seed = seeds.get(one.run, "")
+    for side in subjects:
+        side.seed = seeds.get(side.run, "")
     pairs = all_pairs(subjects)
     for pair in pairs:
         pair.same_text = flips.same_text(table[pair.benchmark, pair.first], table[pair.benchmark, pair.second])
@@ -91,7 +92,7 @@ def wall_seconds(run: Run) -> float | None:
 # ---- report.json ----------------------------------------------------------------------------------------------------
 
 
-def as_json(summary: Summary) -> dict[str, Any]:
+def as_json(summary: Summary) -> Record:
     """All numbers. Completions are not repeated: they lie in the run folders."""
     return _strict(
         {
@@ -104,14 +105,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "pairs": [asdict(pair) for pair in summary.pairs],
             "seed_groups": [_group(group) for group in summary.groups],
             "seed_group_pairs": [asdict(pair) for pair in summary.group_pairs],
-            "agreement": [asdict(one) for one in summary.agreements],
-            "consistency": [asdict(one) for one in summary.consistency],
+            "agreement": [asdict(item) for item in summary.agreements],
+            "consistency": [asdict(item) for item in summary.consistency],
             "domains": asdict(summary.domains) if summary.domains else None,
         }
     )
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run) -> Record:
     return {
         "label": run.label,
         "folder": str(run.folder),
@@ -126,28 +127,28 @@ def _run(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "evaluations": [
             {
-                "label": one.label,
-                "benchmark": one.benchmark,
-                "checkpoint": one.checkpoint,
-                "metrics": one.metrics,
-                "completions": len(one.completions()),
-                "notes": one.notes,
+                "label": evaluation.label,
+                "benchmark": evaluation.benchmark,
+                "checkpoint": evaluation.checkpoint,
+                "metrics": evaluation.metrics,
+                "completions": len(evaluation.completions()),
+                "notes": evaluation.notes,
             }
-            for one in run.evaluations
+            for evaluation in run.evaluations
         ],
     }
 
 
-def _row(row: groups.Difference, summary: Summary) -> dict[str, Any]:
+def _row(row: groups.Difference, summary: Summary) -> Record:
     return {"key": row.key, "values": dict(zip([run.label for run in summary.runs], row.values, strict=True))}
 
 
-def _group(group: groups.Group) -> dict[str, Any]:
+def _group(group: groups.Group) -> Record:
     scores = [asdict(score) for score in group.scores]
     return {"label": group.label, "runs": [run.label for run in group.runs], "seeds": group.seeds, "scores": scores}
 
 
-def _strict(value: Any) -> Any:
+def _strict(value: object) -> Any:
     """NaN and infinity become null: they are no JSON, and other readers stumble over them."""
     if isinstance(value, dict):
         return {str(key): _strict(inner) for key, inner in value.items()}

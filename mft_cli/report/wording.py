@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, TypeGuard
+from collections.abc import Callable
+from typing import TypeGuard
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
@@ -31,37 +32,37 @@ def shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}\n… ({len(text) - limit} more characters)"
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """A finite number that is no boolean."""
+def is_number(value: object) -> TypeGuard[float]:
+    """A finite number that is not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole(value: Any) -> str:
+def whole(value: object) -> str:
     """A count."""
     return str(value) if is_number(value) else NONE
 
 
-def percent(value: Any) -> str:
+def percent(value: object) -> str:
     """0.415 -> 41.5 %."""
     return f"{100 * value:.1f} %" if is_number(value) else NONE
 
 
-def percent_interval(interval: Any) -> str:
+def percent_interval(interval: object) -> str:
     """[0.35, 0.48] -> [35.0, 48.0]."""
     return _interval(interval, lambda value: f"{100 * value:.1f}")
 
 
-def points(value: Any) -> str:
+def points(value: object) -> str:
     """A difference of two shares in percentage points, signed."""
     return signed(100 * value, 1) if is_number(value) else NONE
 
 
-def points_interval(interval: Any) -> str:
+def points_interval(interval: object) -> str:
     """An interval of a difference, in percentage points."""
     return _interval(interval, lambda value: signed(100 * value, 1))
 
 
-def signed(value: Any, digits: int) -> str:
+def signed(value: object, digits: int) -> str:
     """With its sign, and a true minus; what rounds to zero has no sign."""
     if not is_number(value):
         return NONE
@@ -71,35 +72,35 @@ def signed(value: Any, digits: int) -> str:
     return ("+" if value > 0 else MINUS) + text
 
 
-def decimal(value: Any, digits: int = 3) -> str:
+def decimal(value: object, digits: int = 3) -> str:
     """A plain number."""
     return f"{value:.{digits}f}".replace("-", MINUS) if is_number(value) else NONE
 
 
-def decimal_interval(interval: Any, digits: int = 3) -> str:
+def decimal_interval(interval: object, digits: int = 3) -> str:
     """An interval of plain numbers."""
     return _interval(interval, lambda value: decimal(value, digits))
 
 
-def signed_interval(interval: Any, digits: int = 3) -> str:
+def signed_interval(interval: object, digits: int = 3) -> str:
     """An interval of differences."""
     return _interval(interval, lambda value: signed(value, digits))
 
 
-def _interval(interval: Any, write: Any) -> str:
+def _interval(interval: object, write: Callable[[float], str]) -> str:
     if not isinstance(interval, (list, tuple)) or len(interval) != 2 or not all(map(is_number, interval)):
         return NONE
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
-def probability(value: Any) -> str:
+def probability(value: object) -> str:
     """A p value: never a bare 0."""
     if not is_number(value):
         return NONE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: object) -> str:
     """3725 -> 1 h 02 min."""
     if not is_number(seconds):
         return NONE
@@ -109,7 +110,7 @@ def duration(seconds: Any) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def setting(value: Any) -> str:
+def setting(value: object) -> str:
     """A configuration value as one would type it."""
     if value is None:
         return "null"

@@ -8,39 +8,38 @@ share of them that disagree with the majority answer. "Positive" is a wrong answ
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mft_cli.files import JsonObject
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 POINTS = 101  # of the risk-coverage curve that is written
 DRAWS = 2000
 FEW = "Wilson's score, with DeLong's variance drawn towards its bound"
 PRIOR_WEIGHT = 2.0  # of the variance's bound, in answers of the rarer kind
 
 
-def failure_detection(
-    groups: Sequence[Sequence[dict[str, Any]]], threshold: float | None = None
-) -> dict[str, Any] | None:
+def failure_detection(groups: Sequence[Sequence[JsonObject]], threshold: float | None = None) -> JsonObject | None:
     """The numbers of one evaluation, or None where no completion has a mean_entropy.
 
     `groups` holds, for each problem, its completions as {"id", "correct", "vote", "mean_entropy" (may be None)}.
     `threshold` None chooses one (see `chosen_threshold`).
     """
-    used = [[one for one in group if one.get("mean_entropy") is not None] for group in groups]
-    flat = [one for group in used for one in group]
+    used = [[completion for completion in group if completion.get("mean_entropy") is not None] for group in groups]
+    flat = [completion for group in used for completion in group]
     if not flat:
         return None
-    signal = np.array([one["mean_entropy"] for one in flat], dtype=np.float64)
-    wrong = np.array([not one["correct"] for one in flat])
+    signal = np.array([completion["mean_entropy"] for completion in flat], dtype=np.float64)
+    wrong = np.array([not completion["correct"] for completion in flat])
     problem = np.repeat(np.arange(len(used)), [len(group) for group in used])
     single = all(len(group) <= 1 for group in used)
-    result: dict[str, Any] = {
+    result: JsonObject = {
         "signal": "mean_entropy",
         "n": len(flat),
         "without": sum(map(len, groups)) - len(flat),
@@ -51,7 +50,7 @@ def failure_detection(
         interval = auroc_interval(signal, wrong) if single else bootstrap_auroc(signal, wrong, problem)
         result["interval"] = list(interval)
         result["interval_method"] = FEW if single else f"bootstrap over problems ({DRAWS} draws, seed 0)"
-        result |= at_threshold(signal, wrong, [str(one["id"]) for one in flat], threshold)
+        result |= at_threshold(signal, wrong, [str(completion["id"]) for completion in flat], threshold)
     risk = risk_coverage(signal, wrong)
     result |= {"risk_coverage": curve_points(risk), "aurc": float(risk.mean()), "risk": float(wrong.mean())}
     if not single:
@@ -109,14 +108,14 @@ def delong_variance(signal: Floats, wrong: NDArray[np.bool_]) -> float:
     return float(from_wrong.var(ddof=1) / m + from_right.var(ddof=1) / n)
 
 
-def bootstrap_auroc(signal: Floats, wrong: NDArray[np.bool_], problem: NDArray[Any]) -> tuple[float, float]:
+def bootstrap_auroc(signal: Floats, wrong: NDArray[np.bool_], problem: Indices) -> tuple[float, float]:
     """95 % percentile interval, problems drawn with all their completions (which are no independent draws)."""
     drawn = [area for chosen in _draws(problem) if (area := auroc(signal[chosen], wrong[chosen])) is not None]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _draws(problem: NDArray[Any], draws: int = DRAWS) -> Any:
+def _draws(problem: Indices, draws: int = DRAWS) -> Iterator[Indices]:
     """Index arrays: problems with replacement, each with all its rows."""
     generator, places = np.random.default_rng(0), [np.flatnonzero(problem == p) for p in np.unique(problem)]
     for _ in range(draws):
@@ -126,7 +125,7 @@ def _draws(problem: NDArray[Any], draws: int = DRAWS) -> Any:
 # ---- a threshold ----------------------------------------------------------------------------------------------------
 
 
-def at_threshold(signal: Floats, wrong: NDArray[np.bool_], ids: Sequence[str], given: float | None) -> dict[str, Any]:
+def at_threshold(signal: Floats, wrong: NDArray[np.bool_], ids: Sequence[str], given: float | None) -> JsonObject:
     """Flags above the threshold: how many, precision (of the flagged, the wrong) and recall (of the wrong, the flagged).
 
     A threshold that was chosen on the same answers would flatter itself: without a given one, each half of the problems
@@ -189,7 +188,7 @@ def curve_points(risk: Floats) -> list[list[float]]:
 # ---- against the agreement of several samples -----------------------------------------------------------------------
 
 
-def agreement(groups: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any] | None:
+def agreement(groups: Sequence[Sequence[JsonObject]]) -> JsonObject | None:
     """Which of two signals tells better that a problem's majority answer is wrong: mean entropy or disagreement.
 
     Both on the same problems; the difference of the AUROCs has a paired bootstrap interval over problems.
@@ -198,26 +197,27 @@ def agreement(groups: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any] | No
     entropy, disagreement = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
     wrong = np.array([r[2] for r in rows])
     areas = auroc(entropy, wrong), auroc(disagreement, wrong)
-    result: dict[str, Any] = {"problems": len(rows), "wrong": int(wrong.sum()), "auroc_entropy": areas[0],
+    result: JsonObject = {"problems": len(rows), "wrong": int(wrong.sum()), "auroc_entropy": areas[0],
                               "auroc_disagreement": areas[1]}  # fmt: skip
     if areas[0] is None or areas[1] is None:
         return result
     drawn = []
     for chosen in _draws(np.arange(len(rows))):
-        one, other = auroc(entropy[chosen], wrong[chosen]), auroc(disagreement[chosen], wrong[chosen])
-        if one is not None and other is not None:
-            drawn.append(one - other)
+        entropy_area = auroc(entropy[chosen], wrong[chosen])
+        disagreement_area = auroc(disagreement[chosen], wrong[chosen])
+        if entropy_area is not None and disagreement_area is not None:
+            drawn.append(entropy_area - disagreement_area)
     result["difference"] = areas[0] - areas[1]
     result["interval"] = [float(x) for x in np.quantile(drawn, [0.025, 0.975])]
     result["risk_coverage"] = curve_points(risk_coverage(disagreement, wrong))
     return result
 
 
-def _problem(group: Sequence[dict[str, Any]]) -> tuple[float, float, bool]:
+def _problem(group: Sequence[JsonObject]) -> tuple[float, float, bool]:
     """(mean entropy, share of samples that are not the majority answer, whether that answer is wrong)."""
-    votes: list[Hashable | None] = [one["vote"] for one in group]
+    votes: list[Hashable | None] = [completion["vote"] for completion in group]
     winner = stats.majority(votes)
-    entropy = sum(float(one["mean_entropy"]) for one in group) / len(group)
+    entropy = sum(float(completion["mean_entropy"]) for completion in group) / len(group)
     if winner is None:
         return entropy, 1.0, True
     return entropy, 1 - votes.count(winner) / len(votes), not group[votes.index(winner)]["correct"]

@@ -130,5 +130,5 @@ def _combined(
         s, p = part.size
         below += (weight * part.seeds) ** 2 / (s - 1) + (weight * part.rest) ** 2 / ((s - 1) * (p - 1))
     total = problems + seeds
-    found = int(total**2 / below) if below else n - 1
-    return Effect(difference, sqrt(total), max(1, min(found, MANY)), seeds / total, design)
+    freedom = int(total**2 / below) if below else n - 1
+    return Effect(difference, sqrt(total), max(1, min(freedom, MANY)), seeds / total, design)

@@ -21,7 +21,7 @@ def wilson(correct: float, n: float, z: float = Z95) -> tuple[float, float]:
     An effective number of observations need not be whole.
     """
     if not 0 <= correct <= n or n < 1:
-        raise ValueError(f"{correct} of {n} is no proportion")
+        raise ValueError(f"{correct} of {n} is not a proportion")
     p, z2 = correct / n, z * z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))

@@ -18,7 +18,7 @@ Label = TypeVar("Label", bound=Hashable)
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of second - first with its normal interval [low, high], and the bootstrap interval beside it."""
+    """Mean of second - first with its normal interval [low, high], and its bootstrap interval."""
 
     difference: float
     low: float

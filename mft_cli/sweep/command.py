@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from mft_cli.console import text_table
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
 from mft_cli.files import read_json
-from mft_cli.report.render.terminal import aligned
 from mft_cli.report.wording import NONE, count, duration, one_line
 from mft_cli.run_dir import RunDir
 from mft_cli.sweep.array import in_array
@@ -30,7 +30,7 @@ def status(ledger: Ledger) -> str:
     states = Counter(job.state for job in jobs)
     head = f"{ledger.root}: {count(len(jobs), 'job')}, " + ", ".join(f"{n} {state}" for state, n in states.items())
     rows = [("job", "settings", "step", "state", "time", "message"), *(row(ledger, job, keys) for job in jobs)]
-    return "\n".join([head, "", *aligned(rows)])
+    return "\n".join([head, "", *text_table(rows)])
 
 
 def row(ledger: Ledger, job: Job, keys: list[str]) -> tuple[str, ...]:

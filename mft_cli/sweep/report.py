@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from mft_cli.config.schema.base import Values
+from mft_cli.console import text_table
 from mft_cli.files import write_atomically
 from mft_cli.report.render import markdown, page, plots
-from mft_cli.report.render.terminal import aligned
+from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.wording import NONE, count, decimal, decimal_interval, one_line, signed, signed_interval
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.objective import lower_is_better
@@ -29,22 +29,6 @@ READING = (
 )
 
 
-@dataclass
-class Table:
-    title: str
-    caption: str
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-@dataclass
-class Picture:
-    name: str
-    title: str
-    light: bytes
-    dark: bytes
-
-
 def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
     """Write the report into `out`. Returns the text for the terminal. Raises UserError if there is nothing to report."""
     sweep_results = results(ledger, select)
@@ -56,7 +40,7 @@ def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
     write_atomically(out / "sweep.json", json.dumps(as_json(sweep_results), indent=2) + "\n")
     write_atomically(out / "sweep.md", as_markdown(title, sentences, tables, pictures))
     write_atomically(out / "sweep.html", page.tables_page(title, sentences, tables, pictures, READING))
-    blocks = [f"{one_line(t.title)}\n" + "\n".join(aligned([t.head, *t.rows])) for t in tables]
+    blocks = [f"{one_line(t.title)}\n" + "\n".join(text_table([t.head, *t.rows])) for t in tables]
     return "\n\n".join([*blocks, "\n".join(sentences), f"report: {out / 'sweep.html'}\n        {out / 'sweep.md'}"])
 
 
@@ -132,12 +116,12 @@ def all_tables(sweep_results: Results) -> list[Table]:
     """Scores of every setting, and the best against the others."""
     head = ("setting", "seeds", *(f"{metric} [95 %]" for metric in sweep_results.metrics))
     rows = [score_row(sweep_results, setting) for setting in sweep_results.settings]
-    tables = [Table("Scores", f"Mean over seeds: {', '.join(sweep_results.seeds)}.", head, rows)]
+    tables = [Table("Scores", head, rows, f"Mean over seeds: {', '.join(sweep_results.seeds)}.")]
     if sweep_results.comparisons and sweep_results.best:
         caption = f"How much better {sweep_results.best.label} is by {sweep_results.selected_by}; all intervals together hold at 95 %."
         rows = [(c.other, str(c.paired or "unpaired"), margin(c), verdict(c)) for c in sweep_results.comparisons]
         tables.append(
-            Table("The best against the others", caption, ("setting", "common seeds", "better by", "verdict"), rows)
+            Table("The best against the others", ("setting", "common seeds", "better by", "verdict"), rows, caption)
         )
     return tables
 
@@ -170,14 +154,14 @@ def draw(sweep_results: Results) -> list[Picture]:
             pair = {(v[0], v[1]): p for v, p in made.items()}
             keys = (sweep_results.keys[0], sweep_results.keys[1])
             images = [plots.sweep_map(metric, keys, pair, dark) for dark in (False, True)]
-            pictures.append(Picture(name, f"{metric} against {keys[0]} and {keys[1]}", *images))
+            pictures.append(Picture(f"{metric} against {keys[0]} and {keys[1]}", images[0], images[1], name))
             continue
         for i, key in enumerate(sweep_results.keys):
             # with several keys, a setting stands at its own value of this one, whatever the others are
             line = [plots.Point(v[i], p.values, p.mean, p.interval, p.best) for v, p in made.items()]
             images = [plots.sweep_line(metric, key, line, dark) for dark in (False, True)]
             last = f"-{key.replace('.', '-').replace('/', '-')}" if len(sweep_results.keys) > 1 else ""
-            pictures.append(Picture(name + last, f"{metric} against {key}", *images))
+            pictures.append(Picture(f"{metric} against {key}", images[0], images[1], name + last))
     return pictures
 
 

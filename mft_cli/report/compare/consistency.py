@@ -29,28 +29,28 @@ class Agreement:
 
 def agreements(subjects: list[Subject]) -> list[Agreement]:
     """One for each benchmark with two comparable runs."""
-    found = []
-    for benchmark in dict.fromkeys(one.benchmark for one in subjects):
-        here = [one for one in subjects if one.benchmark == benchmark and not one.problem]
-        kept = [one for one in here if not refusal(here[0], one)]
+    result = []
+    for benchmark in dict.fromkeys(subject.benchmark for subject in subjects):
+        here = [subject for subject in subjects if subject.benchmark == benchmark and not subject.problem]
+        kept = [subject for subject in here if not refusal(here[0], subject)]
         if len(kept) < 2:
             continue
         problems = list(kept[0].values)
-        outcomes = [[int(one.values[key] > 0.5) for key in problems] for one in kept]
+        outcomes = [[int(subject.values[key] > 0.5) for key in problems] for subject in kept]
         counts = [sum(column) for column in zip(*outcomes, strict=True)]
         pairs = [sum(x == y for x, y in zip(a, b, strict=True)) for a, b in combinations(outcomes, 2)]
-        found.append(
+        result.append(
             Agreement(
                 benchmark=benchmark,
-                runs=[one.label for one in kept],
-                left_out=[one.label for one in subjects if one.benchmark == benchmark and one not in kept],
+                runs=[subject.label for subject in kept],
+                left_out=[s.label for s in subjects if s.benchmark == benchmark and s not in kept],
                 n=len(problems),
                 solved_by=[counts.count(k) for k in range(len(kept) + 1)],
                 same=sum(pairs) / len(pairs) / len(problems),
                 kappa=stats.fleiss_kappa(outcomes),
             )
         )
-    return found
+    return result
 
 
 # ---- one comparison over benchmarks ---------------------------------------------------------------------------------

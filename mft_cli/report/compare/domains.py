@@ -63,31 +63,33 @@ def domain_tables(
     runs: list[Run], groups: list[Group], pairs: list[Pair], group_pairs: list[Pair]
 ) -> DomainTable | None:
     """The table, or None where everything is of one domain. Only the last checkpoint of a run has a place in it."""
-    evaluated = [
-        (run, one) for run in runs for one in run.evaluations if not one.checkpoint and _accuracy(one) is not None
-    ]
-    domains = {one.benchmark: domain_of(one.benchmark, run.config.get(f"eval.benchmarks.{one.benchmark}.domain"))
-               for run, one in evaluated}  # fmt: skip
+    evaluated = [(run, e) for run in runs for e in run.evaluations if not e.checkpoint and _accuracy(e) is not None]
+    domains = {evaluation.benchmark: _tested_domain(run, evaluation) for run, evaluation in evaluated}
     trained = {trained_on(run) for run, _ in evaluated} - {NO_TRAINING}
     if len(set(domains.values()) | trained) < 2 or len(domains) < 2:
         return None
     columns = sorted(((domain, name) for name, domain in domains.items()))
     grouped = {run.label for group in groups for run in group.runs}
     units = [(group.label, group.runs) for group in groups] + [(r.label, [r]) for r in runs if r.label not in grouped]
-    found = {(pair.benchmark, pair.first, pair.second): pair for pair in (*pairs, *group_pairs)}
+    by_names = {(pair.benchmark, pair.first, pair.second): pair for pair in (*pairs, *group_pairs)}
     bases = [run for run in runs if "method.name" not in run.config]
     rows = []
     for label, members in units:
         base = next((b.label for b in bases if _model(b) == _model(members[0]) and b not in members), None)
-        cells = [_cell(label, members, column, base, found) for column in columns]
+        cells = [_cell(label, members, column, base, by_names) for column in columns]
         if any(cells):
             rows.append((trained_on(members[0]), label, cells))
     rows.sort(key=lambda row: (row[0] != NO_TRAINING, row[0]))
     return DomainTable(columns, rows, [(row[0], row[1], _means(columns, row[2])) for row in rows])
 
 
-def _accuracy(one: Evaluation) -> float | None:
-    value = (one.metrics or {}).get("accuracy")
+def _tested_domain(run: Run, evaluation: Evaluation) -> str:
+    name = evaluation.benchmark
+    return domain_of(name, run.config.get(f"eval.benchmarks.{name}.domain"))
+
+
+def _accuracy(evaluation: Evaluation) -> float | None:
+    value = (evaluation.metrics or {}).get("accuracy")
     return value if is_number(value) else None
 
 
@@ -99,14 +101,15 @@ def _cell(
     label: str, members: list[Run], column: tuple[str, str], base: str | None, pairs: dict[tuple[str, str, str], Pair]
 ) -> Cell | None:
     domain, name = column
-    scores = [one for run in members for one in run.evaluations if one.benchmark == name and not one.checkpoint]
-    values = [value for one in scores if (value := _accuracy(one)) is not None]
+    evaluations = [evaluation for run in members for evaluation in run.evaluations]
+    scores = [e for e in evaluations if e.benchmark == name and not e.checkpoint]
+    values = [value for evaluation in scores if (value := _accuracy(evaluation)) is not None]
     if not values:
         return None
     interval = (scores[0].metrics or {}).get("interval") if len(values) == 1 else None
     cell = Cell(fmean(values), (interval[0], interval[1]) if interval else None)
     cell.in_domain = trained_on(members[0]) == domain
-    cell.contaminated = any((one.metrics or {}).get("contaminated") for one in scores)
+    cell.contaminated = any((evaluation.metrics or {}).get("contaminated") for evaluation in scores)
     forward, backward = pairs.get((name, base or "", label)), pairs.get((name, label, base or ""))
     if forward and forward.difference is not None:
         cell.gain, cell.gain_interval = forward.difference, forward.interval

@@ -6,7 +6,6 @@ import re
 import statistics
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
-from typing import Any
 
 from mft_cli.report.compare.pairs import Pair, Subject, average, compare, correct_for_number, verdict
 from mft_cli.report.read.runs import Run
@@ -24,7 +23,7 @@ class Group:
 
     label: str
     runs: list[Run]
-    seeds: list[Any]
+    seeds: list[object]
     scores: list[SeedScores] = field(default_factory=list)
 
     @property
@@ -81,12 +80,12 @@ def differing_surroundings(runs: list[Run]) -> list[Difference]:
     return [row for row in rows if len(set(row.values) - {NOT_APPLICABLE}) > 1]
 
 
-def surroundings(run: Run) -> dict[str, Any]:
+def surroundings(run: Run) -> dict[str, object]:
     """What run.json says about code and machine, flat."""
     record = run.provenance
     if not record:
         return {}
-    table: dict[str, Any] = {key: record[key] for key in ("python", "precision", "attention") if key in record}
+    table: dict[str, object] = {key: record[key] for key in ("python", "precision", "attention") if key in record}
     git = record.get("git")
     if isinstance(git, dict):
         table["git commit"] = str(git.get("commit"))[:12]
@@ -99,11 +98,11 @@ def surroundings(run: Run) -> dict[str, Any]:
 
 def seed_groups(runs: list[Run]) -> list[Group]:
     """Groups of two or more finished trainings that differ in nothing but the seed and incidental settings."""
-    found: dict[str, list[Run]] = {}
+    by_settings: dict[str, list[Run]] = {}
     for run in runs:
         if "seed" in run.config and not run.unfinished:
-            found.setdefault(repr(sorted(essential(run).items())), []).append(run)
-    several = [members for members in found.values() if len(members) > 1]
+            by_settings.setdefault(repr(sorted(essential(run).items())), []).append(run)
+    several = [members for members in by_settings.values() if len(members) > 1]
     labels = group_labels(several)
     groups = []
     for members, label in zip(several, labels, strict=True):
@@ -142,14 +141,14 @@ def common_start(names: list[str]) -> str:
 
 def seed_scores(group: Group) -> list[SeedScores]:
     """Mean and spread over seeds, for each benchmark that at least two of them finished."""
-    cells: dict[tuple[str, str], list[tuple[str, float, Any]]] = {}
+    cells: dict[tuple[str, str], list[tuple[str, float, object]]] = {}
     for run in group.runs:
         for evaluation in run.evaluations:
             metrics = evaluation.metrics or {}
             if is_number(metrics.get("accuracy")):
                 gold = (metrics.get("gold_logprob") or {}).get("mean")
-                place = cells.setdefault((evaluation.benchmark, evaluation.checkpoint), [])
-                place.append((evaluation.label, metrics["accuracy"], gold))
+                of_benchmark = cells.setdefault((evaluation.benchmark, evaluation.checkpoint), [])
+                of_benchmark.append((evaluation.label, metrics["accuracy"], gold))
     scores = []
     for (benchmark, checkpoint), rows in cells.items():
         if len(rows) > 1:
@@ -170,9 +169,9 @@ def group_pairs(groups: list[Group], subjects: list[Subject]) -> list[Pair]:
     """Groups against each other and against single runs, each group averaged over its seeds problem by problem."""
     grouped = {run.label for group in groups for run in group.runs}
     pairs = []
-    for benchmark in dict.fromkeys(one.benchmark for one in subjects):
-        here = {one.label: one for one in subjects if one.benchmark == benchmark and not one.problem}
-        units: list[tuple[bool, Subject]] = [(False, one) for one in here.values() if one.run not in grouped]
+    for benchmark in dict.fromkeys(subject.benchmark for subject in subjects):
+        here = {s.label: s for s in subjects if s.benchmark == benchmark and not s.problem}
+        units: list[tuple[bool, Subject]] = [(False, s) for s in here.values() if s.run not in grouped]
         for group in groups:
             unit = averaged(group, here)
             if unit is not None:

@@ -27,27 +27,27 @@ class Notice:
 
 def notices(runs: list[Run], pairs: list[Pair], subjects: list[Subject]) -> list[Notice]:
     """All of them, the loudest first."""
-    found: list[Notice] = []
+    collected: list[Notice] = []
     for run in runs:
-        found += about_run(run)
+        collected += about_run(run)
         for evaluation in run.evaluations:
-            found += about_evaluation(evaluation)
-    found += [notice for one in subjects for notice in about_scores(one)]
-    found += about_same_text(pairs)
-    found += about_refusals(pairs)
-    return sorted(together(found), key=lambda notice: (ALARM, WARNING, NOTE).index(notice.level))
+            collected += about_evaluation(evaluation)
+    collected += [notice for subject in subjects for notice in about_scores(subject)]
+    collected += about_same_text(pairs)
+    collected += about_refusals(pairs)
+    return sorted(together(collected), key=lambda notice: (ALARM, WARNING, NOTE).index(notice.level))
 
 
-def together(found: list[Notice]) -> list[Notice]:
+def together(collected: list[Notice]) -> list[Notice]:
     """One notice for all that differ in their place, or in the count that they begin with ("12 of 40 completions ...")."""
     kinds: dict[tuple[str, str], list[Notice]] = {}
-    for notice in dict.fromkeys(found):
+    for notice in dict.fromkeys(collected):
         kinds.setdefault((notice.level, SHARE.sub("", notice.text)), []).append(notice)
-    return [one[0] if len(one) == 1 else joined(one, text) for (_, text), one in kinds.items()]
+    return [alike[0] if len(alike) == 1 else joined(alike, text) for (_, text), alike in kinds.items()]
 
 
 def joined(alike: list[Notice], text: str) -> Notice:
-    """Several notices as one; a share that each begins with stands behind its place."""
+    """Several notices as one; a share that each begins with stands after its name."""
     shares = [SHARE.match(notice.text) for notice in alike]
     places = [f"{n.where} ({share[1]})" if share else n.where for n, share in zip(alike, shares, strict=True)]
     if any(shares):
@@ -58,62 +58,65 @@ def joined(alike: list[Notice], text: str) -> Notice:
 
 def about_run(run: Run) -> list[Notice]:
     """Its state, and what could not be read."""
-    found = []
-    where = run.label
+    collected = []
+    title = run.label
     progress = f" at step {run.step}" if run.step is not None else ""
     progress += f" of {run.total_steps}" if progress and run.total_steps else ""
     reason = f": {one_line(run.message)}" if run.message else ""
     if run.state == "failed":
-        found.append(Notice(ALARM, where, f"The run failed{progress}{reason}"))
+        collected.append(Notice(ALARM, title, f"The run failed{progress}{reason}"))
     elif run.unfinished:
-        found.append(Notice(WARNING, where, f"The run is not finished: {one_line(run.state)}{progress}{reason}"))
+        collected.append(Notice(WARNING, title, f"The run is not finished: {one_line(run.state)}{progress}{reason}"))
     if not run.evaluations:
-        found.append(Notice(NOTE, where, "No evaluation in this run folder yet."))
-    return found + [Notice(WARNING, where, note) for note in run.notes]
+        collected.append(Notice(NOTE, title, "No evaluation in this run folder yet."))
+    return collected + [Notice(WARNING, title, note) for note in run.notes]
 
 
 def about_evaluation(evaluation: Evaluation) -> list[Notice]:
     """Contamination, warnings of the evaluation itself, unfinished work, broken files."""
-    where = f"{evaluation.label}, {evaluation.benchmark}"
-    found = [Notice(WARNING, where, note) for note in evaluation.notes]
+    title = f"{evaluation.label}, {evaluation.benchmark}"
+    collected = [Notice(WARNING, title, note) for note in evaluation.notes]
     metrics = evaluation.metrics
     if metrics is None:
         have = count(len(evaluation.completions()), "completion")
         scored = f" and {count(len(evaluation.scores), 'score')}" if evaluation.scores else ", no scores"
-        found.append(Notice(WARNING, where, f"The evaluation is not finished: {have}{scored}, no metrics.json."))
-        return found
+        collected.append(Notice(WARNING, title, f"The evaluation is not finished: {have}{scored}, no metrics.json."))
+        return collected
     if metrics.get("contaminated"):
         reason = one_line(str(metrics["contaminated"]))
         text = f"CONTAMINATED: {reason} The score says nothing about unseen problems."
-        found.append(Notice(ALARM, where, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
+        collected.append(Notice(ALARM, title, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
     warnings = [one_line(str(text)) for text in listed] if isinstance(listed := metrics.get("warnings"), list) else []
-    found += [Notice(WARNING, where, text) for text in warnings if not text.startswith("CONTAMINATED: ")]  # said above
-    return found + about_file(evaluation, where)
+    # contamination is told above
+    collected += [Notice(WARNING, title, text) for text in warnings if not text.startswith("CONTAMINATED: ")]
+    return collected + about_file(evaluation, title)
 
 
-def about_file(evaluation: Evaluation, where: str) -> list[Notice]:
+def about_file(evaluation: Evaluation, title: str) -> list[Notice]:
     """metrics.json records the digest of the completions that were scored."""
     path = evaluation.folder / "generations.jsonl"
     recorded = (evaluation.metrics or {}).get("generations_digest")
     if not recorded:
         return []
     if not path.is_file():
-        return [Notice(WARNING, where, "generations.jsonl is missing: the completions behind the scores are gone.")]
+        return [Notice(WARNING, title, "generations.jsonl is missing: the completions that were scored are gone.")]
     if file_digest(path) != recorded:
-        return [Notice(ALARM, where, "generations.jsonl is not the file that was scored: its digest has changed.")]
+        return [Notice(ALARM, title, "generations.jsonl is not the file that was scored: its digest has changed.")]
     return []
 
 
-def about_scores(one: Subject) -> list[Notice]:
+def about_scores(subject: Subject) -> list[Notice]:
     """metrics.json must follow from scores.jsonl; if it does not, one of the two was changed."""
-    where = f"{one.label}, {one.benchmark}"
-    accuracy = one.accuracy
-    if one.problem:
-        return [] if accuracy is None else [Notice(WARNING, where, f"{one.problem}: no paired comparison is possible.")]
-    own = sum(one.values.values()) / len(one.values)
-    if is_number(accuracy) and abs(own - float(accuracy or 0)) > 1e-6:
-        text = f"metrics.json says {percent(accuracy)}, scores.jsonl gives {percent(own)}: one of them was changed."
-        return [Notice(ALARM, where, text)]
+    title = f"{subject.label}, {subject.benchmark}"
+    accuracy = subject.accuracy
+    if subject.problem:
+        text = f"{subject.problem}: no paired comparison is possible."
+        return [] if accuracy is None else [Notice(WARNING, title, text)]
+    recomputed = sum(subject.values.values()) / len(subject.values)
+    if is_number(accuracy) and abs(recomputed - float(accuracy or 0)) > 1e-6:
+        numbers = f"metrics.json says {percent(accuracy)}, scores.jsonl gives {percent(recomputed)}"
+        text = f"{numbers}: one of them was changed."
+        return [Notice(ALARM, title, text)]
     return []
 
 
@@ -133,13 +136,13 @@ def about_same_text(pairs: list[Pair]) -> list[Notice]:
 
 def about_refusals(pairs: list[Pair]) -> list[Notice]:
     """Comparisons that were not made, and those made under different conditions, once for each reason."""
-    found = []
+    collected = []
     for pair in pairs:
-        where = f"{pair.first} and {pair.second}, {pair.benchmark}"
+        title = f"{pair.first} and {pair.second}, {pair.benchmark}"
         if pair.refused and "not finished" not in pair.refused:
-            found.append(Notice(WARNING, where, f"Not compared: {pair.refused}."))
-        found += [Notice(WARNING, where, f"Compared with care: {text}.") for text in pair.cautions]
-    if len(found) > 6:  # many pairs, few reasons: the table of pairs says it for each
-        reasons = Counter(notice.text for notice in found)
-        found = [Notice(WARNING, count(number, "pair"), text) for text, number in reasons.items()]
-    return found
+            collected.append(Notice(WARNING, title, f"Not compared: {pair.refused}."))
+        collected += [Notice(WARNING, title, f"Compared with care: {text}.") for text in pair.cautions]
+    if len(collected) > 6:  # many pairs, few reasons: the table of pairs says it for each
+        reasons = Counter(notice.text for notice in collected)
+        collected = [Notice(WARNING, count(number, "pair"), text) for text, number in reasons.items()]
+    return collected

@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import isfinite
-from typing import Any
 
+from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation
 from mft_cli.report.wording import count, is_number, one_line, probability
 from mft_cli.stats import hierarchy, intervals
@@ -33,7 +33,7 @@ class Subject:
     logprobs: dict[str, float]  # problem -> mean log-probability of a token of the gold solution
     tokens: dict[str, int]  # problem -> tokens of the gold solution
     binary: bool  # one completion a problem: the exact test on flips applies
-    setup: dict[str, Any] = field(default_factory=dict)  # prompt and engine, to warn where they differ
+    setup: Record = field(default_factory=dict)  # prompt and engine, to warn where they differ
     accuracy: float | None = None  # what metrics.json says
     contaminated: bool = False
     problem: str = ""  # why it cannot be compared at all
@@ -142,11 +142,12 @@ def average(subjects: list[Subject], label: str) -> Subject:
 
 def _by_seed(subjects: list[Subject]) -> dict[str, dict[str, float]]:
     """Each seed's values; a seed that is there twice gets a key that pairs with nothing."""
-    names = [one.seed for one in subjects]
+    names = [member.seed for member in subjects]
     keys = [
-        name if names.count(name) == 1 else f"{name} in {one.label}" for name, one in zip(names, subjects, strict=True)
+        name if names.count(name) == 1 else f"{name} in {member.label}"
+        for name, member in zip(names, subjects, strict=True)
     ]
-    return {key: one.values for key, one in zip(keys, subjects, strict=True)}
+    return {key: member.values for key, member in zip(keys, subjects, strict=True)}
 
 
 def _mean_of(tables: list[dict[str, float]]) -> dict[str, float]:
@@ -172,9 +173,9 @@ def refusal(first: Subject, second: Subject) -> str:
 
 def gold_refusal(first: Subject, second: Subject) -> str:
     """Why two subjects' gold log-probabilities may not be paired."""
-    for one in (first, second):
-        if not one.logprobs:
-            return f"{one.label} has no gold log-probabilities"
+    for side in (first, second):
+        if not side.logprobs:
+            return f"{side.label} has no gold log-probabilities"
     if first.tokens.keys() != second.tokens.keys():
         return "gold solutions of different problems were measured"
     # A mean over tokens compares only under one tokenization: other tokens, other unit.
@@ -202,7 +203,7 @@ def compare(first: Subject, second: Subject) -> Pair:
         for name in ("prompt", "engine", "samples")
         if _text(first.setup.get(name)) != _text(second.setup.get(name))
     ]
-    pair.contaminated = [one.label for one in (first, second) if one.contaminated]
+    pair.contaminated = [side.label for side in (first, second) if side.contaminated]
     pair.gold_refused = gold_refusal(first, second)
     if not pair.gold_refused:
         pair.gold = compare_gold(first, second)
@@ -230,17 +231,17 @@ def compare_two(pair: Pair, a: list[float], b: list[float], binary: bool) -> Non
 
 def compare_seeds(pair: Pair, first: Subject, second: Subject, problems: list[str]) -> None:
     """Settings with several seeds: intervals over the draw of problems and of seeds."""
-    sides = [one.seeds or {one.seed or "(no training)": one.values} for one in (first, second)]
+    sides = [side.seeds or {side.seed or "(no training)": side.values} for side in (first, second)]
     a, b = ({seed: [values[key] for key in problems] for seed, values in side.items()} for side in sides)
     fixed = "first" if not first.seeds and not first.seed else "second" if not second.seeds and not second.seed else ""
-    found = hierarchy.effect(a, b, fixed=fixed)
-    pair.difference, pair.interval, pair.standard_error = found.difference, found.interval, found.standard_error
-    pair.p, pair.test, pair.detectable = found.p, f"t on {found.freedom} degrees of freedom", found.detectable
-    pair.seed_share, pair.freedom = found.seed_share, found.freedom
-    pair.cautions.append(found.design)
-    if not found.standard_error:  # no problem differs, or all alike: variances of zero are no certainty
-        flips = len(problems) if found.difference else 0
-        gained, lost = (flips, 0) if found.difference > 0 else (0, flips)
+    effect = hierarchy.effect(a, b, fixed=fixed)
+    pair.difference, pair.interval, pair.standard_error = effect.difference, effect.interval, effect.standard_error
+    pair.p, pair.test, pair.detectable = effect.p, f"t on {effect.freedom} degrees of freedom", effect.detectable
+    pair.seed_share, pair.freedom = effect.seed_share, effect.freedom
+    pair.cautions.append(effect.design)
+    if not effect.standard_error:  # no problem differs, or all alike: variances of zero are no certainty
+        flips = len(problems) if effect.difference else 0
+        gained, lost = (flips, 0) if effect.difference > 0 else (0, flips)
         pair.interval = low, high = stats.flips_interval(gained, lost, len(problems))
         pair.standard_error = (high - low) / (2 * intervals.Z95)
         pair.p, pair.test = stats.mcnemar(gained, lost), "McNemar, exact"
@@ -310,5 +311,5 @@ def decided(words: str) -> bool:
     return words in ("higher", "lower")
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)

@@ -3,55 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeGuard
 
+from mft_cli.files import JsonObject
 from mft_cli.report.wording import is_number
 
-Record = dict[str, Any]
-Check = Callable[[Any], bool]
+Record = JsonObject
+Check = Callable[[object], bool]
 
 
-def text(value: Any) -> bool:
+def text(value: object) -> bool:
     """A text."""
     return isinstance(value, str)
 
 
-def whole(value: Any) -> bool:
+def whole(value: object) -> TypeGuard[int]:
     """A number of things; as large as a real one may be, since a float must hold it."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-def share(value: Any) -> bool:
+def share(value: object) -> bool:
     """A number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
 
 
-def number(value: Any) -> bool:
+def number(value: object) -> bool:
     """A finite number of a size that a measurement has."""
     return is_number(value) and abs(value) < 1e300
 
 
-def interval(value: Any) -> bool:
+def interval(value: object) -> bool:
     """Two finite numbers in order."""
     return isinstance(value, list) and len(value) == 2 and all(map(number, value)) and value[0] <= value[1]
 
 
-def table(value: Any) -> bool:
+def table(value: object) -> bool:
     """An object."""
     return isinstance(value, dict)
 
 
-def texts(value: Any) -> bool:
+def texts(value: object) -> bool:
     """A list of texts."""
     return isinstance(value, list) and all(map(text, value))
 
 
-def name(value: Any) -> bool:
+def name(value: object) -> bool:
     """What identifies a problem."""
     return text(value) or whole(value)
 
 
-def curve(value: Any) -> bool:
+def curve(value: object) -> bool:
     """Points of two shares."""
     return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(map(share, p)) for p in value)
 
@@ -88,23 +89,23 @@ SCORE: dict[str, Check] = {"id": name, "sample": whole, "status": text}
 GOLD_LINE: dict[str, Check] = {"id": name, "logprob_sum": number, "tokens": lambda value: whole(value) and value > 0}
 
 
-def checked(record: Record, checks: dict[str, Check], where: str, notes: list[str]) -> Record:
+def checked(record: Record, checks: dict[str, Check], file_name: str, notes: list[str]) -> Record:
     """The record without the fields that hold what they cannot; null counts as not there. Says so in `notes`."""
     wrong = [key for key, check in checks.items() if record.get(key) is not None and not check(record[key])]
     if wrong:
-        notes.append(f"{where}: {', '.join(wrong)} cannot be read and is left out")
+        notes.append(f"{file_name}: {', '.join(wrong)} cannot be read and is left out")
     return {
         key: value for key, value in record.items() if key not in wrong and (value is not None or key not in checks)
     }
 
 
 def checked_lines(
-    rows: list[Record], checks: dict[str, Check], needed: tuple[str, ...], where: str, notes: list[str]
+    rows: list[Record], checks: dict[str, Check], needed: tuple[str, ...], file_name: str, notes: list[str]
 ) -> list[Record]:
     """The same for lines; a line without a needed field is left out, and all such lines are counted."""
     some: list[str] = []
-    kept = [row for row in (checked(row, checks, where, some) for row in rows) if all(key in row for key in needed)]
+    kept = [row for row in (checked(row, checks, file_name, some) for row in rows) if all(key in row for key in needed)]
     lost = len(rows) - len(kept)
     if lost or some:
-        notes.append(f"{where}: fields of {max(lost, len(some))} lines cannot be read; {lost} lines are left out")
+        notes.append(f"{file_name}: fields of {max(lost, len(some))} lines cannot be read; {lost} lines are left out")
     return kept

@@ -11,14 +11,14 @@ FILES = ("scores.jsonl", "metrics.json")
 
 
 def read_compared(folders: list[Path]) -> list[Run]:
-    """The runs behind the folders, in the order given, each with the evaluations that lie in what was named.
+    """The runs of the folders, in the order given, each with the evaluations that lie in what was named.
 
     Raises UserError for a folder that holds no run and no evaluation.
     """
     owners: dict[Path, list[Path]] = {}  # run (or bare) folder -> what was named of it
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give run folders or evaluation folders")
+            raise UserError(f"{folder} is not a folder; give run folders or evaluation folders")
         inside = run_folders(folder)
         if not inside:
             inside = [_owner(folder)]
@@ -51,11 +51,15 @@ def _evaluations(folder: Path) -> list[Path]:
 def _read(owner: Path, label: str, named: list[Path]) -> Run:
     run = read_run(owner, label)
     if not any((owner / mark).is_file() for mark in MARKS):
-        run.evaluations = [read_evaluation(label, label, "", place) for place in _evaluations(owner)]
-        for one in run.evaluations:
-            said = (one.metrics or {}).get("benchmark")
-            if one.folder == owner and isinstance(said, str) and said:  # `mft score` writes into any folder
-                one.benchmark = said
-    elif owner not in named and not any(owner.is_relative_to(one) for one in named):
-        run.evaluations = [one for one in run.evaluations if any(one.folder.resolve().is_relative_to(n) for n in named)]
+        run.evaluations = [read_evaluation(label, label, "", folder) for folder in _evaluations(owner)]
+        for evaluation in run.evaluations:
+            said = (evaluation.metrics or {}).get("benchmark")
+            if evaluation.folder == owner and isinstance(said, str) and said:  # `mft score` writes into any folder
+                evaluation.benchmark = said
+    elif owner not in named and not any(owner.is_relative_to(folder) for folder in named):
+        run.evaluations = [
+            evaluation
+            for evaluation in run.evaluations
+            if any(evaluation.folder.resolve().is_relative_to(n) for n in named)
+        ]
     return run

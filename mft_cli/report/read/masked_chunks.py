@@ -34,6 +34,6 @@ def chunk_rows(run: Run) -> list[ChunkRow]:
         chunks = [c for c in sample["masked_chunks"] if isinstance(c, dict)]
         for c in fields.checked_lines(chunks, CHUNK, tuple(CHUNK), "samples.jsonl", notes):
             numbers = (f"{c['loss']:.3f}", f"{c['weight']:.2f}", str(c["steps"]), f"{100 * c['confidence']:.1f} %")
-            where = (str(last), str(sample.get("row", "")), str(c["chunk"]))
-            rows.append(ChunkRow((*where, *numbers, c["predicted"], c["true"])))
+            position = (str(last), str(sample.get("row", "")), str(c["chunk"]))
+            rows.append(ChunkRow((*position, *numbers, c["predicted"], c["true"])))
     return rows

@@ -10,7 +10,6 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,13 +18,12 @@ from yaml import YAMLError
 from mft_cli.errors import UserError
 from mft_cli.files import flatten
 from mft_cli.report.read import fields
+from mft_cli.report.read.fields import Record
 from mft_cli.report.wording import is_number
 
 MARKS = ("config.yaml", "run.json", "state.json")  # a folder with one of these is a run folder
 DEPTH = 3  # how deep a parent folder is searched: outputs/, outputs/<sweep>/, outputs/<sweep>/<number>/
 STALE_S = 900  # a run that says "running" but wrote nothing for this long was probably killed
-
-Record = dict[str, Any]
 
 
 @dataclass
@@ -143,13 +141,13 @@ def read_runs(folders: list[Path]) -> list[Run]:
     paths: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give run folders, or a folder that holds run folders.")
-        found = run_folders(folder)
-        if not found:
+            raise UserError(f"{folder} is not a folder; give run folders, or a folder that holds run folders.")
+        inside = run_folders(folder)
+        if not inside:
             raise UserError(
-                f"{folder} is no run folder and holds none: a run folder has a {', '.join(MARKS[:-1])} or {MARKS[-1]}."
+                f"{folder} is not a run folder and holds none: a run folder has a {', '.join(MARKS[:-1])} or {MARKS[-1]}."
             )
-        paths += [path for path in found if path.resolve() not in {known.resolve() for known in paths}]
+        paths += [path for path in inside if path.resolve() not in {known.resolve() for known in paths}]
     labels = short_labels(paths)
     return [read_run(path, label) for path, label in zip(paths, labels, strict=True)]
 
@@ -201,8 +199,8 @@ def read_run(folder: Path, label: str) -> Run:
         age = time.time() - (folder / "state.json").stat().st_mtime
         if age > STALE_S:
             notes.append(f"says it is running, but state.json is {age / 60:.0f} minutes old: it may have been killed")
-    for place in sorted(path for path in folder.glob("eval*") if path.is_dir()):
-        run.evaluations += read_evaluations(run, place)
+    for evaluation_folder in sorted(path for path in folder.glob("eval*") if path.is_dir()):
+        run.evaluations += read_evaluations(run, evaluation_folder)
     return run
 
 
@@ -223,10 +221,10 @@ def read_metrics(path: Path, notes: list[str]) -> Record | None:
     if "gold_logprob" in metrics:
         metrics["gold_logprob"] = fields.checked(metrics["gold_logprob"], fields.GOLD, "gold_logprob", notes)
     if "failure_detection" in metrics:
-        found = fields.checked(metrics["failure_detection"], fields.FAILURE, "failure_detection", notes)
-        if "agreement" in found:
-            found["agreement"] = fields.checked(found["agreement"], fields.AGREEMENT, "agreement", notes)
-        metrics["failure_detection"] = found
+        detection = fields.checked(metrics["failure_detection"], fields.FAILURE, "failure_detection", notes)
+        if "agreement" in detection:
+            detection["agreement"] = fields.checked(detection["agreement"], fields.AGREEMENT, "agreement", notes)
+        metrics["failure_detection"] = detection
     return metrics
 
 
@@ -235,13 +233,13 @@ def read_rows(path: Path, checks: dict[str, fields.Check], needed: tuple[str, ..
     return fields.checked_lines(read_lines(path, notes), checks, needed, path.name, notes)
 
 
-def read_evaluations(run: Run, place: Path) -> list[Evaluation]:
+def read_evaluations(run: Run, folder: Path) -> list[Evaluation]:
     """The benchmarks under eval/, eval-best/ or eval-step-.../."""
-    checkpoint = place.name.removeprefix("eval").removeprefix("-")
+    checkpoint = folder.name.removeprefix("eval").removeprefix("-")
     label = f"{run.label} @ {checkpoint}" if checkpoint else run.label
-    folders = sorted(path for path in place.iterdir() if path.is_dir())
-    found = [read_evaluation(run.label, label, checkpoint, folder) for folder in folders]
-    return [one for one in found if one.metrics or one.generations or one.scores or one.gold or one.notes]
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    evaluations = [read_evaluation(run.label, label, checkpoint, path) for path in folders]
+    return [e for e in evaluations if e.metrics or e.generations or e.scores or e.gold or e.notes]
 
 
 def read_evaluation(run: str, label: str, checkpoint: str, folder: Path) -> Evaluation:

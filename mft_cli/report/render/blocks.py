@@ -5,11 +5,9 @@ The page, Markdown and `mft compare` print the same blocks. Every cell is finish
 
 from __future__ import annotations
 
-from typing import Any
-
 from mft_cli.report import wording
 from mft_cli.report.compare.domains import Cell
-from mft_cli.report.render.measures import Block, measures
+from mft_cli.report.render.measures import Block, Metrics, measures
 from mft_cli.report.summary import Summary
 from mft_cli.report.wording import NONE
 
@@ -25,12 +23,13 @@ def blocks(summary: Summary) -> list[Block]:
 def agreement(summary: Summary) -> Block:
     """Which share of the problems the runs decide alike."""
     rows = []
-    for one in summary.agreements:
-        counts = ", ".join(f"{k}: {number}" for k, number in enumerate(one.solved_by))
-        left = f" (without {wording.count(len(one.left_out), 'run')} on other problems)" if one.left_out else ""
+    for shared in summary.agreements:
+        counts = ", ".join(f"{k}: {number}" for k, number in enumerate(shared.solved_by))
+        others = wording.count(len(shared.left_out), "run")
+        without = f" (without {others} on other problems)" if shared.left_out else ""
         rows.append(
-            [one.benchmark, f"{len(one.runs)}{left}", str(one.n), counts, wording.percent(one.same),
-             wording.decimal(one.kappa, 2)]
+            [shared.benchmark, f"{len(shared.runs)}{without}", str(shared.n), counts, wording.percent(shared.same),
+             wording.decimal(shared.kappa, 2)]
         )  # fmt: skip
     return Block(
         "agreement",
@@ -45,15 +44,16 @@ def agreement(summary: Summary) -> Block:
 def consistency(summary: Summary) -> Block:
     """Whether a gain holds on all benchmarks."""
     rows = []
-    for one in summary.consistency:
+    for gains in summary.consistency:
         each = "; ".join(
             f"{name} {wording.points(gain)} {wording.points_interval(interval)}"
-            for name, gain, interval in zip(one.benchmarks, one.gains, one.intervals, strict=True)
+            for name, gain, interval in zip(gains.benchmarks, gains.gains, gains.intervals, strict=True)
         )
-        spread = f"{100 * one.spread:.1f} ({100 * one.noise:.1f})"
+        spread = f"{100 * gains.spread:.1f} ({100 * gains.noise:.1f})"
         rows.append(
-            [f"{one.second} {wording.MINUS} {one.first}", wording.points(one.mean), wording.points_interval(one.interval),
-             wording.points_interval(one.interval_over_benchmarks), spread, f"{one.improved} of {len(one.gains)}", each]
+            [f"{gains.second} {wording.MINUS} {gains.first}", wording.points(gains.mean),
+             wording.points_interval(gains.interval), wording.points_interval(gains.interval_over_benchmarks), spread,
+             f"{gains.improved} of {len(gains.gains)}", each]
         )  # fmt: skip
     return Block(
         "consistency",
@@ -94,13 +94,13 @@ def _cell(cell: Cell | None) -> str:
 def overlap(summary: Summary) -> Block:
     """Scores with and without the problems that were trained on."""
     rows = []
-    for one in summary.evaluations:
-        found = (one.metrics or {}).get("overlap") or {}
-        if not wording.is_number(found.get("problems")) or not found["problems"]:
+    for evaluation in summary.evaluations:
+        counts = (evaluation.metrics or {}).get("overlap") or {}
+        if not wording.is_number(counts.get("problems")) or not counts["problems"]:
             continue
-        rest = f"{wording.percent(found.get('accuracy_rest'))} {wording.percent_interval(found.get('interval_rest'))}"
-        rows.append([one.label, one.benchmark, f"{found['problems']} of {found.get('of')}",
-                     wording.percent(found.get("accuracy_trained_on")), rest])  # fmt: skip
+        rest = f"{wording.percent(counts.get('accuracy_rest'))} {wording.percent_interval(counts.get('interval_rest'))}"
+        rows.append([evaluation.label, evaluation.benchmark, f"{counts['problems']} of {counts.get('of')}",
+                     wording.percent(counts.get("accuracy_trained_on")), rest])  # fmt: skip
     return Block(
         "overlap",
         "Problems that were trained on",
@@ -113,10 +113,10 @@ def overlap(summary: Summary) -> Block:
 def failures(summary: Summary) -> Block:
     """How well mean entropy tells wrong answers from right ones."""
     rows = []
-    for one in summary.evaluations:
-        found = (one.metrics or {}).get("failure_detection")
-        if found:
-            rows.append([one.label, one.benchmark, *_failure_cells(found)])
+    for evaluation in summary.evaluations:
+        detection = (evaluation.metrics or {}).get("failure_detection")
+        if detection:
+            rows.append([evaluation.label, evaluation.benchmark, *_failure_cells(detection)])
     return Block(
         "failures",
         "Failure detection",
@@ -130,8 +130,8 @@ def failures(summary: Summary) -> Block:
     )  # fmt: skip
 
 
-def _failure_cells(found: dict[str, Any]) -> list[str]:
-    both = found.get("agreement") or {}
+def _failure_cells(detection: Metrics) -> list[str]:
+    both = detection.get("agreement") or {}
     against = NONE
     if wording.is_number(both.get("difference")):
         areas = (
@@ -139,12 +139,12 @@ def _failure_cells(found: dict[str, Any]) -> list[str]:
         )
         against = f"{areas}: {wording.signed(both['difference'], 3)} {wording.signed_interval(both.get('interval'))}"
     return [
-        f"{found.get('wrong', NONE)} of {found.get('n', NONE)}",
-        f"{wording.decimal(found.get('auroc'))} {wording.decimal_interval(found.get('interval'))}",
-        wording.decimal(found.get("threshold")),
-        str(found.get("flagged", NONE)),
-        f"{wording.percent(found.get('precision'))} {wording.percent_interval(found.get('precision_interval'))}",
-        f"{wording.percent(found.get('recall'))} {wording.percent_interval(found.get('recall_interval'))}",
-        f"{wording.decimal(found.get('risk'))} → {wording.decimal(found.get('aurc'))}",
+        f"{detection.get('wrong', NONE)} of {detection.get('n', NONE)}",
+        f"{wording.decimal(detection.get('auroc'))} {wording.decimal_interval(detection.get('interval'))}",
+        wording.decimal(detection.get("threshold")),
+        str(detection.get("flagged", NONE)),
+        f"{wording.percent(detection.get('precision'))} {wording.percent_interval(detection.get('precision_interval'))}",
+        f"{wording.percent(detection.get('recall'))} {wording.percent_interval(detection.get('recall_interval'))}",
+        f"{wording.decimal(detection.get('risk'))} → {wording.decimal(detection.get('aurc'))}",
         against,
     ]

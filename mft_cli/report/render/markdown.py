@@ -1,4 +1,4 @@
-"""The report as Markdown, with the PNG files beside it."""
+"""The report as Markdown, next to the PNG files."""
 
 from __future__ import annotations
 
@@ -191,5 +191,5 @@ def flips(summary: Summary) -> list[str]:
 
 def listed(ids: list[str]) -> str:
     """Problem ids; what is too many is counted."""
-    words = ", ".join(cell(one) for one in ids[:LISTED]) or "none"
+    words = ", ".join(cell(problem) for problem in ids[:LISTED]) or "none"
     return words + (f" and {len(ids) - LISTED} more" if len(ids) > LISTED else "")

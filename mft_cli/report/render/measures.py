@@ -1,4 +1,4 @@
-"""Tables of what a benchmark measures beside its accuracy: by base problem, by kind of variant, pass@k, instructions ...
+"""Tables of what a benchmark measures besides its accuracy: by base problem, by kind of variant, pass@k, instructions ...
 
 Every cell is finished text; what a metrics.json lacks is a dash.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from mft_cli.report import wording
+from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation
 from mft_cli.report.wording import NONE
 
-Metrics = dict[str, Any]
+Metrics = Record
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,22 @@ def measures(evaluations: list[Evaluation]) -> list[Block]:
 
 def _with(evaluations: list[Evaluation], key: str) -> Iterator[tuple[Evaluation, Metrics, Metrics]]:
     """Evaluations whose metrics have an object under `key`: the evaluation, all its metrics, the object."""
-    for one in evaluations:
-        found = (one.metrics or {}).get(key)
-        if isinstance(found, dict) and found:
-            yield one, one.metrics or {}, found
+    for evaluation in evaluations:
+        measured = (evaluation.metrics or {}).get(key)
+        if isinstance(measured, dict) and measured:
+            yield evaluation, evaluation.metrics or {}, measured
 
 
 def _rows(evaluations: list[Evaluation], key: str, cells: Callable[[Metrics, Metrics], list[str]]) -> list[list[str]]:
-    return [[one.label, one.benchmark, *cells(metrics, found)] for one, metrics, found in _with(evaluations, key)]
+    return [
+        [evaluation.label, evaluation.benchmark, *cells(metrics, measured)]
+        for evaluation, metrics, measured in _with(evaluations, key)
+    ]
 
 
 def _share(values: Metrics, name: str, interval: str = "interval") -> str:
-    found = wording.percent(values.get(name))
-    return found if values.get(interval) is None else f"{found} {wording.percent_interval(values.get(interval))}"
+    text = wording.percent(values.get(name))
+    return text if values.get(interval) is None else f"{text} {wording.percent_interval(values.get(interval))}"
 
 
 def base_problems(evaluations: list[Evaluation]) -> Block:
@@ -82,12 +85,12 @@ def base_problems(evaluations: list[Evaluation]) -> Block:
 def variants(evaluations: list[Evaluation]) -> Block:
     """Accuracy for each kind of variant: topic, role and number of GSM-IC's irrelevant sentence."""
     rows = []
-    for one, _, groups in _with(evaluations, "groups"):
-        for label, value, found in _labels(groups):
-            accuracy = _share(found, "accuracy", "accuracy_interval")
-            robust = _share(found, "robust_accuracy", "robust_interval")
-            rows.append([one.label, one.benchmark, label, wording.shortened(wording.one_line(value), 80),
-                         wording.whole(found.get("n")), accuracy, wording.whole(found.get("problems")), robust])  # fmt: skip
+    for evaluation, _, groups in _with(evaluations, "groups"):
+        for label, value, measured in _labels(groups):
+            accuracy = _share(measured, "accuracy", "accuracy_interval")
+            robust = _share(measured, "robust_accuracy", "robust_interval")
+            rows.append([evaluation.label, evaluation.benchmark, label, wording.shortened(wording.one_line(value), 80),
+                         wording.whole(measured.get("n")), accuracy, wording.whole(measured.get("problems")), robust])  # fmt: skip
     return Block(
         "variants",
         "By kind of variant",
@@ -100,7 +103,7 @@ def variants(evaluations: list[Evaluation]) -> Block:
 
 def _labels(groups: Metrics) -> Iterator[tuple[str, str, Metrics]]:
     for label, values in (groups.get("labels") or {}).items():
-        yield from ((label, value, found) for value, found in values.items())
+        yield from ((label, value, measured) for value, measured in values.items())
 
 
 def samples(evaluations: list[Evaluation]) -> Block:
@@ -129,8 +132,8 @@ def instructions(evaluations: list[Evaluation]) -> Block:
     """IFEval's four numbers."""
     names = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
 
-    def cells(metrics: Metrics, found: Metrics) -> list[str]:
-        return [_share(part if isinstance(part := found.get(name), dict) else {}, "value") for name in names]
+    def cells(metrics: Metrics, measured: Metrics) -> list[str]:
+        return [_share(part if isinstance(part := measured.get(name), dict) else {}, "value") for name in names]
 
     return Block(
         "instructions",

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -81,16 +80,36 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         colours=[(colour(i), colour(i, dark=True)) for i in range(len(summary.runs))],
-        place={run.label: index for index, run in enumerate(summary.runs)}
-        | {one.label: place for place, run in enumerate(summary.runs) for one in run.evaluations},
+        colour_of={run.label: index for index, run in enumerate(summary.runs)}
+        | {evaluation.label: index for index, run in enumerate(summary.runs) for evaluation in run.evaluations},
         levels=(ALARM, WARNING, NOTE),
         made=(made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z"),
         few=FEW_PAIRS,
     )
 
 
+@dataclass(frozen=True)
+class Table:
+    """One table of a page; every cell is finished text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One plot as PNG, for a light and for a dark page."""
+
+    title: str
+    light: bytes
+    dark: bytes
+    name: str = ""
+
+
 def tables_page(
-    title: str, sentences: list[str], tables: Sequence[Any], pictures: Iterable[Any], reading: Sequence[str]
+    title: str, sentences: list[str], tables: Sequence[Table], pictures: Iterable[Picture], reading: Sequence[str]
 ) -> str:
     """A page of tables (title, caption, head, rows), then pictures (title, light and dark PNG); without a script."""
     shown = [{"title": p.title, "light": _data_uri(p.light), "dark": _data_uri(p.dark)} for p in pictures]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Run
 from mft_cli.report.wording import is_number, one_line
 
@@ -15,7 +16,8 @@ from mft_cli.report.wording import is_number, one_line
 # dark variants are lighter. Beyond seven runs the line's dashes tell them apart.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b5579a", "#c98600", "#3d9bd1", "#6b6b6b")
 DARK = ("#56b4e9", "#f08c4a", "#2fc49a", "#e29ac8", "#e8b04a", "#9ecbf0", "#b5b5b5")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+Dashes = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dashes, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 SMOOTH_FROM = 80  # with more points than this, the points are drawn faintly and a running mean boldly
 NAME_LENGTH = 44
 
@@ -72,6 +74,10 @@ CURVES = (
 )
 
 
+# The run's colour, its label, x and y.
+Line = tuple[int, str, list[int] | list[float], list[float]]
+
+
 @dataclass(frozen=True)
 class Plot:
     """A drawn figure, for a light and for a dark page."""
@@ -92,8 +98,8 @@ def draw(runs: list[Run]) -> list[Plot]:
     """Every figure for which there is something to show."""
     plots = []
     for curve in CURVES:
-        series = [(index, run.label, *points(getattr(run, curve.kind), curve.field)) for index, run in enumerate(runs)]
-        series = [line for line in series if line[2]]
+        lines = [(index, run.label, *points(getattr(run, curve.kind), curve.field)) for index, run in enumerate(runs)]
+        series: list[Line] = [line for line in lines if line[2]]
         if curve.field == "masked_share" and not any(value > 0 for line in series for value in line[3]):
             continue
         if series:
@@ -106,13 +112,13 @@ def draw(runs: list[Run]) -> list[Plot]:
 def risk_curves(runs: list[Run]) -> list[Plot]:
     """Share of wrong answers among the completions with the lowest entropy: one figure a benchmark."""
     plots = []
-    for benchmark in dict.fromkeys(one.benchmark for run in runs for one in run.evaluations):
-        series = []
+    for benchmark in dict.fromkeys(evaluation.benchmark for run in runs for evaluation in run.evaluations):
+        series: list[Line] = []
         for index, run in enumerate(runs):
-            for one in (one for one in run.evaluations if one.benchmark == benchmark):
-                curve = ((one.metrics or {}).get("failure_detection") or {}).get("risk_coverage")
+            for evaluation in (evaluation for evaluation in run.evaluations if evaluation.benchmark == benchmark):
+                curve = ((evaluation.metrics or {}).get("failure_detection") or {}).get("risk_coverage")
                 if curve:
-                    series.append((index, one.label, [p[0] for p in curve], [p[1] for p in curve]))
+                    series.append((index, evaluation.label, [p[0] for p in curve], [p[1] for p in curve]))
         if series:
             name = f"risk-coverage-{re.sub('[^A-Za-z0-9_-]', '_', benchmark)}"
             figure = Curve(name, f"Risk and coverage, {benchmark}", "share of wrong answers", "", "risk",
@@ -124,13 +130,13 @@ def risk_curves(runs: list[Run]) -> list[Plot]:
     return plots
 
 
-def points(rows: list[dict[str, Any]], field: str) -> tuple[list[int], list[float]]:
+def points(rows: list[Record], field: str) -> tuple[list[int], list[float]]:
     """Steps and values; a skipped step's NaN leaves a gap instead of a point at nowhere."""
     kept = [(row["step"], float(row[field])) for row in rows if is_number(row.get(field))]
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def caption(curve: Curve, series: list[Any]) -> str:
+def caption(curve: Curve, series: list[Line]) -> str:
     """The last value of every run, for those who cannot see the figure, and how it is drawn."""
     ends = "; ".join(f"{one_line(label)} {values[-1]:.4g} at step {steps[-1]}" for _, label, steps, values in series)
     smooth = " Faint: every step; bold: running mean." if any(smoothed(curve, line[3]) for line in series) else ""
@@ -151,7 +157,7 @@ def running_mean(values: list[float], width: int) -> list[float]:
     return [(sums[high] - sums[low]) / (high - low) for low, high in edges]
 
 
-def _figure(curve: Curve, series: list[Any], dark: bool) -> bytes:
+def _figure(curve: Curve, series: list[Line], dark: bool) -> bytes:
     """One PNG. Uses the object interface: pyplot would keep every figure in memory and look for a display."""
     figure, axes, ink = _paper(curve.title, curve.x, curve.unit, 3.3 + 0.19 * len(series), dark)
     for order, line in enumerate(series):
@@ -201,7 +207,7 @@ def _plain(text: str) -> str:
     return one_line(text).replace("$", r"\$")
 
 
-def _line(axes: Any, curve: Curve, line: Any, width: float, dark: bool) -> None:
+def _line(axes: Any, curve: Curve, line: Line, width: float, dark: bool) -> None:
     """One run's curve."""
     index, label, steps, values = line
     name = _name(label)
@@ -257,8 +263,8 @@ def bars(title: str, y: str, groups: list[str], series: list[tuple[str, list[Bar
     for index, (label, values) in enumerate(series):
         places = [g + width * (index - (len(series) - 1) / 2) for g in range(len(groups))]
         axes.bar(places, [b.value for b in values], 0.92 * width, color=colour(index, dark), label=_name(label))
-        for place, bar in zip(places, values, strict=True):
-            axes.plot([place, place], list(bar.interval), color=ink, linewidth=1.2)
+        for position, bar in zip(places, values, strict=True):
+            axes.plot([position, position], list(bar.interval), color=ink, linewidth=1.2)
     axes.axhline(0, color=ink, linewidth=0.8)
     axes.set_xticks(range(len(groups)), [_plain(g) for g in groups])
     figure.legend(loc="outside lower left", fontsize=8.5, frameon=False, labelcolor=ink, ncols=1)
@@ -274,9 +280,9 @@ def loss_lines(
     for index, (label, places, values) in enumerate(series):
         style = {"color": colour(index, dark), "linestyle": DASHES[(index // len(LIGHT)) % len(DASHES)]}
         axes.plot(places, values, marker="o", markersize=3.5, linewidth=1.6, label=_name(label), **style)
-    for place, name in marks:
-        axes.axvline(place, color=ink, linewidth=0.8, linestyle=DASHES[2])
-        axes.annotate(_name(name), (place, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), fontsize=7.5,
+    for position, name in marks:
+        axes.axvline(position, color=ink, linewidth=0.8, linestyle=DASHES[2])
+        axes.annotate(_name(name), (position, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), fontsize=7.5,
                       textcoords="offset points", rotation=90, va="top", color=ink)  # fmt: skip
     shown = [v for _, _, values in series for v in values if is_number(v)]
     if shown and min(shown) > 0 and max(shown) > 50 * min(shown):
@@ -324,12 +330,12 @@ def sweep_line(metric: str, key: str, points: list[Point], dark: bool = False) -
     order = sorted(range(len(points)), key=lambda i: places[i])
     if numbers and len(set(numbers)) == len(numbers):
         axes.plot([places[i] for i in order], [points[i].mean for i in order], color=colour(6, dark), linewidth=1)
-    for place, point in zip(places, points, strict=True):
+    for position, point in zip(places, points, strict=True):
         paint = colour(1 if point.best else 0, dark)
-        axes.plot([place] * len(point.values), point.values, "o", color=paint, alpha=0.35, markersize=4)
-        axes.plot([place], [point.mean], "D" if point.best else "o", color=paint, markersize=6)
+        axes.plot([position] * len(point.values), point.values, "o", color=paint, alpha=0.35, markersize=4)
+        axes.plot([position], [point.mean], "D" if point.best else "o", color=paint, markersize=6)
         if point.interval:
-            axes.plot([place, place], list(point.interval), color=paint, linewidth=2)
+            axes.plot([position, position], list(point.interval), color=paint, linewidth=2)
     if not numbers:
         axes.set_xticks(places, [_plain(point.x)[:NAME_LENGTH] for point in points], rotation=20, ha="right")
     elif min(numbers) > 0 and max(numbers) > 50 * min(numbers):
@@ -351,11 +357,11 @@ def sweep_map(metric: str, keys: tuple[str, str], points: dict[tuple[str, str], 
     middle = (min(means) + max(means)) / 2
     for (y, x), point in points.items():
         paint = "#111111" if point.mean > middle else "#f2f2f2"
-        place = (across.index(x), down.index(y))
-        axes.text(*place, f"{point.mean:.4g}", ha="center", va="center", fontsize=8.5, color=paint,
+        cell = (across.index(x), down.index(y))
+        axes.text(*cell, f"{point.mean:.4g}", ha="center", va="center", fontsize=8.5, color=paint,
                   fontweight="bold" if point.best else "normal")  # fmt: skip
         if point.best:
-            axes.plot(*place, "s", markersize=30, markerfacecolor="none", markeredgecolor=colour(1, dark))
+            axes.plot(*cell, "s", markersize=30, markerfacecolor="none", markeredgecolor=colour(1, dark))
     figure.colorbar(image).ax.tick_params(colors=ink, labelsize=8)
     return _png(figure)
 
@@ -371,5 +377,5 @@ def as_numbers(texts: list[str]) -> list[float] | None:
 
 def in_order(texts: Iterable[str]) -> list[str]:
     """Numbers by size, words as they came."""
-    found = list(texts)
-    return sorted(found, key=float) if as_numbers(found) else found
+    labels = list(texts)
+    return sorted(labels, key=float) if as_numbers(labels) else labels

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from mft_cli.report import wording
 from mft_cli.report.compare.pairs import Pair, decided
+from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.summary import Summary, wall_seconds
 from mft_cli.report.wording import NONE
@@ -78,22 +78,22 @@ class ScoreRow:
 def score_rows(summary: Summary, benchmark: str) -> list[ScoreRow]:
     """The scores on one benchmark."""
     states = {run.label: run for run in summary.runs}
-    found = [one for one in summary.evaluations if one.benchmark == benchmark]
-    return [score_row(one, states[one.run]) for one in found]
+    evaluations = [evaluation for evaluation in summary.evaluations if evaluation.benchmark == benchmark]
+    return [score_row(evaluation, states[evaluation.run]) for evaluation in evaluations]
 
 
-def score_row(one: Evaluation, run: Run) -> ScoreRow:
+def score_row(evaluation: Evaluation, run: Run) -> ScoreRow:
     """One evaluation as words; what is not known is a dash, never a zero."""
-    metrics = one.metrics or {}
+    metrics = evaluation.metrics or {}
     gold = metrics.get("gold_logprob") or {}
     interval = metrics.get("interval")
     # The words are a dash exactly where the interval is missing or no pair of numbers.
     bounds = (interval[0], interval[1]) if interval and wording.percent_interval(interval) != NONE else None
     value = metrics.get("accuracy")
     return ScoreRow(
-        label=one.label,
-        benchmark=one.benchmark,
-        finished=one.metrics is not None,
+        label=evaluation.label,
+        benchmark=evaluation.benchmark,
+        finished=evaluation.metrics is not None,
         n=wording.whole(metrics.get("n")),
         accuracy=wording.percent(value),
         interval=wording.percent_interval(interval),
@@ -111,7 +111,7 @@ def score_row(one: Evaluation, run: Run) -> ScoreRow:
     )
 
 
-def how(metrics: dict[str, Any]) -> str:
+def how(metrics: Record) -> str:
     """Under which conditions a score was made, in one line."""
     engine = metrics.get("engine")
     engine = engine if isinstance(engine, dict) else {}

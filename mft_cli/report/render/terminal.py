@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mft_cli.console import text_table
 from mft_cli.report.compare.pairs import Pair
 from mft_cli.report.read.runs import Run, read_runs
 from mft_cli.report.render import tables
@@ -17,8 +18,8 @@ HEAD = ("run", "benchmark", "n", "accuracy [95 %]", "gold log-prob", "difference
 
 def terminal_table(runs: Sequence[Run | Path | str]) -> str:
     """Scores of the runs (or run folders), each compared with the first one on its benchmark."""
-    read = [one if isinstance(one, Run) else read_runs([Path(one)]) for one in runs]
-    flat = [run for one in read for run in (one if isinstance(one, list) else [one])]
+    read = [item if isinstance(item, Run) else read_runs([Path(item)]) for item in runs]
+    flat = [run for item in read for run in (item if isinstance(item, list) else [item])]
     return summary_table(summarise(flat))
 
 
@@ -29,11 +30,11 @@ def summary_table(summary: Summary) -> str:
         return "No run has been evaluated yet."
     loud = [f"! {one_line(notice.where)}: {notice.text}" for notice in summary.notices if notice.level == "alarm"]
     more = [line for block in measures(summary.evaluations) for line in ["", block.title, *_block(block)]]
-    return "\n".join([*aligned([HEAD, *rows]), *more, *loud])
+    return "\n".join([*text_table([HEAD, *rows]), *more, *loud])
 
 
 def _block(block: Block) -> list[str]:
-    return aligned([tuple(block.head), *(tuple(one_line(cell) for cell in row) for row in block.rows)])
+    return text_table([tuple(block.head), *(tuple(one_line(cell) for cell in row) for row in block.rows)])
 
 
 def benchmark_rows(summary: Summary, benchmark: str) -> list[tuple[str, ...]]:
@@ -55,17 +56,3 @@ def _against(pair: Pair | None) -> tuple[str, str]:
         return NONE, NONE
     row = tables.pair_row(pair)
     return (NONE, f"not compared: {row.refused}") if row.refused else (f"{row.difference} {row.interval}", row.verdict)
-
-
-def aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns of equal width; numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            text.rjust(width) if i == 2 else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return lines
