@@ -172,9 +172,9 @@ def differences(asked: argparse.Namespace) -> str:
             found["gold"].append(g.difference)
             lines.append(
                 f"- {epochs} epochs, seed {seed}: accuracy {100 * a.difference:+.1f} points "
-                f"[{100 * a.bootstrap[0]:+.1f}, {100 * a.bootstrap[1]:+.1f}], {won} won, {lost} lost, exact McNemar p = {p:.3f}"
+                f"[{100 * a.interval[0]:+.1f}, {100 * a.interval[1]:+.1f}], {won} won, {lost} lost, exact McNemar p = {p:.3f}"
                 f"{'' if p < 0.05 else ' (not decided)'}; gold log-probability a token {g.difference:+.4f} "
-                f"[{g.bootstrap[0]:+.4f}, {g.bootstrap[1]:+.4f}]"
+                f"[{g.interval[0]:+.4f}, {g.interval[1]:+.4f}]"
             )
         if len(asked.seeds) > 1:
             spread = {k: f"{mean(v):+.4f} (standard deviation over seeds {stdev(v):.4f})" for k, v in found.items()}

@@ -12,7 +12,7 @@ from mft_cli.files import JsonObject
 from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import Bar, bars
 from mft_cli.report.wording import one_line
-from mft_cli.stats.intervals import bootstrap_mean
+from mft_cli.stats.intervals import interval_of_mean
 from mft_cli.stats.significance import paired_difference
 
 Values = dict[tuple[str, str], list[float]]  # (measure, region) -> a value for each example
@@ -56,7 +56,7 @@ def as_json(ready: Prepared, records: list[list[JsonObject]], settings: JsonObje
                 "label": subject.label,
                 "path": subject.config.path,
                 "weights_digest": subject.folder.weights_digest,
-                **nested(model_values, lambda v: {"mean": mean(v), "interval": list(bootstrap_mean(v))}),
+                **nested(model_values, lambda v: {"mean": mean(v), "interval": interval_of_mean(v)}),
             }
             for subject, model_values in zip(ready.subjects, values, strict=True)
         ],
@@ -102,7 +102,7 @@ def nested_difference(first: Values, second: Values) -> JsonObject:
     pairs = {key: paired_difference(first[key], second[key]) for key in first}
 
     def mean_and_interval(key: tuple[str, str]) -> JsonObject:
-        return {"mean": pairs[key].difference, "interval": list(pairs[key].bootstrap)}
+        return {"mean": pairs[key].difference, "interval": pairs[key].interval}
 
     result: JsonObject = {name: mean_and_interval((name, "")) for name in ("logprob", "distance")}
     return result | {name: {region: mean_and_interval((name, region)) for region in REGIONS} for name in MEASURES}

@@ -10,7 +10,8 @@ from mft_cli.report.compare import flips, groups
 from mft_cli.report.compare.consistency import Agreement, Consistency, against_first, agreements, consistency
 from mft_cli.report.compare.domains import DomainTable, domain_tables
 from mft_cli.report.compare.notices import Notice, notices
-from mft_cli.report.compare.pairs import Pair, all_pairs, subject
+from mft_cli.report.compare.pairs import Pair, all_pairs
+from mft_cli.report.compare.subjects import subject
 from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.wording import is_number

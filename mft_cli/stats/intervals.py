@@ -13,6 +13,7 @@ Z95 = NormalDist().inv_cdf(0.975)
 
 
 DRAWS = 10_000
+FEW = 30  # values, below which a bootstrap of their mean is too narrow
 
 
 def wilson(correct: float, n: float, z: float = Z95) -> tuple[float, float]:
@@ -72,6 +73,21 @@ def student_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, flo
         return None
     half = student_quantile((1 + level) / 2, len(v) - 1) * float(v.std(ddof=1)) / sqrt(len(v))
     return float(v.mean()) - half, float(v.mean()) + half
+
+
+def interval_of_mean(values: ArrayLike, seed: int = 0, draws: int = DRAWS) -> tuple[float, float] | None:
+    """95 % interval of the mean: Student's below FEW values, where a bootstrap is too narrow. None for one value."""
+    v = np.asarray(values, dtype=np.float64)
+    return student_interval(v) if len(v) < FEW else bootstrap_mean(v, seed, draws)
+
+
+def student_p(values: ArrayLike) -> float:
+    """Two-sided p value that the mean is 0, by Student's t; 1 where one value, or no spread around 0, says nothing."""
+    v = np.asarray(values, dtype=np.float64)
+    if len(v) < 2 or not v.any():
+        return 1.0
+    error = float(v.std(ddof=1)) / sqrt(len(v))
+    return 2 * (1 - student_cdf(abs(float(v.mean())) / error, len(v) - 1)) if error else 0.0
 
 
 def welch_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:

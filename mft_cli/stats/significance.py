@@ -11,23 +11,24 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mft_cli.stats.intervals import DRAWS, Z95, _bisect, bootstrap_mean, mean_interval
+from mft_cli.stats.intervals import DRAWS, Z95, _bisect, interval_of_mean, mean_interval, student_p
 
 Label = TypeVar("Label", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean of second - first with its normal interval [low, high], and its bootstrap interval."""
+    """Mean of second - first with its normal interval [low, high], `interval_of_mean`, and Student's p of no difference."""
 
     difference: float
     low: float
     high: float
-    bootstrap: tuple[float, float]
+    interval: tuple[float, float] | None
+    p: float
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0, draws: int = DRAWS) -> Paired:
-    """Mean of second - first over the same problems, with intervals.
+    """Mean of second - first over the same problems, with intervals and a test.
 
     The differences are taken problem by problem, so that what problems have in common cancels (Miller 2024,
     arXiv 2411.00640, section 4). Raises ValueError for different lengths.
@@ -36,7 +37,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, seed: int = 0, draws:
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} and {len(b)} problems cannot be paired")
     difference = b - a
-    return Paired(float(difference.mean()), *mean_interval(difference), bootstrap_mean(difference, seed, draws))
+    interval = interval_of_mean(difference, seed, draws)
+    return Paired(float(difference.mean()), *mean_interval(difference), interval, student_p(difference))
 
 
 def flips_interval(gained: int, lost: int, n: int) -> tuple[float, float]:

@@ -16,7 +16,7 @@ def test_wilson_against_printed_values() -> None:
     assert [round(v, 4) for v in intervals.wilson(15, 148)] == [0.0624, 0.1605]  # the same table
     assert [round(v, 4) for v in intervals.wilson(0, 20)] == [0.0, 0.1611]
     assert intervals.wilson(20, 20)[1] == 1.0
-    with pytest.raises(ValueError, match="no proportion"):
+    with pytest.raises(ValueError, match="not a proportion"):
         intervals.wilson(1, 0)
 
 
@@ -61,6 +61,24 @@ def test_paired_difference_by_hand() -> None:
     assert isclose(result.high, 0.25 + half)
     with pytest.raises(ValueError, match="cannot be paired"):
         stats.paired_difference([1], [1, 2])
+
+
+def test_few_problems_take_students_interval_and_test() -> None:
+    scipy = pytest.importorskip("scipy.stats", reason="scipy is the reference here")
+    generator = np.random.default_rng(0)
+    differences = generator.normal(0.1, 0.3, 12)
+    result = stats.paired_difference(np.zeros(12), differences)
+    reference = scipy.ttest_1samp(differences, 0)
+    assert result.interval == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert result.p == pytest.approx(reference.pvalue)
+    many = generator.normal(0.1, 0.3, intervals.FEW)
+    assert stats.paired_difference(np.zeros(len(many)), many).interval == intervals.bootstrap_mean(many)
+
+
+def test_one_problem_and_equal_problems_say_nothing() -> None:
+    alone = stats.paired_difference([0.2], [0.7])
+    assert (alone.interval, alone.p) == (None, 1.0)
+    assert stats.paired_difference([0.2, 0.4], [0.2, 0.4]).p == 1.0
 
 
 def test_detectable_effects() -> None:

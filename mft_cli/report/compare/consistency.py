@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import fsum, sqrt
 
-from mft_cli.report.compare.pairs import Pair, Subject, refusal
+from mft_cli.report.compare.pairs import Pair
+from mft_cli.report.compare.subjects import Subject, refusal
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 from mft_cli.stats.hierarchy import MANY

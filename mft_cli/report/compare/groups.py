@@ -7,7 +7,8 @@ import statistics
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 
-from mft_cli.report.compare.pairs import Pair, Subject, average, compare, correct_for_number, verdict
+from mft_cli.report.compare.pairs import Pair, compare, decide
+from mft_cli.report.compare.subjects import Subject, average
 from mft_cli.report.read.runs import Run
 from mft_cli.report.wording import NONE, is_number, setting
 
@@ -177,9 +178,7 @@ def group_pairs(groups: list[Group], subjects: list[Subject]) -> list[Pair]:
             if unit is not None:
                 units.append((True, unit))
         pairs += [compare(a, b) for (x, a), (y, b) in combinations(units, 2) if x or y]
-    correct_for_number(pairs)
-    for pair in pairs:
-        pair.verdict = verdict(pair)
+    decide(pairs)
     return pairs
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from mft_cli.files import file_digest
-from mft_cli.report.compare.pairs import Pair, Subject
+from mft_cli.report.compare.pairs import Pair
+from mft_cli.report.compare.subjects import Subject
 from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.wording import count, is_number, one_line, percent
 

@@ -70,7 +70,7 @@ METRICS: dict[str, Check] = {
     "n": whole, "samples": whole, "accuracy": share, "interval": interval, "interval_method": text, "unparsed": whole,
     "truncated": whole, "timed_out": whole, "gold_logprob": table, "contaminated": text, "warnings": texts,
     "engine": table, "seconds": table, "generations_digest": text, "prompt_text": text,
-    "failure_detection": table, "overlap": table,
+    "failure_detection": table, "overlap": table, "scoring_version": whole, "weights_digest": text,
 }  # fmt: skip
 GOLD: dict[str, Check] = {"mean": number, "interval": interval}
 FAILURE: dict[str, Check] = {

@@ -9,7 +9,7 @@ import pytest
 
 from mft_cli.errors import UserError
 from mft_cli.report.compare.flips import chosen
-from mft_cli.report.compare.pairs import UNDECIDED, Pair, correct_for_number
+from mft_cli.report.compare.pairs import UNDECIDED, GoldPair, Pair, correct_for_number, decide
 from mft_cli.report.read.runs import read_runs
 from mft_cli.report.render.terminal import terminal_table
 from mft_cli.report.summary import Summary, as_json, summarise
@@ -185,7 +185,10 @@ def test_other_checkpoints_are_entries_of_their_own(tmp_path: Path) -> None:
 
 def test_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for folder, words in ((tmp_path / "empty", "no run folder and holds none"), (tmp_path / "none", "is no folder")):
+    for folder, words in (
+        (tmp_path / "empty", "not a run folder and holds none"),
+        (tmp_path / "none", "is not a folder"),
+    ):
         with pytest.raises(UserError, match=words):
             read_runs([folder])
 
@@ -293,3 +296,34 @@ def test_seeds_without_any_flip_have_an_interval(tmp_path: Path) -> None:
     assert pair.detectable == pytest.approx(min(
         d for k in range(1, PROBLEMS) if (d := stats.minimum_detectable_effect(PROBLEMS, k / PROBLEMS)) < 1))  # fmt: skip
     assert [one.level for one in summary.notices if "CONTAMINATED" in one.text] == ["alarm"]
+
+
+def test_gold_differences_over_seeds_cover_the_draw_of_seeds(tmp_path: Path) -> None:
+    """Seeds move a run's log-likelihoods by far more than problems differ: averages over seeds must not look certain."""
+    for method, shifts in (("sft", (0.0, 0.02, 0.04)), ("masked_thought", (0.03, 0.01, 0.05))):
+        for seed, shift in enumerate(shifts, 1):
+            run = fake_run(tmp_path / f"{method}-gsm8k-s{seed}-ab{seed}", method=method, seed=seed)
+            fake_evaluation(run, correct=range(20), shift=shift)
+    (pair,) = summary_of(tmp_path).group_pairs
+    assert pair.gold is not None
+    assert abs(pair.gold.difference or 0) == pytest.approx(0.01)
+    assert pair.gold.test == "t on 2 degrees of freedom"
+    assert pair.gold.interval == pytest.approx((-0.04, 0.06), abs=0.012) or pair.gold.interval[0] < -0.03
+    assert pair.gold.verdict == UNDECIDED
+
+
+def test_gold_tests_are_corrected_for_their_number() -> None:
+    pairs = [Pair("b", "a", "c", gold=GoldPair(n=9, difference=0.1, interval=(0.01, 0.2), p=p)) for p in (0.03, 0.04)]
+    decide(pairs)
+    assert [pair.gold.verdict for pair in pairs if pair.gold] == [f"{UNDECIDED} after correction"] * 2
+    assert pairs[0].gold is not None
+    assert pairs[0].gold.p_holm == pytest.approx(0.06)
+
+
+def test_scores_of_different_scoring_versions_are_not_paired(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path, range(10), range(20), metrics={"scoring_version": 2})
+    (pair,) = summary_of(*runs).pairs
+    assert "scored by different rules (sft by version 1, masked by version 2)" in pair.refused
+    metrics = runs[0] / "eval/gsm8k/metrics.json"
+    write_json(metrics, json.loads(metrics.read_text()) | {"scoring_version": 2})
+    assert not summary_of(*runs).pairs[0].refused
