@@ -1,9 +1,8 @@
 """Two settings, each trained with several seeds, on the same problems: seeds within settings, problems crossed with both.
 
 The model is the two-way random-effects one: outcome = mean + seed + problem + rest. A bootstrap over three seeds would
-be too narrow, so variances are estimated by mean squares and the degrees of freedom by Satterthwaite (1946, Biometrics
-Bulletin 2:110). Where both settings have the same seeds, their runs are pairs, and what a seed does to both (the order
-of the data) cancels.
+be too narrow, so variances are estimated by mean squares, and Student's quantiles are weighted by them. Where both
+settings have the same seeds, their runs are pairs, and what a seed does to both (the order of the data) cancels.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from mft_cli.stats.intervals import student_cdf, student_quantile
+from mft_cli.stats.intervals import _bisect, student_quantile
 
 Table = NDArray[np.float64]  # [seeds, problems]: share of a problem's completions that are right
 MANY = 1000  # degrees of freedom beyond which Student's t is the normal distribution for our purposes
@@ -22,34 +21,61 @@ MANY = 1000  # degrees of freedom beyond which Student's t is the normal distrib
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean of second - first. `seed_share`: share of the variance that comes from the seeds."""
+    """Mean of second - first. `seed_share`: share of the variance that comes from the seeds.
+
+    `squares`: the mean squares of problems and of seeds, each with its degrees of freedom. A quantile is the root of the
+    mean of their squared Student quantiles, weighted by them (after Cochran and Cox 1957, Experimental Designs, 4.14).
+    Satterthwaite's degrees of freedom follow an estimate of the seeds' part that is often too low with few seeds, and so
+    decide too often: scripts/bench/comparisons.py.
+    """
 
     difference: float
     standard_error: float
-    freedom: int
+    squares: tuple[tuple[float, int], tuple[float, int]]
     seed_share: float
     design: str
 
     @property
+    def freedom(self) -> int:
+        """Satterthwaite's degrees of freedom of the two mean squares."""
+        below = sum(square**2 / freedom for square, freedom in self.squares)
+        total = sum(square for square, _ in self.squares)
+        return max(1, min(int(total**2 / below), MANY)) if below else self.squares[0][1]
+
+    @property
+    def test(self) -> str:
+        """The reference distribution in words."""
+        return f"t on {' and '.join(str(freedom) for square, freedom in reversed(self.squares) if square)} degrees of freedom"
+
+    def quantile(self, p: float) -> float:
+        """The p quantile of difference / standard error where nothing differs."""
+        total = sum(square for square, _ in self.squares)
+        if not total:
+            return student_quantile(p, self.squares[0][1])
+        return sqrt(sum(square * student_quantile(p, freedom) ** 2 for square, freedom in self.squares) / total)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95 %: over other problems and other seeds."""
-        half = student_quantile(0.975, self.freedom) * self.standard_error
+        half = self.quantile(0.975) * self.standard_error
         return self.difference - half, self.difference + half
 
     @property
     def p(self) -> float:
-        """Two-sided p value of no difference."""
+        """Two-sided p value of no difference, to 1e-9."""
+        if not self.difference:
+            return 1.0
         if not self.standard_error:
-            return 1.0 if not self.difference else 0.0
-        return 2 * (1 - student_cdf(abs(self.difference) / self.standard_error, self.freedom))
+            return 0.0
+        reached = abs(self.difference) / self.standard_error
+        return _bisect(lambda p: self.quantile(1 - p / 2) - reached, 1e-9, 1 - 1e-9)
 
     @property
     def detectable(self) -> float | None:
         """Smallest true difference that such a design finds with 80 % power at the two-sided 5 % level."""
         if not self.standard_error:
             return None
-        factor = student_quantile(0.975, self.freedom) + student_quantile(0.8, self.freedom)
-        return factor * self.standard_error
+        return (self.quantile(0.975) + self.quantile(0.8)) * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -122,13 +148,10 @@ def _combined(
     difference: float, problems: float, n: int, parts: list[_Squares], weights: list[float], design: str
 ) -> Effect:
     """Problems' part plus what the seeds add beyond noise: the mean square of seeds holds the noise once more."""
-    seeds = sum(w * (part.seeds - part.rest) for w, part in zip(weights, parts, strict=True))
-    if seeds <= 0:
-        return Effect(difference, sqrt(problems), min(n - 1, MANY), 0.0, design)
-    below = problems**2 / (n - 1)
-    for weight, part in zip(weights, parts, strict=True):
-        s, p = part.size
-        below += (weight * part.seeds) ** 2 / (s - 1) + (weight * part.rest) ** 2 / ((s - 1) * (p - 1))
+    seeds = max(0.0, sum(w * (part.seeds - part.rest) for w, part in zip(weights, parts, strict=True)))
+    measured = [(w * part.seeds, part.size[0] - 1) for w, part in zip(weights, parts, strict=True)]
+    square = sum(value for value, _ in measured)
+    below = sum(value**2 / freedom for value, freedom in measured)
+    squares = (problems, min(n - 1, MANY)), (square, max(1, int(square**2 / below)) if below else 1)
     total = problems + seeds
-    freedom = int(total**2 / below) if below else n - 1
-    return Effect(difference, sqrt(total), max(1, min(freedom, MANY)), seeds / total, design)
+    return Effect(difference, sqrt(total), squares, seeds / total if total else 0.0, design)

