@@ -5,19 +5,17 @@ After Li et al. 2018 (arXiv 1712.09913); mask fine-tuning (arXiv 2503.22764) sho
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mft_cli.analysis import directions, landscape_report
-from mft_cli.analysis.directions import Point
+from mft_cli.analysis import landscape_report
+from mft_cli.analysis.scenes import Coordinates, Scene, make_scenes
 from mft_cli.analysis.settings import LandscapeSettings, check_landscape
-from mft_cli.analysis.subjects import Prepared, Subject, prepare
+from mft_cli.analysis.subjects import Prepared, prepare
 from mft_cli.config.schema.methods import SftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import TokenProgress
@@ -31,9 +29,6 @@ from mft_cli.methods.base import Method, label_count
 from mft_cli.signals import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
-
-Coordinates = tuple[float, ...]
-Put = Callable[[Coordinates], None]
 
 
 class Loss:
@@ -49,18 +44,6 @@ class Loss:
     def __call__(self, model: nn.Module) -> float:
         sums = [float(self.method.loss(model, batch).sums["ce"]) for batch in self.batches]
         return math.fsum(sums) / self.labels
-
-
-@dataclass
-class Scene:
-    """Places to evaluate; `open` loads the weights and gives the model and what puts it at a place."""
-
-    label: str
-    places: list[Coordinates]
-    subjects: list[Subject]
-    open: Callable[[], tuple[nn.Module, Put]]
-    axes: tuple[list[float], ...]  # coordinates along each axis
-    marks: list[Coordinates]  # where the subjects lie, in their order
 
 
 def landscape(config: TrainConfig, folders: list[str], own_model: bool, asked: LandscapeSettings) -> JsonObject:
@@ -132,89 +115,3 @@ def evaluate(scene: Scene, keys: list[str], journal: Journal, loss: Loss, stop: 
         journal.add(key, {"models": models, "at": list(places[key]), "loss": value if math.isfinite(value) else None})
         progress.examples(1)
     progress.close()
-
-
-# ---- scenes ---------------------------------------------------------------------------------------------------------
-
-
-def make_scenes(ready: Prepared, asked: LandscapeSettings, seed: int) -> list[Scene]:
-    subjects = ready.subjects
-    if asked.kind == "random":
-        return [around(subject, ready.device, asked, seed) for subject in subjects]
-    if asked.kind == "line":
-        pairs = itertools.pairwise(subjects)
-        return [between(list(pair), number, ready.device, asked.points) for number, pair in enumerate(pairs)]
-    return [through(subjects, ready.device, asked)]
-
-
-def spread(low: float, high: float, points: int) -> list[float]:
-    """Evenly spaced coordinates; the middle one of an odd number of them between -x and x is exactly 0."""
-    middle, half = (low + high) / 2, (high - low) / 2
-    return [middle + half * (2 * i - points + 1) / (points - 1) for i in range(points)]
-
-
-def around(subject: Subject, device: torch.device, asked: LandscapeSettings, seed: int) -> Scene:
-    """One or two random filter-normalised directions; their coordinate 1 is a step as long as the weights."""
-    axis = spread(-asked.reach, asked.reach, asked.points)
-
-    def load() -> tuple[nn.Module, Put]:
-        model = subject.load(device)
-        origin = directions.weights_of(model)
-        steps = [
-            directions.random_direction(origin, seed, number, asked.keep_zeros) for number in range(asked.dimensions)
-        ]
-        return model, lambda point: directions.put_sum(model, origin, list(zip(point, steps, strict=True)))
-
-    places: list[Coordinates] = [(a,) for a in axis] if asked.dimensions == 1 else [(a, b) for b in axis for a in axis]
-    return Scene(subject.label, places, [subject], load, (axis,) * asked.dimensions, [(0.0,) * asked.dimensions])
-
-
-def between(pair: list[Subject], number: int, device: torch.device, points: int) -> Scene:
-    """The straight line from one model to the next; coordinates count models."""
-    axis = [number + i / (points - 1) for i in range(points)]
-
-    def load() -> tuple[nn.Module, Put]:
-        model, (first, second) = loaded(pair, device)
-        return model, lambda point: directions.put_between(model, first, second, point[0] - number)
-
-    marks: list[Coordinates] = [(float(number),), (float(number + 1),)]
-    return Scene(f"{pair[0].label} → {pair[1].label}", [(a,) for a in axis], pair, load, (axis,), marks)
-
-
-def through(subjects: list[Subject], device: torch.device, asked: LandscapeSettings) -> Scene:
-    """The plane through three models; coordinates are distances of weights (Euclidean norm)."""
-    model, points = loaded(subjects, device)
-    try:
-        u, v, marks = directions.plane(points)
-    except ValueError as error:
-        raise UserError(f"kind=plane: of {', '.join(s.label for s in subjects)} {error}; take kind=line") from None
-    origin = points[0]
-    axes = []
-    for values in zip(*marks, strict=True):
-        room = asked.margin * (max(values) - min(values))
-        axes.append(spread(min(values) - room, max(values) + room, asked.points))
-
-    def put(point: Coordinates) -> None:
-        if point in marks:  # the model's own bits, without the rounding of the way there
-            directions.put_sum(model, points[marks.index(point)], [])
-        else:
-            directions.put_sum(model, origin, [(point[0], u), (point[1], v)])
-
-    places: list[Coordinates] = [(a, b) for b in axes[1] for a in axes[0]]
-    return Scene("plane", places, subjects, lambda: (model, put), (axes[0], axes[1]), list(marks))
-
-
-def loaded(subjects: list[Subject], device: torch.device) -> tuple[nn.Module, list[Point]]:
-    """The first model, and every model's weights. Raises UserError for models of different shape."""
-    model = subjects[0].load(device)
-    points = [directions.weights_of(model)]
-    for other in subjects[1:]:
-        points.append(directions.weights_of(other.load(device)))
-        a, b = ({n: tuple(p.shape) for n, p in point.items()} for point in (points[0], points[-1]))
-        if a != b:
-            name = next(n for n in (*a, *b) if a.get(n) != b.get(n))
-            raise UserError(
-                f"{subjects[0].label} and {other.label} differ in shape ({name}: {a.get(name)} and {b.get(name)}); "
-                f"there is no line between them"
-            )
-    return model, points
