@@ -11,7 +11,16 @@ from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
 from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import Bar, bars
-from mft_cli.report.wording import one_line
+from mft_cli.report.wording import (
+    decimal,
+    digits_for,
+    interval_text,
+    one_line,
+    percent,
+    points,
+    points_interval,
+    signed,
+)
 from mft_cli.stats.intervals import interval_of_mean
 from mft_cli.stats.significance import paired_difference
 
@@ -38,7 +47,7 @@ def write(ready: Prepared, records: list[list[JsonObject]], settings: JsonObject
     result = as_json(ready, records, settings)
     source = f"{ready.source}; {result['examples']} of them with a far context, {result['targets']} targets"
     title = "Dependency on question, near and far context"
-    return publish(out, "dependency", title, source, result, tables(result), plots(result), READING)
+    return publish(out, "dependency", title, in_short(result), source, result, tables(result), plots(result), READING)
 
 
 def as_json(ready: Prepared, records: list[list[JsonObject]], settings: JsonObject) -> JsonObject:
@@ -125,14 +134,36 @@ def tables(result: JsonObject) -> list[Table]:
     for pair in result["differences"]:
         rows.append([one_line(f"{pair['second']} − {pair['first']}"), shown(pair["logprob"], True),
                      shown(pair["distance"], True, 1)])  # fmt: skip
-    head = ["model", "clean log-prob of the true token", "mean distance, weighted by share (tokens)"]
+    head = ["model", "clean log-likelihood of the true token", "mean distance, weighted by share (tokens)"]
     return [*parts, Table("whole model", head, rows)]
 
 
-def shown(value: JsonObject, signed: bool = False, digits: int = 3) -> str:
-    low, high = value["interval"]
-    sign = "+" if signed else ""
-    return f"{value['mean']:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+def in_short(result: JsonObject) -> list[str]:
+    """What was found: on what each model's predictions depend, and in what the others differ from the first."""
+    sentences = []
+    for model in result["models"]:
+        shares = ", ".join(f"{region} {percent(model['share'][region]['mean'])}" for region in REGIONS)
+        sentences.append(f"{one_line(model['label'])}: of what the three corruptions change, {shares}.")
+    for pair in result["differences"]:
+        changes = ", ".join(f"{region} {points_of(pair['share'][region])}" for region in REGIONS)
+        sentences.append(
+            f"{one_line(pair['second'])} against {one_line(pair['first'])}, points of share [95 %]: {changes}."
+        )
+    return sentences
+
+
+def points_of(value: JsonObject) -> str:
+    """A difference of shares, its interval, and whether that excludes 0."""
+    decided = value["interval"] is not None and not value["interval"][0] <= 0 <= value["interval"][1]
+    words = f"{points(value['mean'])} {points_interval(value['interval'])}"
+    return words if decided else f"{words} (not decided)"
+
+
+def shown(value: JsonObject, difference: bool = False, digits: int = 3) -> str:
+    """Mean and interval, with as many decimals as its width has."""
+    digits = digits_for(value["interval"], digits)
+    write = signed if difference else decimal
+    return f"{write(value['mean'], digits)} {interval_text(value['interval'], lambda number: write(number, digits))}"
 
 
 def plots(result: JsonObject) -> dict[str, Picture]:
@@ -141,7 +172,10 @@ def plots(result: JsonObject) -> dict[str, Picture]:
     pictures = {}
     for name, title in titles.items():
         series = [
-            (m["label"], [Bar(m[name][r]["mean"], tuple(m[name][r]["interval"])) for r in REGIONS])
+            (
+                m["label"],
+                [Bar(m[name][r]["mean"], tuple(m[name][r]["interval"] or (m[name][r]["mean"],) * 2)) for r in REGIONS],
+            )
             for m in result["models"]
         ]
         light, dark = (bars(title, units[name], list(REGIONS), series, dark) for dark in (False, True))

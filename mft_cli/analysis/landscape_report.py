@@ -11,7 +11,7 @@ from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
 from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import loss_lines, loss_surface
-from mft_cli.report.wording import one_line
+from mft_cli.report.wording import one_line, significant
 
 READING = [
     "The loss is the mean cross entropy of the response tokens of fixed examples, in fp32, on clean inputs.",
@@ -30,7 +30,9 @@ def write(
     """Prints tables and writes landscape.json, .html and PNG files into `out`."""
     result = as_json(ready, scenes, losses, settings, labels)
     source = f"{ready.source}; {labels} label tokens; fp32"
-    return publish(out, "landscape", "Loss landscape", source, result, tables(result), plots(result), READING)
+    return publish(
+        out, "landscape", "Loss landscape", in_short(result), source, result, tables(result), plots(result), READING
+    )
 
 
 def as_json(ready: Prepared, scenes: list[Scene], losses: Losses, settings: JsonObject, labels: int) -> JsonObject:
@@ -112,8 +114,30 @@ def tables(result: JsonObject) -> list[Table]:
     return parts
 
 
+def in_short(result: JsonObject) -> list[str]:
+    """What was found in each scene."""
+    kind = result["settings"]["kind"]
+    losses = {model["label"]: model["loss"] for model in result["models"]}
+    return [sentence(scene, kind, losses) for scene in result["scenes"]]
+
+
+def sentence(scene: JsonObject, kind: str, losses: dict[str, float | None]) -> str:
+    """Such as "sft → masked: barrier 0.0312 between losses of 1.234 and 1.201."."""
+    label = one_line(scene["label"])
+    ends = " and ".join(number(losses[mark["label"]]) for mark in scene["marks"])
+    lowest = f"the lowest loss, {number(scene['lowest']['loss'])}, is at {coordinates(scene['lowest']['at'])}"
+    gone = f"; {scene['not_finite']} points are not finite" if scene["not_finite"] else ""
+    if kind == "line" and "barrier" in scene:
+        barrier = f"barrier {number(scene['barrier'])}" if scene["barrier"] else "no barrier"
+        return f"{label}: {barrier} between losses of {ends}; {lowest}{gone}."
+    if kind == "random" and "mean_rise" in scene:
+        rise = scene["mean_rise"]
+        return f"{label}: loss {ends}; around it {number(abs(rise))} {'higher' if rise > 0 else 'lower'} on average; {lowest}{gone}."
+    return f"{label}: losses of {ends}; {lowest}{gone}."
+
+
 def number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
+    return "not finite" if value is None else significant(value, 4)
 
 
 def coordinates(at: list[float] | None) -> str:

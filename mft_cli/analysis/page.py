@@ -10,17 +10,21 @@ from mft_cli.report.render.page import Picture, Table, tables_page
 
 
 def publish(
-    out: Path, name: str, title: str, source: str, result: JsonObject, parts: list[Table],
+    out: Path, name: str, title: str, sentences: list[str], source: str, result: JsonObject, parts: list[Table],
     pictures: dict[str, Picture], reading: list[str],
 ) -> JsonObject:  # fmt: skip
-    """Prints the tables and writes <name>.json, <name>.html and the pictures into `out`. Returns `result`."""
+    """Prints the tables and writes <name>.json, <name>.html and the pictures into `out`. Returns `result`.
+
+    `sentences`: what was found; the page begins with them, and `source` (on what) comes after.
+    """
     write_json(out / f"{name}.json", result)
     for part in parts:
         print(f"\n{part.title}")
         print("\n".join(text_table([tuple(part.head), *(tuple(row) for row in part.rows)])))
     for picture, image in pictures.items():
         (out / f"{picture}.png").write_bytes(image.light)
-    write_atomically(out / f"{name}.html", tables_page(title, [source], parts, pictures.values(), reading))
+    write_atomically(out / f"{name}.html", tables_page(title, [*sentences, source], parts, pictures.values(), reading))
     images = ", ".join(f"{picture}.png" for picture in pictures)
+    print("\n" + "\n".join(sentences))
     print(f"\n{source}\nwritten to {out}: {name}.json, {name}.html, {images}")
     return result

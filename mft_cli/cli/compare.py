@@ -11,6 +11,7 @@ from mft_cli.cli.options import read_options
 from mft_cli.config.schema.base import STRICT, key
 from mft_cli.console import text_table
 from mft_cli.errors import UserError
+from mft_cli.models.folder import weights_now
 from mft_cli.report import write
 from mft_cli.report.compare.pairs import Pair
 from mft_cli.report.read.folders import read_compared
@@ -26,25 +27,28 @@ class Options:
     """The options of `mft compare`."""
 
     out: Path = key(Path("outputs/compare"), "Folder of the report.")
+    baseline: str | None = key(
+        None, "The run, its folder or the setting that others are compared with; null: the plainest."
+    )
 
 
 def main(arguments: list[str]) -> None:
     options, named = read_options(Options, "compare", arguments)
     if not named:
         raise UserError("mft compare needs run or evaluation folders: mft compare outputs/a outputs/b")
-    compare([Path(folder) for folder in named], options.out)
+    compare([Path(folder) for folder in named], options.out, options.baseline)
 
 
 HEAD = ("second − first", "n", "difference [95 %]", "gained/lost", "same outcome", "p", "Holm", "detectable", "verdict")
 LISTED = 12  # flips named for a direction in the terminal
 
 
-def compare(folders: list[Path], out: Path) -> Summary:
-    """Print every paired comparison and write report.html, .md and .json into `out`.
+def compare(folders: list[Path], out: Path, baseline: str | None = None) -> Summary:
+    """Print every paired comparison and write report.html, .md, .json and flips.txt into `out`.
 
-    Raises UserError where fewer than two evaluations share a benchmark.
+    Raises UserError where fewer than two evaluations share a benchmark, and for an unknown baseline.
     """
-    summary = summarise(read_compared(folders))
+    summary = summarise(read_compared(folders), baseline, weights_now)
     shared = [pair for pair in summary.pairs if not pair.refused]
     if not summary.pairs:
         names = ", ".join(
@@ -65,7 +69,11 @@ def compare(folders: list[Path], out: Path) -> Summary:
         print("\n".join(_block(block)))
     print("\n".join(chain.from_iterable(_flips(pair) for pair in shared[:6])))
     paths = write(summary, out)
-    print(f"\nboth completions of every flip: {paths.html}\nall numbers: {paths.json}")
+    flips = sum(len(pair.gained) + len(pair.lost) for pair in summary.pairs)
+    shown = sum(len(part.shown) for part in summary.flips)
+    print(
+        f"\nboth completions of {shown} of {flips} flips: {paths.html}\nof all: {paths.flips}\nall numbers: {paths.json}"
+    )
     return summary
 
 
@@ -118,12 +126,14 @@ def _flips(pair: Pair) -> list[str]:
 
 HELP = """mft compare: runs on the same problems, pair by pair
 
-  mft compare outputs/sft-s1 outputs/masked-s1              two runs (the first is the baseline)
+  mft compare outputs/sft-s1 outputs/masked-s1              two runs
+  mft compare outputs/a outputs/b baseline=b                differences to b (default: the model before training, else
+                                                            plain sft, else the first one named)
   mft compare outputs/sft-s* outputs/masked-s*              many seeds: seeds within settings, common seeds paired
   mft compare outputs/a/eval/gsm8k scores/                  evaluation folders; scores/ from mft score
   mft compare outputs/a outputs/b out=outputs/mine
 
 For every benchmark: paired difference with a 95 % interval, McNemar's exact test, Holm's correction, flips, agreement,
-and the smallest difference that could have been detected. Writes report.html (both completions of each flip), report.md
-and report.json into out (default outputs/compare). What is computed: docs/compare.md
+and the smallest difference that could have been detected. Writes report.html (both completions of 20 flips a pair), flips.txt
+(of all), report.md and report.json into out (default outputs/compare). What is computed: docs/compare.md
 """

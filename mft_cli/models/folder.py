@@ -68,6 +68,17 @@ def weights_digest(
     return digest_of([(f.name, digest_of_file(f)) for f in files] + [settings])
 
 
+def weights_now(folder: Path) -> str | None:
+    """The `weights_digest` of a folder as it is now; None where it holds no whole model, such as an adapter alone."""
+    config = ModelConfig(path=str(folder))
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        return weights_digest(weight_files(folder, config), read_settings(folder / "config.json", config), digest)
+    except UserError:
+        return None
+
+
 def context_of(settings: dict[str, Any]) -> int | None:
     """Positions that a model has by its config.json; None if it does not say."""
     text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from mft_cli.report.compare import flips, groups
@@ -11,6 +13,7 @@ from mft_cli.report.compare.consistency import Agreement, Consistency, against_f
 from mft_cli.report.compare.domains import DomainTable, domain_tables
 from mft_cli.report.compare.notices import Notice, notices
 from mft_cli.report.compare.pairs import Pair, all_pairs
+from mft_cli.report.compare.reference import in_order
 from mft_cli.report.compare.subjects import subject
 from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation, Run
@@ -41,13 +44,24 @@ class Summary:
         return list(dict.fromkeys(evaluation.benchmark for evaluation in self.evaluations))
 
     @property
+    def evaluation_of(self) -> dict[tuple[str, str], Evaluation]:
+        """Evaluations by benchmark and label."""
+        return {(evaluation.benchmark, evaluation.label): evaluation for evaluation in self.evaluations}
+
+    @property
     def tests(self) -> int:
         """How many tests Holm's correction is over."""
         return sum(pair.p is not None for pair in self.pairs)
 
 
-def summarise(runs: list[Run]) -> Summary:
-    """Compare, group and check."""
+def summarise(
+    runs: list[Run], baseline: str | None = None, weights_now: Callable[[Path], str | None] | None = None
+) -> Summary:
+    """Compare, group and check. `baseline` names the reference (see `in_order`). Raises UserError for an unknown one.
+
+    `weights_now` gives the digest of the weights that a model's folder holds now; with it, stale scores are told.
+    """
+    runs = in_order(runs, baseline)
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]
     table = {(evaluation.benchmark, evaluation.label): evaluation for evaluation in evaluations}
     subjects = [subject(evaluation) for evaluation in evaluations]
@@ -63,7 +77,7 @@ def summarise(runs: list[Run]) -> Summary:
     return Summary(
         runs=runs,
         evaluations=evaluations,
-        notices=notices(runs, pairs, subjects),
+        notices=notices(runs, pairs, subjects, weights_now),
         settings=settings,
         same_settings=same,
         surroundings=groups.differing_surroundings(runs),

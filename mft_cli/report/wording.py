@@ -49,7 +49,7 @@ def percent(value: object) -> str:
 
 def percent_interval(interval: object) -> str:
     """[0.35, 0.48] -> [35.0, 48.0]."""
-    return _interval(interval, lambda value: f"{100 * value:.1f}")
+    return interval_text(interval, lambda value: f"{100 * value:.1f}")
 
 
 def points(value: object) -> str:
@@ -59,7 +59,7 @@ def points(value: object) -> str:
 
 def points_interval(interval: object) -> str:
     """An interval of a difference, in percentage points."""
-    return _interval(interval, lambda value: signed(100 * value, 1))
+    return interval_text(interval, lambda value: signed(100 * value, 1))
 
 
 def signed(value: object, digits: int) -> str:
@@ -79,15 +79,32 @@ def decimal(value: object, digits: int = 3) -> str:
 
 def decimal_interval(interval: object, digits: int = 3) -> str:
     """An interval of plain numbers."""
-    return _interval(interval, lambda value: decimal(value, digits))
+    return interval_text(interval, lambda value: decimal(value, digits))
 
 
 def signed_interval(interval: object, digits: int = 3) -> str:
     """An interval of differences."""
-    return _interval(interval, lambda value: signed(value, digits))
+    return interval_text(interval, lambda value: signed(value, digits))
 
 
-def _interval(interval: object, write: Callable[[float], str]) -> str:
+def digits_for(interval: object, least: int = 3, most: int = 9) -> int:
+    """Decimals that show an interval with two significant digits of its width."""
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2 or not all(map(is_number, interval)):
+        return least
+    width = abs(interval[1] - interval[0])
+    return max(least, min(most, 1 - math.floor(math.log10(width)))) if width > 0 else least
+
+
+def significant(value: object, least: int = 3) -> str:
+    """A plain number with `least` decimals, or as many as show two significant digits of a small one."""
+    if not is_number(value):
+        return NONE
+    digits = least if value == 0 else max(least, 1 - math.floor(math.log10(abs(value))))
+    return decimal(value, digits) if digits <= 9 else f"{value:.1e}".replace("-", MINUS)
+
+
+def interval_text(interval: object, write: Callable[[float], str]) -> str:
+    """Both ends as `write` writes them; a dash for what is not an interval."""
     if not isinstance(interval, (list, tuple)) or len(interval) != 2 or not all(map(is_number, interval)):
         return NONE
     return f"[{write(interval[0])}, {write(interval[1])}]"

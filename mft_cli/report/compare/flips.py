@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mft_cli.report.compare.pairs import Pair
 from mft_cli.report.read.runs import Evaluation, Record
 from mft_cli.report.wording import shortened
 
-PER_PAIR = 20  # flips shown for a pair
-IN_ALL = 240  # flips shown in the whole report: the page must stay openable
-TEXT_LIMIT = 6000  # characters of one text
+PER_PAIR = 20  # flips that the page shows for a pair
+IN_ALL = 2000  # and in the whole report: it must stay openable
+TEXT_LIMIT = 6000  # characters of one text in the page
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A completion in three pieces: the answer that was graded, and what stands before and after it."""
+
+    before: str
+    answer: str = ""
+    after: str = ""
 
 
 @dataclass
 class Side:
     """One run's answer to a problem."""
 
-    completion: str | None  # None where generations.jsonl lacks it
+    completion: Marked | None  # None where generations.jsonl lacks it
     answer: str
+    answer_from: str  # what announced it: marker, box ...; empty in old files
     status: str
     finish_reason: str
     share: float  # of the problem's completions that are correct
@@ -60,18 +71,23 @@ def same_text(first: Evaluation, second: Evaluation) -> tuple[int, int] | None:
 
 
 def collect(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> list[PairFlips]:
-    """Flips of every compared pair, within the limits; gained and lost in equal shares where both abound."""
+    """Flips of every compared pair, within the page's limits; gained and lost in equal shares where both abound."""
     changed = [pair for pair in pairs if pair.gained or pair.lost]
     limit = min(PER_PAIR, max(2, IN_ALL // len(changed))) if changed else 0
-    result = []
-    for pair in changed:
-        first, second = (evaluations[pair.benchmark, label] for label in (pair.first, pair.second))
-        gained, lost = chosen(pair.gained, pair.lost, limit)
-        sides = _Side(first), _Side(second)
-        ways = [(problem, True) for problem in gained] + [(problem, False) for problem in lost]
-        shown = [_flip(problem, way, *sides) for problem, way in ways]
-        result.append(PairFlips(pair, shown))
-    return result
+    return [_flips_of(pair, evaluations, chosen(pair.gained, pair.lost, limit), TEXT_LIMIT) for pair in changed]
+
+
+def every(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> Iterator[PairFlips]:
+    """All flips of every compared pair, with whole texts."""
+    return (_flips_of(pair, evaluations, (pair.gained, pair.lost), None) for pair in pairs if pair.gained or pair.lost)
+
+
+def _flips_of(
+    pair: Pair, evaluations: dict[tuple[str, str], Evaluation], problems: tuple[list[str], list[str]], limit: int | None
+) -> PairFlips:
+    sides = [_Side(evaluations[pair.benchmark, label], limit) for label in (pair.first, pair.second)]
+    ways = [(problem, True) for problem in problems[0]] + [(problem, False) for problem in problems[1]]
+    return PairFlips(pair, [_flip(problem, way, *sides) for problem, way in ways])
 
 
 def chosen(gained: list[str], lost: list[str], limit: int) -> tuple[list[str], list[str]]:
@@ -83,7 +99,8 @@ def chosen(gained: list[str], lost: list[str], limit: int) -> tuple[list[str], l
 class _Side:
     """An evaluation's rows by problem and sample."""
 
-    def __init__(self, evaluation: Evaluation):
+    def __init__(self, evaluation: Evaluation, limit: int | None):
+        self.limit = limit
         self.completions = evaluation.completions()
         self.scores: dict[str, dict[int, Record]] = {}
         for row in evaluation.scores:
@@ -95,8 +112,9 @@ class _Side:
         row, text = rows.get(sample, {}), self.completions.get((problem, sample), {})
         completion = text.get("completion")
         return Side(
-            completion=shortened(str(completion), TEXT_LIMIT) if completion is not None else None,
+            completion=marked(str(completion), row.get("answer_span"), self.limit) if completion is not None else None,
             answer="" if row.get("answer") is None else str(row["answer"]),
+            answer_from=str(row.get("answer_from") or ""),
             status=str(row.get("status") or ""),
             finish_reason=str(text.get("finish_reason") or ""),
             share=sum(other.get("correct") is True for other in rows.values()) / len(rows),
@@ -115,5 +133,25 @@ def _flip(problem: str, gained: bool, first: _Side, second: _Side) -> Flip:
     sample = (turned or samples or [0])[0]
     record = second.completions.get((problem, sample)) or first.completions.get((problem, sample)) or {}
     gold = next(iter(second.scores[problem].values())).get("gold")
-    prompt = shortened(str(record.get("prompt") or ""), TEXT_LIMIT)
+    prompt = str(record.get("prompt") or "")
+    if first.limit:
+        prompt = shortened(prompt, first.limit)
     return Flip(problem, gained, str(gold), prompt, sample, first.at(problem, sample), second.at(problem, sample))
+
+
+def marked(text: str, span: list[int] | None, limit: int | None) -> Marked:
+    """The text around the characters [start, end) of the answer; a long one loses its middle, not the answer."""
+    if span is None or not span[0] < span[1] <= len(text):
+        return Marked(text if limit is None else without_middle(text, limit))
+    before, answer, after = text[: span[0]], text[span[0] : span[1]], text[span[1] :]
+    if limit is None:
+        return Marked(before, answer, after)
+    return Marked(without_middle(before, limit // 2), shortened(answer, limit // 4), shortened(after, limit // 4))
+
+
+def without_middle(text: str, limit: int) -> str:
+    """The start and the end of a long text, with the number of characters between them."""
+    half = limit // 2
+    return (
+        text if len(text) <= limit else f"{text[:half]}\n… ({len(text) - 2 * half} more characters) …\n{text[-half:]}"
+    )

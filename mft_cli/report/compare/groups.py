@@ -168,18 +168,25 @@ def spread(values: list[float]) -> tuple[float | None, float | None]:
 
 def group_pairs(groups: list[Group], subjects: list[Subject]) -> list[Pair]:
     """Groups against each other and against single runs, each group averaged over its seeds problem by problem."""
-    grouped = {run.label for group in groups for run in group.runs}
     pairs = []
     for benchmark in dict.fromkeys(subject.benchmark for subject in subjects):
         here = {s.label: s for s in subjects if s.benchmark == benchmark and not s.problem}
-        units: list[tuple[bool, Subject]] = [(False, s) for s in here.values() if s.run not in grouped]
-        for group in groups:
-            unit = averaged(group, here)
-            if unit is not None:
-                units.append((True, unit))
-        pairs += [compare(a, b) for (x, a), (y, b) in combinations(units, 2) if x or y]
+        pairs += [compare(a, b) for a, b in combinations(_units(groups, here), 2) if a.seeds or b.seeds]
     decide(pairs)
     return pairs
+
+
+def _units(groups: list[Group], subjects: dict[str, Subject]) -> list[Subject]:
+    """Groups averaged and runs that are in none, each at the position of its first run."""
+    in_group = {run.label: group for group in groups for run in group.runs}
+    units: dict[str, Subject | None] = {}
+    for subject in subjects.values():
+        group = in_group.get(subject.run)
+        if group is None:
+            units[subject.label] = subject
+        elif group.label not in units:
+            units[group.label] = averaged(group, subjects)
+    return [unit for unit in units.values() if unit is not None]
 
 
 def averaged(group: Group, subjects: dict[str, Subject]) -> Subject | None:

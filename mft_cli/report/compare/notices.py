@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mft_cli.files import file_digest
 from mft_cli.report.compare.pairs import Pair
@@ -13,6 +15,9 @@ from mft_cli.report.read.runs import Evaluation, Run
 from mft_cli.report.wording import count, is_number, one_line, percent
 
 ALARM, WARNING, NOTE = "alarm", "warning", "note"  # how loud
+DIGESTS = {  # file -> the field of metrics.json that holds its digest
+    "generations.jsonl": "generations_digest", "scores.jsonl": "scores_digest", "gold.jsonl": "gold_digest",
+}  # fmt: skip
 LISTED = 12  # places that one notice names
 SHARE = re.compile(r"^(\d+(?: of \d+)?) (?=[a-z])")  # what a warning counts
 
@@ -26,13 +31,17 @@ class Notice:
     text: str
 
 
-def notices(runs: list[Run], pairs: list[Pair], subjects: list[Subject]) -> list[Notice]:
+def notices(
+    runs: list[Run], pairs: list[Pair], subjects: list[Subject], weights_now: Callable[[Path], str | None] | None = None
+) -> list[Notice]:
     """All of them, the loudest first."""
     collected: list[Notice] = []
     for run in runs:
         collected += about_run(run)
         for evaluation in run.evaluations:
             collected += about_evaluation(evaluation)
+            if weights_now is not None:
+                collected += about_weights(run, evaluation, weights_now)
     collected += [notice for subject in subjects for notice in about_scores(subject)]
     collected += about_same_text(pairs)
     collected += about_refusals(pairs)
@@ -94,16 +103,34 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
 
 
 def about_file(evaluation: Evaluation, title: str) -> list[Notice]:
-    """metrics.json records the digest of the completions that were scored."""
-    path = evaluation.folder / "generations.jsonl"
-    recorded = (evaluation.metrics or {}).get("generations_digest")
-    if not recorded:
+    """metrics.json records the digests of the completions that were scored, and of the scores."""
+    collected = []
+    for name, recorded in ((name, (evaluation.metrics or {}).get(key)) for name, key in DIGESTS.items()):
+        path = evaluation.folder / name
+        if not recorded:
+            continue
+        if not path.is_file():
+            collected.append(Notice(WARNING, title, f"{name} is missing: what the scores were computed from is gone."))
+        elif file_digest(path) != recorded:
+            collected.append(Notice(ALARM, title, f"{name} is not the file of these scores: its digest has changed."))
+    return collected
+
+
+def about_weights(run: Run, evaluation: Evaluation, weights_now: Callable[[Path], str | None]) -> list[Notice]:
+    """Scores belong to weights: those that the model's folder holds now must be those that were evaluated."""
+    metrics = evaluation.metrics or {}
+    model = metrics.get("model")
+    scored = metrics.get("weights_digest") or (model.get("weights_digest") if isinstance(model, dict) else None)
+    if not scored or (metrics.get("engine") or {}).get("name") == "api":
         return []
-    if not path.is_file():
-        return [Notice(WARNING, title, "generations.jsonl is missing: the completions that were scored are gone.")]
-    if file_digest(path) != recorded:
-        return [Notice(ALARM, title, "generations.jsonl is not the file that was scored: its digest has changed.")]
-    return []
+    trained = "method.name" in run.config
+    name = f"export-{evaluation.checkpoint}" if evaluation.checkpoint else "export"
+    folder = run.folder / name if trained else Path(str(run.config.get("model.path") or ""))
+    present = weights_now(folder)
+    if present is None or present == scored:
+        return []
+    text = f"STALE: these are scores of other weights than {folder} holds now: run mft eval model.path={folder} again."
+    return [Notice(ALARM, f"{evaluation.label}, {evaluation.benchmark}", text)]
 
 
 def about_scores(subject: Subject) -> list[Notice]:

@@ -52,6 +52,11 @@ def name(value: object) -> bool:
     return text(value) or whole(value)
 
 
+def span(value: object) -> bool:
+    """Two whole numbers in order: the first character, and the one after the last."""
+    return isinstance(value, list) and len(value) == 2 and all(map(whole, value)) and value[0] <= value[1]
+
+
 def curve(value: object) -> bool:
     """Points of two shares."""
     return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(map(share, p)) for p in value)
@@ -69,7 +74,8 @@ PROVENANCE: dict[str, Check] = {"started": text, "git": table, "packages": table
 METRICS: dict[str, Check] = {
     "n": whole, "samples": whole, "accuracy": share, "interval": interval, "interval_method": text, "unparsed": whole,
     "truncated": whole, "timed_out": whole, "gold_logprob": table, "contaminated": text, "warnings": texts,
-    "engine": table, "seconds": table, "generations_digest": text, "prompt_text": text,
+    "engine": table, "seconds": table, "generations_digest": text, "scores_digest": text, "gold_digest": text,
+    "model": table, "prompt_text": text,
     "failure_detection": table, "overlap": table, "scoring_version": whole, "weights_digest": text,
 }  # fmt: skip
 GOLD: dict[str, Check] = {"mean": number, "interval": interval}
@@ -85,7 +91,7 @@ STEP: dict[str, Check] = {"step": whole}
 COMPLETION: dict[str, Check] = {
     "id": name, "sample": whole, "prompt": text, "completion": text, "finish_reason": text, "completion_tokens": whole,
 }  # fmt: skip
-SCORE: dict[str, Check] = {"id": name, "sample": whole, "status": text}
+SCORE: dict[str, Check] = {"id": name, "sample": whole, "status": text, "answer_from": text, "answer_span": span}
 GOLD_LINE: dict[str, Check] = {"id": name, "logprob_sum": number, "tokens": lambda value: whole(value) and value > 0}
 
 

@@ -95,7 +95,7 @@ def read_lines(path: Path, notes: list[str]) -> list[Record]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -114,7 +114,7 @@ def read_object(path: Path, notes: list[str]) -> Record | None:
         return None
     try:
         value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         notes.append(f"{path.name} cannot be read")
@@ -127,10 +127,12 @@ def read_config(path: Path, notes: list[str]) -> Record:
     if not path.is_file():
         return {}
     try:
-        return flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError):
-        notes.append(f"{path.name} cannot be read")
-        return {}
+        config = flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError):
+        config = {}
+    if not config:
+        notes.append(f"{path.name} cannot be read: the run counts as one without settings")
+    return config
 
 
 # ---- run folders ----------------------------------------------------------------------------------------------------
@@ -193,6 +195,7 @@ def read_run(folder: Path, label: str) -> Run:
         validation=by_step(rows, "validation", notes),
         notes=notes,
     )
+    notes += missing(run)
     if run.step is None and run.training:  # a stopped or failed run's state has no step
         run.step = run.training[-1]["step"]
     if run.state == "running":
@@ -202,6 +205,19 @@ def read_run(folder: Path, label: str) -> Run:
     for evaluation_folder in sorted(path for path in folder.glob("eval*") if path.is_dir()):
         run.evaluations += read_evaluations(run, evaluation_folder)
     return run
+
+
+def missing(run: Run) -> list[str]:
+    """What a training must have written and is not there."""
+    if "method.name" not in run.config and run.training:
+        name = run.folder / "config.yaml"
+        problem = "does not say method.name" if name.is_file() else "is missing"
+        return [f"config.yaml {problem}, although this was a training: it counts as a model that was only evaluated"]
+    if "method.name" in run.config and run.step and not run.training:
+        return [
+            f"metrics.jsonl has no row of training that can be read, although the run is at step {run.step}: no curves"
+        ]
+    return []
 
 
 def by_step(rows: list[Record], kind: str, notes: list[str]) -> list[Record]:

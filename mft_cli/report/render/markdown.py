@@ -19,14 +19,14 @@ SPECIAL = re.compile(r"([\\`*_\[\]<>|~#])")  # also stops raw HTML: names and wa
 LISTED = 30  # problem ids listed for a direction
 
 SCORE_HEAD = (
-    "run", "accuracy [95 %]", "problems", "unparsed", "truncated", "timed out", "gold log-prob [95 %]", "remarks",
+    "run", "accuracy [95 %]", "problems", "unparsed", "truncated", "timed out", "gold log-likelihood [95 %]", "remarks",
 )  # fmt: skip
 SEED_HEAD = (
-    "settings", "benchmark", "mean accuracy", "spread (sd), points", "each seed, %", "gold log-prob", "spread (sd)",
+    "settings", "benchmark", "mean accuracy", "spread (sd), points", "each seed, %", "gold log-likelihood", "spread (sd)",
 )  # fmt: skip
 PAIR_HEAD = (
     "second − first", "difference, points [95 %]", "verdict", "gained / lost of n", "p", "Holm p",
-    "smallest detectable, points", "gold log-prob difference [95 %]", "gold verdict",
+    "smallest detectable, points", "gold log-likelihood difference [95 %]", "gold verdict",
 )  # fmt: skip
 
 
@@ -181,7 +181,11 @@ def masked_texts(summary: Summary) -> list[str]:
 
 def flips(summary: Summary) -> list[str]:
     """Which problems changed; the texts are in the page."""
-    lines = ["## Flips", "", "Both completions of each are in report.html.", ""] if summary.flips else []
+    lines = (
+        ["## Flips", "", "Both completions of each are in flips.txt, up to 20 a pair in report.html.", ""]
+        if summary.flips
+        else []
+    )
     for part in summary.flips:
         pair = part.pair
         lines.append(f"- {cell(pair.benchmark)}, {cell(pair.second)} − {cell(pair.first)}")

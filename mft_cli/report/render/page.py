@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mft_cli.report import wording
+from mft_cli.report.compare.flips import PER_PAIR
 from mft_cli.report.compare.notices import ALARM, NOTE, WARNING
 from mft_cli.report.compare.pairs import Pair
 from mft_cli.report.read import masked_chunks
@@ -85,6 +86,7 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
         levels=(ALARM, WARNING, NOTE),
         made=(made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z"),
         few=FEW_PAIRS,
+        per_pair=PER_PAIR,
     )
 
 

@@ -181,9 +181,9 @@ def pair_row(pair: Pair) -> PairRow:
         verdict=pair.verdict,
         decided=decided(pair.verdict),
         same_text=same,
-        gold_difference=wording.signed(gold.difference, 3) if gold else NONE,
-        gold_interval=wording.signed_interval(gold.interval) if gold else NONE,
-        gold_detectable=wording.decimal(gold.detectable) if gold else NONE,
+        gold_difference=wording.signed(gold.difference, wording.digits_for(gold.interval)) if gold else NONE,
+        gold_interval=wording.signed_interval(gold.interval, wording.digits_for(gold.interval)) if gold else NONE,
+        gold_detectable=wording.significant(gold.detectable) if gold else NONE,
         gold_verdict=gold.verdict if gold else pair.gold_refused,
         gold_decided=bool(gold) and decided(gold.verdict if gold else ""),
         cautions=pair.cautions,
@@ -280,9 +280,10 @@ METHOD = (
         "in four of five repetitions (two-sided 5 % level). Smaller differences would mostly go unseen.",
     ),
     (
-        "Gold log-prob",
-        "Mean log-probability that the model gives a token of the gold solution: it moves smoothly where accuracy "
-        "jumps. Differences are paired, with a bootstrap interval. "
+        "Gold log-likelihood",
+        "Mean log-probability that the model gives a token of the gold solution, in nats: it moves smoothly where accuracy "
+        "jumps. Differences are paired and decided as those of the accuracy are: corrected for their number, over seeds "
+        "where a setting has several; below 30 problems with Student's interval. "
         "It says how likely the reference text is, not whether the model solves the problem.",
     ),
     (

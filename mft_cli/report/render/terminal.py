@@ -13,7 +13,7 @@ from mft_cli.report.render.measures import Block, measures
 from mft_cli.report.summary import Summary, summarise
 from mft_cli.report.wording import NONE, one_line
 
-HEAD = ("run", "benchmark", "n", "accuracy [95 %]", "gold log-prob", "difference to the first [95 %]", "decided?")
+HEAD = ("run", "benchmark", "n", "accuracy [95 %]", "gold log-likelihood", "difference to the first [95 %]", "decided?")
 
 
 def terminal_table(runs: Sequence[Run | Path | str]) -> str:

@@ -127,8 +127,8 @@ def test_seeds_are_grouped(tmp_path: Path) -> None:
             run = fake_run(tmp_path / f"{method}-gsm8k-s{seed}-ab{seed}", method=method, seed=seed)
             fake_evaluation(run, correct=set(range(start, 20 + start + seed)))
     summary = summary_of(tmp_path)
-    assert [group.label for group in summary.groups] == ["masked_thought-gsm8k (3 seeds)", "sft-gsm8k (3 seeds)"]
-    score = summary.groups[1].scores[0]
+    assert [group.label for group in summary.groups] == ["sft-gsm8k (3 seeds)", "masked_thought-gsm8k (3 seeds)"]
+    score = summary.groups[0].scores[0]
     assert score.mean == pytest.approx(22 / PROBLEMS)
     assert score.deviation == pytest.approx(1 / PROBLEMS)
     assert [label for label, _ in score.values] == [f"sft-gsm8k-s{seed}-ab{seed}" for seed in (1, 2, 3)]
@@ -327,3 +327,27 @@ def test_scores_of_different_scoring_versions_are_not_paired(tmp_path: Path) -> 
     metrics = runs[0] / "eval/gsm8k/metrics.json"
     write_json(metrics, json.loads(metrics.read_text()) | {"scoring_version": 2})
     assert not summary_of(*runs).pairs[0].refused
+
+
+def stale(summary: Summary) -> list[str]:
+    return [notice.where for notice in summary.notices if notice.text.startswith("STALE: ")]
+
+
+def test_scores_of_other_weights_are_told(tmp_path: Path) -> None:
+    metrics = {"weights_digest": "before", "engine": {"name": "hf"}}
+    runs = two_runs(tmp_path, range(10), range(20), metrics=metrics)
+    seen: list[Path] = []
+
+    def now(folder: Path) -> str:
+        seen.append(folder)
+        return "after"
+
+    assert stale(summarise(read_runs(runs), weights_now=now)) == ["masked, gsm8k"]
+    assert seen == [runs[1] / "export"]
+    assert not stale(summarise(read_runs(runs), weights_now=lambda folder: "before"))
+    assert not stale(summarise(read_runs(runs), weights_now=lambda folder: None))  # the export was removed
+
+
+def test_changed_scores_are_told_by_their_digest(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path, range(10), range(20), metrics={"scores_digest": "0" * 64})
+    assert "scores.jsonl is not the file of these scores" in texts(summary_of(*runs), "alarm")

@@ -84,3 +84,25 @@ def write_all(root: Path) -> None:
         terminal_table(runs).encode()
     except UserError:
         pass
+
+
+JUNK = {
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[: len(content) * 2 // 3],
+    "other bytes": lambda content: bytes(range(128, 256)),
+    "a list": lambda content: b"[1, 2]",
+    "too deep": lambda content: b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("how", JUNK)
+@pytest.mark.parametrize("name", ["config.yaml", "state.json", "run.json", "metrics.jsonl", *list(FILES)[4:]])
+def test_a_damaged_file_is_told(sound: Path, tmp_path: Path, name: str, how: str) -> None:
+    """The report is written, and one of its notices names the file."""
+    shutil.copytree(sound, tmp_path / "damaged")
+    path = tmp_path / "damaged/sft-s1" / name
+    path.write_bytes(JUNK[how](path.read_bytes()))
+    summary = summarise(read_runs([tmp_path / "damaged"]))
+    write_all(tmp_path / "damaged")
+    told = "\n".join(notice.text for notice in summary.notices if "sft-s1" in notice.where)
+    assert path.name in told, told

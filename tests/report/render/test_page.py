@@ -122,8 +122,8 @@ def test_flips_are_limited_and_counted(made: ReportPaths) -> None:
     pairs = json.loads(made.json.read_text(encoding="utf-8"))["pairs"]
     flips = sum(len(pair["gained"]) + len(pair["lost"]) for pair in pairs)
     shown = page.count('class="flip"')
-    left_out = sum(int(number) for number in re.findall(r"; (\d+) not shown", page))
-    assert 0 < shown <= 260
+    left_out = sum(int(number) for number in re.findall(r"; (\d+) not shown here", page))
+    assert 0 < shown <= 2000
     assert shown + left_out == flips
 
 
@@ -146,6 +146,16 @@ def test_report_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         report.build([fake_run(tmp_path / "run", steps=1)], tmp_path / "file")
+
+
+def test_small_numbers_keep_significant_digits() -> None:
+    assert wording.significant(0.123456) == "0.123"
+    assert wording.significant(0.000123456) == "0.00012"
+    assert wording.significant(0.0) == "0.000"
+    assert wording.significant(1.5e-12) == "1.5e−12"
+    assert wording.digits_for((0.00028, 0.00034)) == 6
+    assert wording.digits_for((0.1, 0.3)) == 3
+    assert wording.digits_for((0.0, 0.0)) == wording.digits_for(None) == 3
 
 
 def test_wording() -> None:
