@@ -44,7 +44,8 @@ def test_output_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "Agreement of the runs" in page
     assert page.count('class="flip"') > 10
     flips = sum(len(pair.gained) + len(pair.lost) for pair in summary.pairs)
-    assert f"both completions of {page.count('class="flip"')} of {flips} flips: " in said
+    shown = page.count('class="flip"')
+    assert f"both completions of {shown} of {flips} flips: " in said
     assert (tmp_path / "out/flips.txt").read_text().count("\n---- ") == flips
     (agreement, _) = summary.agreements
     assert agreement.solved_by == [10, 25, 5]  # 30 to 39 by nobody; 5 to 9 by both
