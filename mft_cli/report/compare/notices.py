@@ -99,6 +99,9 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
     warnings = [one_line(str(text)) for text in listed] if isinstance(listed := metrics.get("warnings"), list) else []
     # contamination is told above
     collected += [Notice(WARNING, title, text) for text in warnings if not text.startswith("CONTAMINATED: ")]
+    if metrics.get("gold_logprob") and not evaluation.gold:
+        text = "gold.jsonl has no line that can be read, although metrics.json has the mean of some: not compared."
+        collected.append(Notice(WARNING, title, text))
     return collected + about_file(evaluation, title)
 
 
