@@ -6,6 +6,7 @@ After Li et al. 2018 (arXiv 1712.09913); mask fine-tuning (arXiv 2503.22764) sho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def data_digest(ready: Prepared) -> str:
     return digest_of([e.ids.tolist(), e.tokens.tolist(), e.loss_mask.tolist()])
 
 
-def key_of(scene: Scene, point: Coordinates, shared: list[object]) -> str:
+def key_of(scene: Scene, point: Coordinates, shared: Sequence[object]) -> str:
     """A model's own place has a key of its own, so that it is evaluated once however many scenes it is in."""
     if point in scene.marks:
         data = [shared[0], *shared[4:5], shared[-1]]
