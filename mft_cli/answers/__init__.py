@@ -3,14 +3,14 @@
 Nothing here is heavy: only `equal_slowly` needs computer algebra, and imports it inside the function.
 """
 
-from mft_cli.answers.choices import extract_choice
 from mft_cli.answers.equality import canonical, equal, equal_fast, equal_slowly
-from mft_cli.answers.extraction import cut_new_turn, extract
-from mft_cli.answers.mathematics import equal_text, extract_math, extract_text, plain_text
+from mft_cli.answers.extraction import Answer, without_thoughts
+from mft_cli.answers.find import extract, extract_choice, extract_math, extract_text, find_answer
+from mft_cli.answers.mathematics import equal_text, plain_text
 
 __all__ = [
+    "Answer",
     "canonical",
-    "cut_new_turn",
     "equal",
     "equal_fast",
     "equal_slowly",
@@ -19,5 +19,7 @@ __all__ = [
     "extract_choice",
     "extract_math",
     "extract_text",
+    "find_answer",
     "plain_text",
+    "without_thoughts",
 ]

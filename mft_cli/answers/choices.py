@@ -3,60 +3,81 @@ r"""Letters of multiple-choice answers: "C", "(C)", \boxed{\text{C}}, "The answe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
-from mft_cli.answers import extraction
+from mft_cli.answers.extraction import CHOICE, MARKER, Answer, Candidate, Fallback, Reader, first_readable
 from mft_cli.answers.latex import TEXT, plain
 from mft_cli.answers.mathematics import plain_text, sentence
+from mft_cli.answers.reading import LEAD
 
-DRESS = r"[\s(\[{*_\"'`:]{0,6}"
-LETTER = rf"{DRESS}(?:(?i:option|choice|answer)\s*{DRESS})?(?P<letter>[A-Z])(?![A-Za-z'’])[)\]}}*_\"'`]{{0,4}}"
-LEADING = re.compile(rf"{LETTER}(?P<after>\s*(?:[.,:;)—–-]|$|\n|\s(?!\w)))")
-BEHIND_PHRASE = re.compile(rf"(?:(?i:that|clearly|therefore|thus)\s+)?{LETTER}")
-BRACKETED = re.compile(r"(?<![A-Za-z\d])\(([A-Z])\)")
-OPTION = re.compile(r"^[ \t]{0,8}(?:\(([A-J])\)|([A-J])[.):])[ \t]{1,4}(\S[^\n]{0,1000})$", re.MULTILINE)
-CORRECT = re.compile(
-    rf"(?i:\b(?:correct|right|best|final)\s+(?:answer|option|choice)\s*(?:is|:)?|\b(?:option|choice))\s*{LETTER}"
+LETTERS = "ABCDEFGHIJ"
+DRESS = r"[\s(\[{*_\"'`:$]{0,8}"
+LETTER = rf"{DRESS}(?:(?i:the\s|option|choice|answer|letter)\s*{DRESS}){{0,2}}(?P<letter>[A-Z])(?![A-Za-z'’])[)\]}}*_\"'`]{{0,4}}"
+SMALL = re.compile(  # a small letter counts in brackets, or where nothing but a remark follows
+    r"[\s*_\"'`:]{0,6}(?:(?i:option|choice)\s*)?(?:[(\[]([a-j])[)\]]|([a-j])(?=[).:]|[\s*_\"'`]*(?:$|\n)))"
 )
+LEADING = re.compile(rf"{LETTER}(?P<after>\s*(?:[.,:;)—–-]|$|\n|\s(?!\w)))")
+ANNOUNCED = re.compile(LETTER)
+BRACKETED = re.compile(r"(?<![A-Za-z\d])[(\[](?P<letter>[A-Z])[)\]]")
+SMALL_BRACKETED = re.compile(r"(?<![A-Za-z\d])\((?P<letter>[a-j])\)")
+OPTION = re.compile(r"^[ \t]{0,8}(?:\(([A-J])\)|([A-J])[.):])[ \t]{1,4}(\S[^\n]{0,1000})$", re.MULTILINE)
+LISTED = re.compile(r"^[ \t*>-]{0,8}(?:(?i:option|choice)\s)?\(?([A-J])[).:]", re.MULTILINE)
+CORRECT = re.compile(
+    rf"(?i:\b(?:correct|right|best|final)\s+(?:answer|option|choice)\s*(?:is|:)?\s*(?:clearly|definitely|for sure)?"
+    rf"|\b(?:option|choice|is for sure|must be|go with|choose|pick|select))\s*{LETTER}"
+    r"(?!\s*(?i:is|are|was|would be|can be|cannot be)\s(?i:not|wrong|incorrect|false|ruled|eliminated|excluded|too))"
+)
+NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\bnor|\bexclude|\beliminate|\brule out|\bthan)\s*(?:option\s|choice\s)?$", re.IGNORECASE)
 
 
 def options(prompt: str) -> dict[str, str]:
     """The options that a prompt lists last: lines "(A) text", "A. text" or "A) text" from A on; {} for fewer than two."""
-    found: dict[str, str] = {}
+    listed: dict[str, str] = {}
     for match in OPTION.finditer(prompt[-20_000:]):
         letter = match[1] or match[2]
         if letter == "A":
-            found = {}
-        if letter == chr(ord("A") + len(found)):
-            found[letter] = match[3].strip()
-    return found if len(found) > 1 else {}
+            listed = {}
+        if letter == chr(ord("A") + len(listed)):
+            listed[letter] = match[3].strip()
+    return listed if len(listed) > 1 else {}
 
 
-def extract_choice(
-    text: str, *, markers: Sequence[str] = (), choices: Mapping[str, str] | None = None, letters: str = "ABCDEFGHIJ"
-) -> str | None:
-    """The letter of the chosen option, or None. `choices`: {letter: text}, so that an option's text is an answer too."""
-    allowed = "".join(choices) if choices else letters
-    return extraction.behind_thoughts(text, lambda part: _extract(part, markers, choices or {}, allowed))
+def choice_reader(choices: Mapping[str, str]) -> Reader:
+    """A reader of letters; `choices` ({letter: text}) makes an option's text an answer too."""
+    return partial(_read, choices)
 
 
-def _extract(text: str, markers: Sequence[str], choices: Mapping[str, str], allowed: str) -> str | None:
-    text = extraction.cut_new_turn(text, markers, numbers=False)
-    phrases = [text[m.end() : m.end() + 500] for m in list(extraction.PHRASE.finditer(text))[-3:]][::-1]
-    for candidate in (*extraction.marked(text, markers), *extraction.boxed(text), *phrases):
-        if (found := _letter(candidate, choices, allowed)) is not None:
-            return found
-    return _unannounced(text, choices, allowed)
+def unannounced_choice(choices: Mapping[str, str]) -> Fallback:
+    """Reads a completion that announces nothing: it begins with its letter, names "option C", ends in "(C)" ..."""
+    return partial(_unannounced, choices)
 
 
-def _letter(candidate: str, choices: Mapping[str, str], allowed: str) -> str | None:
-    r"""The letter at the beginning of an announced answer, or the option whose text it is."""
-    first = candidate.strip().split("\n", 1)[0]
-    undressed = TEXT.sub(r" \1 ", plain(first[:500])).replace("{", " ").replace("}", " ").strip()
-    match = BEHIND_PHRASE.match(undressed)
-    if match and match["letter"] in allowed and not _is_article(undressed, match):
-        return match["letter"]
-    return _by_text(first, choices) or _by_text(sentence(first), choices)
+def _allowed(choices: Mapping[str, str]) -> str:
+    return "".join(choices) or LETTERS
+
+
+def _read(choices: Mapping[str, str], text: str, place: Candidate) -> Answer | None:
+    """The letter at the beginning of an announced answer, or the option whose text it is."""
+    if place.enclosed and place.source == MARKER:
+        part = text[place.start : place.end]
+        if (inner := first_readable(part, (), partial(_read, choices))) is not None:
+            return Answer(inner.text, MARKER, (inner.span[0] + place.start, inner.span[1] + place.start))
+    lead = LEAD.match(text, place.start, place.end)
+    start = lead.end() if lead else place.start
+    first = text[start : place.end].lstrip(" (*_").split("\n", 1)[0][:500]
+    whole = text[start : place.end].split("\n", 1)[0][:500]
+    undressed = TEXT.sub(r" \1 ", plain(whole)).replace("{", " ").replace("}", " ").strip()
+    match = ANNOUNCED.match(undressed)
+    letter = match["letter"] if match and not _is_article(undressed, match) else _small(undressed)
+    if letter is None or letter not in _allowed(choices):
+        letter = _by_text(whole, choices) or _by_text(sentence(first), choices)
+    return Answer(letter, place.source, (start, start + len(whole.rstrip()))) if letter else None
+
+
+def _small(text: str) -> str | None:
+    match = SMALL.match(text)
+    return (match[1] or match[2]).upper() if match else None
 
 
 def _is_article(text: str, match: re.Match[str]) -> bool:
@@ -67,24 +88,43 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
 
 def _by_text(text: str, choices: Mapping[str, str]) -> str | None:
     """The one option whose text this is."""
-    wanted = plain_text(text)
-    found = [letter for letter, option in choices.items() if wanted and plain_text(option) == wanted]
-    return found[0] if len(found) == 1 else None
+    text = plain_text(text)
+    letters = [letter for letter, option in choices.items() if text and plain_text(option) == text]
+    return letters[0] if len(letters) == 1 else None
 
 
-def _unannounced(text: str, choices: Mapping[str, str], allowed: str) -> str | None:
-    """A completion that begins with its letter, names "option C", ends in "(C)", or is an option's text."""
-    stripped = text.strip()
+def _unannounced(choices: Mapping[str, str], text: str) -> Answer | None:
+    """A completion that begins with its letter, names "option C", ends in "(C)", or is an option's text.
+
+    Where the letters are a list of options, or the last paragraph names several, none of them is the answer.
+    """
+    stripped, allowed = text.strip(), _allowed(choices)
+    offset = text.find(stripped)
     match = LEADING.match(stripped)
-    if match and match["letter"] in allowed and not _is_article(stripped, match):
-        return match["letter"]
-    if (whole := _by_text(stripped[:1000], choices)) is not None:
-        return whole
-    for pattern, group in ((CORRECT, "letter"), (BRACKETED, 1)):
-        found = [m[group] for m in pattern.finditer(stripped) if m[group] in allowed]
-        if found:
-            return str(found[-1])
-    last = stripped.rsplit("\n", 1)[-1]
+    listing = len({m[1] for m in LISTED.finditer(stripped)}) > 1
+    if match and match["letter"] in allowed and not listing and not _is_article(stripped, match):
+        return Answer(match["letter"], CHOICE, (offset, offset + match.end("letter")))
+    if (letter := _small(stripped)) and len(stripped) < 8 and letter in allowed:
+        return Answer(letter, CHOICE, (offset, offset + len(stripped)))
+    if (letter := _by_text(stripped[:1000], choices)) is not None:
+        return Answer(letter, CHOICE, (offset, offset + len(stripped)))
+    start = stripped.rfind("\n\n") + 2 if "\n\n" in stripped else 0
+    return _in_last_paragraph(choices, text, offset + start)
+
+
+def _negated(text: str, match: re.Match[str]) -> bool:
+    return NEGATED.search(text[max(0, match.start("letter") - 60) : match.start("letter")].rstrip(" (*\"'")) is not None
+
+
+def _in_last_paragraph(choices: Mapping[str, str], text: str, start: int) -> Answer | None:
+    part, allowed = text[start:].rstrip(), _allowed(choices)
+    for pattern in (CORRECT, BRACKETED, SMALL_BRACKETED):
+        matches = [m for m in pattern.finditer(part) if m["letter"].upper() in allowed and not _negated(part, m)]
+        if matches and len({m["letter"] for m in matches}) == 1:
+            last_match = matches[-1]
+            return Answer(last_match["letter"].upper(), CHOICE, (start + last_match.start(), start + last_match.end()))
+    last = part.rsplit("\n", 1)[-1]
+    span = (start + len(part) - len(last), start + len(part))
     if (match := re.fullmatch(LETTER + r"[\s.]*", last)) and match["letter"] in allowed:
-        return match["letter"]
-    return _by_text(last[:1000], choices)
+        return Answer(match["letter"], CHOICE, span)
+    return Answer(letter, CHOICE, span) if (letter := _by_text(last[:1000], choices)) else None

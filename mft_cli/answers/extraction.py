@@ -1,164 +1,275 @@
-"""Finding the final answer in a completion, where answers are numbers; `mathematics` and `choices` build on it.
+r"""Where the final answer of a completion stands, for every answer type; `reading`, `mathematics` and `choices` read it.
 
-Order of extraction: the benchmark's own marker (the last one), the last \\boxed{}, "the answer is" / "final answer:" /
-"answer:", then the last number where the benchmark allows it. Text after </think> is searched first.
+The order (docs/scoring.md has it in ten lines):
 
-A base model that has answered often goes on with a new question of its own, and its answer to that must not count. So
-the completion is cut at the first line that opens a new turn (`NEW_TURN`: "Question:", "Q:", "### Instruction:",
-"User:", "<|im_start|>user" ...) *behind an announced answer*; the last marker in front of the cut counts. A restated
-question in front of the first answer cuts nothing.
+1. Thoughts are not answers. What follows </think> is searched; a <think> that is still open has no answer at all.
+2. A base model that has answered often goes on with a question of its own. The text is cut at the line that opens it
+   ("Question:", "### Instruction:" ...), after a completed answer and never before the last marker.
+3. The benchmark's markers: tags such as <answer>, then others such as "####". A marker of "#" alone is a Markdown
+   heading where a box or an announcement follows it.
+4. The last \boxed{}, then the last announcement ("the answer is", "Answer:", "答案是"), each if it can be read.
+5. The last box of the thoughts. 6. What the answer type falls back to: the last number, a letter, a lone line.
 
-Extraction of a number drops units, the percent sign among them, so a completion that ends in "#### 40%" is right for
-the gold 40, as in every public GSM8K grader.
+Everything is linear in the text's length: every repetition is bounded, and at most MAX_TEXT characters are searched.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from mft_cli.answers.numbers import NUMBER, UNSIGNED, clean, number_text, parse_number
-
+MARKER, BOX, ANNOUNCEMENT, LAST_NUMBER, CHOICE, WHOLE = (
+    "marker", "box", "announcement", "last_number", "choice", "whole_text",
+)  # fmt: skip
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has
+TRIES = 20  # candidates of a kind, from the last one on
+THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought)>", re.IGNORECASE)
 NEW_TURN = re.compile(
     r"^[ \t>*]{0,8}(?:(?:#{1,4} ?)?"
-    r"(?:Question|Problem|Instruction|Input|User|Human|Q|Example|Exercise)\b ?\d{0,4} ?[:.]"
+    r"(?P<header>Question|Problem|Instruction|Input|User|Human|Q|Example|Exercise)\b ?\d{0,4} ?(?:\*\*)?[:.]"
     r"|Below is an instruction\b|<\|im_start\|>\s?user|<\|user\|>|\[INST\]|<\|eot_id\|>)",
     re.MULTILINE | re.IGNORECASE,
 )
-PHRASE = re.compile(  # every repetition is bounded: "answer" a million times must stay linear
-    r"\banswer[\s*]{0,5}(?:(?:is|was|equals|comes to)(?:\s{1,3}(?:that|therefore))?\b|[:=])[\s:*=]{0,10}", re.IGNORECASE
+BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
+LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
+SAYS = r"(?:is|are|was|equals|becomes|(?:would|will|should|must)\sbe|comes\s(?:out\s)?to)\b"
+ENGLISH = re.compile(
+    rf"\b(?:answer|ans)s?\b[\s*_]{{0,5}}(?:to\s(?:the|this|your)\s(?:\w{{1,20}}\s)?(?:question|problem|exercise)[\s*_]{{0,5}})?"
+    rf"(?:{SAYS}|[:：=→]|->|\s[-–—](?=\s))"
+    r"|^[#>*_ \t]{0,8}(?:the |my )?(?:final )?answer[*_ \t]{0,4}$",
+    re.IGNORECASE | re.MULTILINE,
 )
-BOX = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
-SENTENCE_END = re.compile(r"(?<=[\w%)}$*\]])[.!?](?:\*\*)?(?=\s+[A-Z\\]|\s*$)|\s\((?=[A-Za-z])|(?<=[A-Za-z])\s\(|;\s")
-ANY_NUMBER = re.compile(  # a minus counts only where no operand stands in front of it: 16-3 holds 16 and 3
-    rf"(?:(?<![\w)\]}}.$])[-−](?=[$€£.\d]))?(?:[$€£]-?)?"
-    rf"(?:\d++\s\d++/\d++|(?!\.)(?:{UNSIGNED})(?:\s?/\s?{UNSIGNED})?|(?<![.\w])\.\d++)"
+OTHERS = re.compile(
+    r"(?:答案|答え|正解|정답은?|답은?|\b答)(?:应该|應該)?[\s*]{0,3}(?:是|为|為|は|就是|[:：=])"
+    r"|\b(?:antwort|antwoord|svar(?:et)?|respuesta|resposta|risposta|r[ée]ponse|ответ|відповідь|odpowied[źz]|cevap|jawaban(?:nya)?)"
+    r"\b[\s*]{0,3}(?:finale?\b|correcta\b|correct[ae]?\b)?[\s*]{0,3}"
+    r"(?:(?:ist|lautet|is|är|er|es|é|è|est|to|равен|дорівнює|adalah)(?!\w)|[:：=—])"
+    r"|(?:الإجابة|الجواب|उत्तर|উত্তর|คำตอบ)[\s*]{0,3}(?:النهائية|النهائي)?[\s*]{0,3}(?:هي|هو|है|হল|คือ|[:：=])",
+    re.IGNORECASE,
 )
-WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-MATH_WORDS = {"sqrt", "frac", "pi", "sin", "cos", "tan", "log", "ln", "exp", "cup", "cap", "infty", "infinity", "begin"}
-CLOSING_TAG = re.compile(r"</?\w+>")
+STEMS = (
+    "答", "正解", "정답", "답", "antwo", "svar", "respuesta", "resposta", "risposta", "réponse", "reponse", "ответ",
+    "відповідь", "odpowied", "cevap", "jawaban", "إجابة", "جواب", "उत्तर", "উত্তর", "คำตอบ",
+)  # fmt: skip
+BLANK = re.compile(r"[\s*_]*+")
+GROUPED = re.compile(r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))")
 
 
-# ---- extraction -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Candidate:
+    """Where an answer may stand: the characters [start, end) of the text.
 
-
-def extract(text: str, *, markers: Sequence[str] = ("####",), last_number: bool = True) -> str | None:
-    """The final answer in a completion, without units, or None. Linear in the text's length; never raises."""
-    return behind_thoughts(text, lambda part: _extract(part, markers, last_number))
-
-
-def behind_thoughts(text: str, find: Callable[[str], str | None]) -> str | None:
-    """What `find` finds behind </think>, else in all of the text (its last MAX_TEXT characters)."""
-    text = text[-MAX_TEXT:]
-    if "</think>" in text and (found := find(text.rpartition("</think>")[2])) is not None:
-        return found
-    return find(text)
-
-
-def _extract(text: str, markers: Sequence[str], last_number: bool) -> str | None:
-    text = cut_new_turn(text, markers)
-    for announced, candidates in ((True, marked(text, markers)), (False, boxed(text)), (False, phrased(text))):
-        for candidate in candidates:
-            if (answer := _tidy(candidate)) is not None:
-                return answer
-            if announced and NUMBER.match(candidate.strip(" $*")):
-                return candidate.strip()[:MAX_CANDIDATE]  # "5 hours 30 minutes" was meant, and is no number
-    return number_at_the_end(text) if last_number else None
-
-
-def cut_new_turn(text: str, markers: Sequence[str], *, numbers: bool = True) -> str:
-    """The text up to the first line behind an announced answer that opens a new question.
-
-    `numbers`: only what holds a number is an answer.
+    `enclosed`: all of it is the answer (a box, a tag); else the answer stands at its beginning. `heading`: the marker is
+    one of "#" alone.
     """
-    first = min((i for i in (_first_announcement(text, markers, numbers)) if i >= 0), default=-1)
-    if first < 0:
+
+    source: str
+    start: int
+    end: int
+    enclosed: bool = False
+    heading: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A final answer. `source`: how it was announced; `span`: the characters [start, end) of the text that were read."""
+
+    text: str
+    source: str
+    span: tuple[int, int]
+
+
+Reader = Callable[[str, Candidate], Answer | None]
+Fallback = Callable[[str], Answer | None]
+
+
+def find(
+    text: str,
+    read: Reader,
+    *,
+    markers: Sequence[str] = (),
+    fallback: Fallback | None = None,
+    thinking: bool = False,
+    prompt: str | None = None,
+) -> Answer | None:
+    """The final answer of a completion, or None. Linear in the text's length; never raises.
+
+    `read` reads one candidate and `fallback` a text that announces nothing. `thinking`: the prompt ends in an open
+    <think>. `prompt`: what was asked, if it is known; its own format then says what opens a new question.
+    """
+    offset = max(0, len(text) - MAX_TEXT)
+    text = separate_groups(text[offset:])
+    thoughts = thoughts_end(text, thinking)
+    if thoughts is None:
+        return None
+    start = thoughts[1]
+    visible = cut_new_turn(text[start:], markers, read, prompt)
+    answer = first_readable(visible, markers, read)
+    if answer is None and start:
+        answer = next((a for c in boxes(text[: thoughts[0]]) if (a := read(text, c)) is not None), None)
+        start = start if answer is None else 0
+    if answer is None and fallback is not None:
+        answer = fallback(visible)
+    return replace(answer, span=(answer.span[0] + start + offset, answer.span[1] + start + offset)) if answer else None
+
+
+def separate_groups(text: str) -> str:
+    """Digits grouped by no-break and thin blanks (12 345) with commas instead; the length stays."""
+    return text if text.isascii() else GROUPED.sub(",", text)
+
+
+def first_readable(text: str, markers: Sequence[str], read: Reader) -> Answer | None:
+    return next((a for c in candidates(text, markers) if (a := read(text, c)) is not None), None)
+
+
+# ---- thoughts and new turns -----------------------------------------------------------------------------------------
+
+
+def thoughts_end(text: str, thinking: bool = False) -> tuple[int, int] | None:
+    """(start, end) of the last </think>, (0, 0) if there is no thought; None if a thought is still open.
+
+    `thinking`: the prompt itself opened the thought.
+    """
+    last = None
+    if "<" in text:
+        for last in THOUGHT.finditer(text):  # noqa: B007
+            pass
+    if last is None:
+        return None if thinking else (0, 0)
+    return last.span() if last[1] else None
+
+
+def without_thoughts(text: str, thinking: bool = False) -> str:
+    """What a reader of the answer sees: the text after </think>, "" while a thought is still open."""
+    thoughts = thoughts_end(text, thinking)
+    return "" if thoughts is None else text[thoughts[1] :].lstrip("\n") if thoughts[1] else text
+
+
+def opens_thought(prompt: str | None) -> bool:
+    """Whether a prompt ends in an open <think>, so that the completion begins inside of a thought."""
+    return prompt is not None and prompt[-40:].rstrip().endswith(("<think>", "<thinking>", "<thought>"))
+
+
+def cut_new_turn(text: str, markers: Sequence[str], read: Reader, prompt: str | None = None) -> str:
+    """The text up to the first line after a completed answer that opens a new question.
+
+    The answer is completed by the first marker that can be read; without markers by the first box, else by the first
+    announcement, and then, if the prompt is known, only a header of the prompt's own opens a question.
+    """
+    turns = list(NEW_TURN.finditer(text))
+    if not turns:
         return text
-    turn = NEW_TURN.search(text, first)
-    return text[: turn.start()] if turn and text[first : turn.start()].strip() else text
+    answer = _first_completed(text, markers, read)
+    if answer is None:
+        return text
+    if answer.source != MARKER and prompt is not None:
+        known = {_header(match) for match in NEW_TURN.finditer(prompt)}
+        turns = [match for match in turns if _header(match) in known]
+    end = next((match.start() for match in turns if match.start() >= answer.span[1]), len(text))
+    return text[:end]
 
 
-def _first_announcement(text: str, markers: Sequence[str], numbers: bool) -> list[int]:
-    """End positions of the first marker with something behind it, the first box and the first phrase; -1 for none."""
-    places = []
+def _header(match: re.Match[str]) -> str:
+    return (match["header"] or match.group()).casefold()
+
+
+def _first_completed(text: str, markers: Sequence[str], read: Reader) -> Answer | None:
+    """The first answer of the strongest kind that there is."""
+    kinds = (marked(text, markers), boxes(text), announcements(text, 0, len(text)))
+    for kind in kinds:
+        answers = [answer for c in sorted(kind, key=lambda c: c.start) if (answer := read(text, c)) is not None]
+        if answers:
+            return answers[0]
+    return None
+
+
+# ---- candidates -----------------------------------------------------------------------------------------------------
+
+
+def candidates(text: str, markers: Sequence[str]) -> Iterator[Candidate]:
+    """All places where the answer may stand, the likeliest first. After a heading's marker what follows comes first."""
+    headings = []
+    for candidate in marked(text, markers):
+        if candidate.heading:
+            headings.append(candidate)
+        else:
+            yield candidate
+    boxed_places, end = list(boxes(text)), len(text)
+    for candidate in headings:
+        yield from (box for box in boxed_places if candidate.start <= box.start < end)
+        yield from announcements(text, candidate.start, end)
+        yield candidate
+        end = candidate.start
+    yield from (box for box in boxed_places if box.start < end)
+    yield from announcements(text, 0, end)
+
+
+def marked(text: str, markers: Sequence[str]) -> list[Candidate]:
+    """What follows each marker, the last marker first: up to the closing tag, or the rest of its line."""
+    places: list[Candidate] = []
     for marker in markers:
-        found = re.search(re.escape(marker) + r"\s{0,20}" + (r"(?=[-$\\(+.\d*])" if numbers else r"(?=\S)"), text)
-        places.append(found.end() if found else -1)
-    said = PHRASE.pattern + (r"(?=[^\n]{0,200}\d)" if numbers else r"(?=\S)")
-    for pattern in (r"\\boxed\s{0,3}\{", said):
-        found = re.search(pattern, text, re.IGNORECASE)
-        places.append(found.end() if found else -1)
-    return places
+        heading, tag = not marker.strip("#"), marker.startswith("<")
+        start = text.rfind(marker)
+        while start >= 0 and len(places) < TRIES * len(markers):
+            begin = start + len(marker)
+            whole = not heading or (text[begin : begin + 1] != "#" and text[start - 1 : start] != "#")
+            if whole:
+                end = _tag_end(text, begin, marker) if tag else line_end(text, begin)
+                places.append(Candidate(MARKER, begin, end, enclosed=tag, heading=heading))
+            start = text.rfind(marker, 0, start)
+    return sorted(places, key=lambda place: -place.start)
 
 
-def marked(text: str, markers: Sequence[str], *, whole: bool = False) -> list[str]:
-    """What stands behind each marker, the last marker first: the rest of its line, or (`whole`) some text."""
-    places = sorted({(m.end(), m.start()) for marker in markers for m in re.finditer(re.escape(marker), text)})
-    behind = (text[end : end + 2 * MAX_CANDIDATE] for end, _ in reversed(places[-50:]))
-    return [part.lstrip() if whole else rest_of_line(part) for part in behind]
+def _tag_end(text: str, begin: int, tag: str) -> int:
+    """Where a tag is closed; for one that is not, the end of its paragraph."""
+    closing = text.find(f"</{tag[1:]}", begin)
+    if closing < 0:
+        closing = text.find("\n\n", begin)
+    return len(text) if closing < 0 else closing
 
 
-def rest_of_line(text: str) -> str:
-    """The rest of the line, or the next line if that is empty, up to a closing tag."""
-    text = text.lstrip()
-    return CLOSING_TAG.split(text.split("\n", 1)[0], maxsplit=1)[0]
+def line_end(text: str, begin: int) -> int:
+    """The end of the line that `begin` is in, or of the next line with content if nothing follows on that line."""
+    blank = BLANK.match(text, begin)
+    end = text.find("\n", blank.end() if blank else begin)
+    return len(text) if end < 0 else end
 
 
-def boxed(text: str) -> list[str]:
-    """The content of the last closed \\boxed{}: one pass, however deep the braces are nested."""
+def boxes(text: str) -> Iterator[Candidate]:
+    r"""The contents of the closed \boxed{}, the last first, outer ones alone; `\boxed 5`, too. One pass."""
+    if "boxed" not in text and "fbox" not in text:
+        return
     stack: list[int] = []
-    last: tuple[int, int] | None = None
-    for match in BOX.finditer(text) if "boxed" in text or "fbox" in text else ():
+    spans: list[tuple[int, int]] = []
+    for match in BOX_TOKEN.finditer(text):
         token = match.group()
         if token == "}":
             start = stack.pop() if stack else -1
             if start >= 0:
-                last = (start, match.start())
+                while spans and spans[-1][0] > start:
+                    spans.pop()
+                spans.append((start, match.start()))
         elif token == "{":
             stack.append(-1)
         elif token[-1] == "{" and len(token) > 2:
             stack.append(match.end())
-    return [text[last[0] : last[1]]] if last else []
+    spans += [match.span(1) for match in LOOSE_BOX.finditer(text)][-TRIES:]
+    for start, end in sorted(spans, reverse=True)[:TRIES]:
+        if text[start:end].strip():
+            yield Candidate(BOX, start, end, enclosed=True)
 
 
-def phrased(text: str) -> list[str]:
-    return [rest_of_line(text[m.end() : m.end() + 2 * MAX_CANDIDATE]) for m in list(PHRASE.finditer(text))[-3:]][::-1]
+def boxed(text: str) -> list[str]:
+    r"""What the boxes of a text hold, as it stands there, the last first."""
+    return [text[box.start : box.end] for box in boxes(text)]
 
 
-def _tidy(candidate: str) -> str | None:
-    """A candidate as an answer: its number if it holds exactly one, itself if it is mathematics, None for prose."""
-    candidate = candidate.strip()
-    if not candidate or len(candidate) > MAX_CANDIDATE:
-        return None
-    if (number := parse_number(candidate)) is not None:
-        return number_text(number)
-    sentence = SENTENCE_END.split(clean(candidate), maxsplit=1)[0].strip(" .:*")
-    if (number := parse_number(sentence)) is not None:
-        return number_text(number)
-    if not has_prose(sentence):
-        return sentence or None
-    return only_number(sentence)
-
-
-def only_number(sentence: str) -> str | None:
-    """The number of a sentence that holds exactly one."""
-    found = {m.group().strip() for m in ANY_NUMBER.finditer(sentence)}
-    if len(found) == 1 and not re.match(r"(?:step|part|case|method|option)\b", sentence, re.IGNORECASE):
-        number = parse_number(found.pop())
-        return number_text(number) if number else None
-    return None
-
-
-def number_at_the_end(text: str) -> str | None:
-    last = None
-    for last in ANY_NUMBER.finditer(text):  # noqa: B007
-        pass
-    number = parse_number(last.group()) if last else None
-    return number_text(number) if number else None
-
-
-def has_prose(text: str) -> bool:
-    """Whether words of a language stand in the text, LaTeX commands and function names aside."""
-    return any(w.lower() not in MATH_WORDS for w in WORD.findall(re.sub(r"\\[a-zA-Z]+", " ", text)))
+def announcements(text: str, start: int, end: int) -> list[Candidate]:
+    """What follows "the answer is", "Answer:" and their like between two places, the last announcement first."""
+    part = text[start:end].lower()
+    patterns = [ENGLISH] if "ans" in part else []
+    patterns += [OTHERS] if any(stem in part for stem in STEMS) else []
+    ends = sorted((m.end() for pattern in patterns for m in pattern.finditer(text, start, end)), reverse=True)
+    return [Candidate(ANNOUNCEMENT, place, min(end, place + 2 * MAX_CANDIDATE)) for place in ends[:TRIES]]

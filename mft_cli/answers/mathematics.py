@@ -1,18 +1,18 @@
-r"""Finding the final answer in a completion, where answers are LaTeX or words; and exact text.
+r"""Reading an answer that is LaTeX or words, where `extraction` says that one may stand; and exact text.
 
-The order is that of `extraction`. What stands in a box is the answer as it is; what stands behind a marker or a phrase
-ends with its sentence, and the mathematics at its beginning counts ("The answer is $\frac12$ since ..." gives \frac12).
+What stands in a box is the answer as it is. What follows a marker or an announcement ends with its sentence, and the
+mathematics at its beginning counts ("The answer is $\frac12$ since ..." gives \frac12); no digit is torn out of it.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 
-from mft_cli.answers import extraction
+from mft_cli.answers.extraction import BOX, MAX_CANDIDATE, WHOLE, Answer, Candidate, first_readable
 from mft_cli.answers.latex import TEXT, tokens
 from mft_cli.answers.numbers import clean, number_text, parse_number
+from mft_cli.answers.reading import LEAD, NO_LABEL, has_prose, number_at, value_line
 from mft_cli.answers.units import unit_of
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
@@ -21,68 +21,122 @@ FORMULAS = re.compile(
     re.DOTALL,
 )
 DISPLAY = re.compile(
-    r"\s*(?:\\\[.{1,1500}?(?<!\\)\\\]|\$\$[^$]{1,1500}\$\$|\\begin\{(\w+)\}.{1,1500}?\\end\{\1\})", re.DOTALL
+    r"[\s*_]*(?:\\\[.{1,1500}?(?<!\\)\\\]|\$\$[^$]{1,1500}\$\$|\\begin\{(\w+)\}.{1,1500}?\\end\{\1\})", re.DOTALL
 )
-LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
 SHORT = 4  # words of an answer in words
-LEAD = re.compile(
-    r"(?:[:=\s]+|(?:that|therefore|thus|simply|just|exactly|only|equal to|given by)\b[\s:,]*){1,4}", re.IGNORECASE
+UPRIGHT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{[^{}]*\}")
+COMMENT = re.compile(  # what is said about the answer instead of the answer
+    r"(?:not|in)?(?:correct|right|wrong|incorrect|clear|obvious|unclear|unknown|reasonable|consistent|verified|checked|found"
+    r"|given|shown|below|above|as follows|based|determined|obtained|required|needed|also|still|always|probably|likely|not"
+    r"|supposed|expected|asked|in|on|to be|one of|the same|a(?=\s)|an(?=\s))\b",
+    re.IGNORECASE,
+)
+VALUE_AT_END = re.compile(rf"(?:\b(?:is|are|equals|be)|=|:)\s+((?:\*\*)?(?:{FORMULA})(?:\*\*)?)[\s.*]*$", re.DOTALL)
+SPOKEN = (  # an announced formula in words
+    (re.compile(r"(?:the )?(?:positive )?square root of \$?(\d+|[a-z]|\\?pi)\$?", re.IGNORECASE), r"\\sqrt{\1}"),
+    (re.compile(r"(?:the )?cube root of \$?(\d+|[a-z])\$?", re.IGNORECASE), r"\\sqrt[3]{\1}"),
+    (re.compile(r"(\d+|[a-z]) squared", re.IGNORECASE), r"\1^2"),
+    (re.compile(r"(\d+|[a-z]) cubed", re.IGNORECASE), r"\1^3"),
+    (re.compile(r"\b(\d+) (?:times )?pi\b", re.IGNORECASE), r"\1\\pi"),
 )
 QUOTES = "\"'“”‘’`*_ \t\n"
+EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d"
+TRAILING = re.compile(rf"[\s{EMOJI}]+$")
 
 
-def extract_math(text: str, *, markers: Sequence[str] = ("####",), last_number: bool = True) -> str | None:
-    """The final answer in a completion as LaTeX or words, or None. Linear in the text's length; never raises."""
-    return extraction.behind_thoughts(text, lambda part: _extract(part, markers, last_number))
+def read_math(text: str, place: Candidate) -> Answer | None:
+    """LaTeX, a number or a few words at a candidate."""
+    if place.enclosed:
+        return _enclosed(text, place, read_math)
+    start, _ = value_line(text, place)
+    below = "\n" in text[place.start : start]
+    raw = sentence(text[start : place.end].split("</", 1)[0] if "</" in text[start : place.end] else text[start : place.end])
+    end = text.find(raw, start) + len(raw) if raw else start
+    if not raw or len(raw) > MAX_CANDIDATE or NO_LABEL.match(raw):
+        return None
+    if _is_prose(raw):
+        return _of_prose(text, place, raw, start, below)
+    if below and place.heading and text[end:].strip():
+        return None
+    return _answer(raw, raw, text, place.source, start)
 
 
-def _extract(text: str, markers: Sequence[str], last_number: bool) -> str | None:
-    text = extraction.cut_new_turn(text, markers, numbers=False)
-    for candidate in _candidates(text, markers):
-        candidate = candidate.strip()
-        if candidate and len(candidate) <= extraction.MAX_CANDIDATE:
-            return _tidy(candidate)
-    return extraction.number_at_the_end(text) if last_number else None
+def _of_prose(text: str, place: Candidate, raw: str, start: int, below: bool) -> Answer | None:
+    """An announced sentence: the formula that it ends with, the number that it begins with; else all of it."""
+    if COMMENT.match(raw):
+        return None
+    if (value := VALUE_AT_END.search(raw)) is not None:
+        return _answer(value[1], value[1], text, place.source, start)
+    number = number_at(raw) if re.match(r"[-−]?[$€£]?[\d.]", raw) else None
+    if number is not None and parse_number(number[0]) is not None:
+        return _answer(number[0], number[1], text, place.source, start)
+    return None if below or place.heading or len(raw.split()) > 4 * SHORT else _answer(raw, raw, text, place.source, start)
 
 
-def _candidates(text: str, markers: Sequence[str]) -> Iterator[str]:
-    for candidate in extraction.marked(text, markers, whole=True):
-        yield sentence(extraction.CLOSING_TAG.split(candidate, maxsplit=1)[0])
-    yield from extraction.boxed(text)
-    yield from LOOSE_BOX.findall(text)[-1:]
-    for match in list(extraction.PHRASE.finditer(text))[-3:][::-1]:
-        behind = text[match.end() : match.end() + 2 * extraction.MAX_CANDIDATE]
-        display = DISPLAY.match(behind)
-        yield sentence(display.group() if display else behind)
+def _answer(answer: str, raw: str, text: str, source: str, start: int) -> Answer | None:
+    at = text.find(raw.strip(), start)
+    at = start if at < 0 else at
+    tidied = _tidy(answer.strip())
+    return Answer(tidied, source, (at, at + len(raw.strip()))) if tidied else None
+
+
+def _enclosed(text: str, place: Candidate, read: object) -> Answer | None:
+    """What stands in a box is the answer as it is; in a tag, what is boxed or announced there, else all of it."""
+    part = text[place.start : place.end]
+    if place.source != BOX and (inner := first_readable(part, (), read)) is not None:  # type: ignore[arg-type]
+        return Answer(inner.text, place.source, (inner.span[0] + place.start, inner.span[1] + place.start))
+    answer = part.strip() if place.source == BOX else sentence(part)
+    if not answer or len(answer) > MAX_CANDIDATE:
+        return None
+    return _answer(answer, answer, text, place.source, place.start)
 
 
 def _tidy(answer: str) -> str:
     """A plain number in its canonical form (which drops a percent sign, as the number type does), else the text."""
+    answer = TRAILING.sub("", answer)
+    spoken = answer
+    for pattern, command in SPOKEN:
+        spoken = pattern.sub(command, spoken) if pattern.fullmatch(spoken.strip(" .*")) else spoken
+    answer = spoken.strip(" .*") if spoken != answer else answer
     number = parse_number(answer)
     if number is None or re.search(r"[A-DF-Za-df-z]", answer.replace("frac", "").replace("boxed", "")):
-        return answer
+        return _leading_number(answer)
     return number_text(number)
 
 
+def _leading_number(answer: str) -> str:
+    r"""12 \text{ in 3 days}: the number before a remark that holds another number; else the text as it is."""
+    match = re.fullmatch(r"(.*?)\s*\\text(?:bf|rm)?\s*\{\s*(?:in|for|per|every|out of|on|at|after|within)\b[^{}]*\d[^{}]*\}\s*", answer)
+    number = parse_number(match[1]) if match else None
+    return number_text(number) if number is not None else answer
+
+
 def sentence(text: str) -> str:
-    """The answer at the beginning of a text: its first formulas, or its first sentence; a long one's only number."""
+    """The answer at the beginning of a text: its first formulas, else its first sentence."""
     lead = LEAD.match(text)
-    text = text[lead.end() if lead else 0 :].strip()
+    text = text[lead.end() if lead and not DISPLAY.match(text) else 0 :].strip()
     first, formulas = _first_sentence(text), FORMULAS.match(text)
     number = parse_number(first)
     if formulas and not _has_prose(formulas.group().replace("$", " ")):
         if number == parse_number(formulas.group()) and not unit_of(first[formulas.end() :].strip()):
-            return formulas.group()  # what stands behind is neither "million" nor a unit of measurement
+            return formulas.group()  # what follows is neither "million" nor a unit of measurement
         return formulas.group() if number is None else first
-    if number is not None:
-        return first
-    if _has_prose(first) and len(first.split()) > SHORT:
-        return extraction.only_number(first) or first
     return first
 
 
+def _is_prose(text: str) -> bool:
+    if parse_number(text) is not None or any(p.fullmatch(text.strip(" .*")) for p, _ in SPOKEN):
+        return False
+    return _has_prose(text) and (len(text.split()) > SHORT or COMMENT.match(text) is not None)
+
+
 def _has_prose(text: str) -> bool:
-    return extraction.has_prose(re.sub(r"\\(?:begin|end|operatorname)\{\w+\*?\}", "", TEXT.sub("", clean(text))))
+    return has_prose(re.sub(r"\\(?:begin|end)\{\w+\*?\}", "", UPRIGHT.sub("", TEXT.sub("", _unwrapped(text)))))
+
+
+def _unwrapped(text: str) -> str:
+    """`clean` without the words of \\text{}, which are units and no prose."""
+    return clean(UPRIGHT.sub(" ", text))
 
 
 def _first_sentence(text: str) -> str:
@@ -106,15 +160,16 @@ def _line(text: str) -> str:
 # ---- exact text -----------------------------------------------------------------------------------------------------
 
 
-def extract_text(text: str, *, markers: Sequence[str] = ("####",), one_line: bool = True) -> str | None:
-    """The final answer in words: behind a marker, in a box, behind "the answer is", or (`one_line`) all of one line."""
-    found = extract_math(text, markers=markers, last_number=False)
-    if found is not None or not one_line:
-        return found
-    lines = [
-        line for line in text[-extraction.MAX_TEXT :].rpartition("</think>")[2].strip().splitlines() if line.strip()
-    ]
-    return lines[0].strip() if len(lines) == 1 and len(lines[0]) <= extraction.MAX_CANDIDATE else None
+def read_text(text: str, place: Candidate) -> Answer | None:
+    """A few words, or whatever else was announced."""
+    return read_math(text, place)
+
+
+def lone_line(text: str) -> Answer | None:
+    """A completion of one line is its answer."""
+    line = text.strip()
+    start = text.find(line)
+    return Answer(line, WHOLE, (start, start + len(line))) if line and "\n" not in line and len(line) <= MAX_CANDIDATE else None
 
 
 def plain_text(text: str) -> str:
@@ -125,4 +180,4 @@ def plain_text(text: str) -> str:
 
 def equal_text(*, gold: str, answer: str) -> bool:
     """Exact equality of two texts after `plain_text`."""
-    return len(answer) <= extraction.MAX_CANDIDATE and bool(gold) and plain_text(gold) == plain_text(answer)
+    return len(answer) <= MAX_CANDIDATE and bool(gold) and plain_text(gold) == plain_text(answer)

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from mft_cli.answers.choices import extract_choice, options
-from mft_cli.answers.mathematics import equal_text, extract_math, extract_text
+from mft_cli.answers.choices import options
+from mft_cli.answers.find import extract_choice, extract_math, extract_text
+from mft_cli.answers.mathematics import equal_text
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.grading.graders import grade
 
