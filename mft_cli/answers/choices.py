@@ -28,7 +28,9 @@ CORRECT = re.compile(
     rf"|\b(?:option|choice|is for sure|must be|go with|choose|pick|select))\s*{LETTER}"
     r"(?!\s*(?i:is|are|was|would be|can be|cannot be)\s(?i:not|wrong|incorrect|false|ruled|eliminated|excluded|too))"
 )
-NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\bnor|\bexclude|\beliminate|\brule out|\bthan)\s*(?:option\s|choice\s)?$", re.IGNORECASE)
+NEGATED = re.compile(
+    r"(?:\bnot|n't|\bneither|\bnor|\bexclude|\beliminate|\brule out|\bthan)\s*(?:option\s|choice\s)?$", re.IGNORECASE
+)
 
 
 def options(prompt: str) -> dict[str, str]:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from mft_cli.answers.forms import Form, product_of_letters, read
+from mft_cli.answers.forms import VARIABLE_LETTER, Form, product_of_letters, read
 from mft_cli.answers.numbers import Number, number_text, parse_number
 from mft_cli.answers.units import disagree, unit_of
 from mft_cli.answers.values import surely_differ, surely_same, value
 
 MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 PLAIN_KINDS = ("base", "text", "expr", "equation")
-VARIABLE_LETTER = re.compile(r"(?<![\\A-Za-z{])[a-df-hj-zA-Z](?![A-Za-z])")  # e and i are numbers
 Leaf = Callable[[Form, Form], bool | None]
 
 

@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from mft_cli.answers.numbers import separate_groups
+
 MARKER, BOX, ANNOUNCEMENT, LAST_NUMBER, CHOICE, WHOLE = (
     "marker", "box", "announcement", "last_number", "choice", "whole_text",
 )  # fmt: skip
@@ -35,26 +37,26 @@ NEW_TURN = re.compile(
 BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
 LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
 SAYS = r"(?:is|are|was|equals|becomes|(?:would|will|should|must)\sbe|comes\s(?:out\s)?to)\b"
+# Both are for small letters; without re.IGNORECASE "ans" is a literal that re looks for quickly.
 ENGLISH = re.compile(
-    rf"\b(?:answer|ans)s?\b[\s*_]{{0,5}}(?:to\s(?:the|this|your)\s(?:\w{{1,20}}\s)?(?:question|problem|exercise)[\s*_]{{0,5}})?"
-    rf"(?:{SAYS}|[:：=→]|->|\s[-–—](?=\s))"
-    r"|^[#>*_ \t]{0,8}(?:the |my )?(?:final )?answer[*_ \t]{0,4}$",
-    re.IGNORECASE | re.MULTILINE,
+    rf"ans(?:wers?)?(?:(?P<alone>[*_ \t]{{0,4}}$)|[\s*_]{{0,5}}"
+    rf"(?:to\s(?:the|this|your)\s(?:\w{{1,20}}\s)?(?:question|problem|exercise)[\s*_]{{0,5}})?"
+    rf"(?:{SAYS}|[:：=→]|->|\s[-–—](?=\s)))",
+    re.MULTILINE,
 )
+HEAD = re.compile(r"[#>*_ \t]{0,8}(?:the |my )?(?:final )?")  # what may stand before the word on a line of its own
 OTHERS = re.compile(
-    r"(?:答案|答え|正解|정답은?|답은?|\b答)(?:应该|應該)?[\s*]{0,3}(?:是|为|為|は|就是|[:：=])"
+    r"(?:정답|답)은|(?:答案|答え|正解|정답|답|\b答)(?:应该|應該)?[\s*]{0,3}(?:是|为|為|は|就是|[:：=])"
     r"|\b(?:antwort|antwoord|svar(?:et)?|respuesta|resposta|risposta|r[ée]ponse|ответ|відповідь|odpowied[źz]|cevap|jawaban(?:nya)?)"
     r"\b[\s*]{0,3}(?:finale?\b|correcta\b|correct[ae]?\b)?[\s*]{0,3}"
     r"(?:(?:ist|lautet|is|är|er|es|é|è|est|to|равен|дорівнює|adalah)(?!\w)|[:：=—])"
-    r"|(?:الإجابة|الجواب|उत्तर|উত্তর|คำตอบ)[\s*]{0,3}(?:النهائية|النهائي)?[\s*]{0,3}(?:هي|هو|है|হল|คือ|[:：=])",
-    re.IGNORECASE,
+    r"|(?:الإجابة|الجواب|उत्तर|উত্তর|คำตอบ)[\s*]{0,3}(?:النهائية|النهائي)?[\s*]{0,3}(?:هي|هو|है|হল|คือ|[:：=])"
 )
 STEMS = (
     "答", "正解", "정답", "답", "antwo", "svar", "respuesta", "resposta", "risposta", "réponse", "reponse", "ответ",
     "відповідь", "odpowied", "cevap", "jawaban", "إجابة", "جواب", "उत्तर", "উত্তর", "คำตอบ",
 )  # fmt: skip
 BLANK = re.compile(r"[\s*_]*+")
-GROUPED = re.compile(r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,16 @@ def find(
     *,
     markers: Sequence[str] = (),
     fallback: Fallback | None = None,
-    thinking: bool = False,
     prompt: str | None = None,
 ) -> Answer | None:
     """The final answer of a completion, or None. Linear in the text's length; never raises.
 
-    `read` reads one candidate and `fallback` a text that announces nothing. `thinking`: the prompt ends in an open
-    <think>. `prompt`: what was asked, if it is known; its own format then says what opens a new question.
+    `read` reads one candidate and `fallback` a text that announces nothing. `prompt`: what was asked, if it is known:
+    its own format says what opens a new question, and it may end in an open <think>.
     """
     offset = max(0, len(text) - MAX_TEXT)
     text = separate_groups(text[offset:])
-    thoughts = thoughts_end(text, thinking)
+    thoughts = thoughts_end(text, prompt)
     if thoughts is None:
         return None
     start = thoughts[1]
@@ -112,12 +113,11 @@ def find(
         start = start if answer is None else 0
     if answer is None and fallback is not None:
         answer = fallback(visible)
-    return replace(answer, span=(answer.span[0] + start + offset, answer.span[1] + start + offset)) if answer else None
+    return _moved(answer, start + offset) if answer else None
 
 
-def separate_groups(text: str) -> str:
-    """Digits grouped by no-break and thin blanks (12 345) with commas instead; the length stays."""
-    return text if text.isascii() else GROUPED.sub(",", text)
+def _moved(answer: Answer, offset: int) -> Answer:
+    return replace(answer, span=(answer.span[0] + offset, answer.span[1] + offset)) if offset else answer
 
 
 def first_readable(text: str, markers: Sequence[str], read: Reader) -> Answer | None:
@@ -127,28 +127,29 @@ def first_readable(text: str, markers: Sequence[str], read: Reader) -> Answer | 
 # ---- thoughts and new turns -----------------------------------------------------------------------------------------
 
 
-def thoughts_end(text: str, thinking: bool = False) -> tuple[int, int] | None:
+def thoughts_end(text: str, prompt: str | None = None) -> tuple[int, int] | None:
     """(start, end) of the last </think>, (0, 0) if there is no thought; None if a thought is still open.
 
-    `thinking`: the prompt itself opened the thought.
+    A prompt that ends in <think> has opened one.
     """
     last = None
     if "<" in text:
         for last in THOUGHT.finditer(text):  # noqa: B007
             pass
     if last is None:
-        return None if thinking else (0, 0)
+        return None if _opens_thought(prompt) else (0, 0)
     return last.span() if last[1] else None
 
 
-def without_thoughts(text: str, thinking: bool = False) -> str:
+def without_thoughts(text: str, prompt: str | None = None) -> str:
     """What a reader of the answer sees: the text after </think>, "" while a thought is still open."""
-    thoughts = thoughts_end(text, thinking)
-    return "" if thoughts is None else text[thoughts[1] :].lstrip("\n") if thoughts[1] else text
+    thoughts = thoughts_end(text, prompt)
+    if thoughts is None:
+        return ""
+    return text[thoughts[1] :].lstrip("\n") if thoughts[1] else text
 
 
-def opens_thought(prompt: str | None) -> bool:
-    """Whether a prompt ends in an open <think>, so that the completion begins inside of a thought."""
+def _opens_thought(prompt: str | None) -> bool:
     return prompt is not None and prompt[-40:].rstrip().endswith(("<think>", "<thinking>", "<thought>"))
 
 
@@ -269,7 +270,19 @@ def boxed(text: str) -> list[str]:
 def announcements(text: str, start: int, end: int) -> list[Candidate]:
     """What follows "the answer is", "Answer:" and their like between two places, the last announcement first."""
     part = text[start:end].lower()
-    patterns = [ENGLISH] if "ans" in part else []
-    patterns += [OTHERS] if any(stem in part for stem in STEMS) else []
-    ends = sorted((m.end() for pattern in patterns for m in pattern.finditer(text, start, end)), reverse=True)
+    part = part if len(part) == end - start else text[start:end]  # a letter may become two
+    ends = []
+    if "ans" in part:
+        ends += [start + m.end() for m in ENGLISH.finditer(part) if _is_word(part, m)]
+    if any(stem in part for stem in STEMS):
+        ends += [start + m.end() for m in OTHERS.finditer(part)]
+    ends.sort(reverse=True)
     return [Candidate(ANNOUNCEMENT, place, min(end, place + 2 * MAX_CANDIDATE)) for place in ends[:TRIES]]
+
+
+def _is_word(text: str, match: re.Match[str]) -> bool:
+    """Whether "answer" is no part of another word, and stands alone on its line if nothing announces the answer."""
+    start = match.start()
+    if start and (text[start - 1].isalnum() or text[start - 1] == "\\"):
+        return False
+    return match["alone"] is None or HEAD.fullmatch(text, text.rfind("\n", 0, start) + 1, start) is not None

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from mft_cli.answers import extraction
 from mft_cli.answers.choices import choice_reader, unannounced_choice
-from mft_cli.answers.extraction import Answer
-from mft_cli.answers.mathematics import lone_line, read_math, read_text
+from mft_cli.answers.extraction import Answer, Fallback, Reader
+from mft_cli.answers.mathematics import lone_line, read_math
 from mft_cli.answers.reading import last_number, number_reader
 
 GSM8K = ("####", "<answer>", "<ans>")
@@ -32,19 +32,34 @@ def find_answer(
     `complete`: the completion came to its end; of one that the token limit cut only an announced answer counts, and its
     last word may be half a number. `prompt`: what was asked, if it is known. Linear in the text's length; never raises.
     """
-    if not complete and CLOSED.search(text[-200:]) is None:
-        text = LAST_WORD.sub("", text)
-    fallback: extraction.Fallback | None = None
+    return extraction.find(
+        text if complete else without_cut_word(text),
+        reader_of(answer_type, word_problem=word_problem, choices=choices or {}),
+        markers=markers,
+        fallback=_fallback(answer_type, word_problem=word_problem, choices=choices or {}, complete=complete),
+        prompt=prompt,
+    )
+
+
+def reader_of(answer_type: str, *, word_problem: bool, choices: Mapping[str, str]) -> Reader:
+    """What reads a candidate of an answer type."""
+    if answer_type == "number":
+        return number_reader(loose=word_problem)
+    return choice_reader(choices) if answer_type == "choice" else read_math
+
+
+def _fallback(answer_type: str, *, word_problem: bool, choices: Mapping[str, str], complete: bool) -> Fallback | None:
+    """What reads a completion that announces nothing."""
     if answer_type == "choice":
-        read = choice_reader(choices or {})
-        fallback = unannounced_choice(choices or {})
-    elif answer_type == "text":
-        read, fallback = read_text, lone_line if complete else None
-    else:
-        read = number_reader(loose=word_problem) if answer_type == "number" else read_math
-        fallback = last_number if word_problem and complete else None
-    thinking = extraction.opens_thought(prompt)
-    return extraction.find(text, read, markers=markers, fallback=fallback, thinking=thinking, prompt=prompt)
+        return unannounced_choice(choices)
+    if not complete:
+        return None
+    return lone_line if answer_type == "text" else last_number if word_problem else None
+
+
+def without_cut_word(text: str) -> str:
+    """The text without its last word, which the token limit may have cut; a closed box or tag is whole."""
+    return text if CLOSED.search(text[-200:]) else LAST_WORD.sub("", text)
 
 
 def extract(text: str, *, markers: Sequence[str] = GSM8K, last_number: bool = True) -> str | None:
@@ -62,9 +77,7 @@ def extract_text(text: str, *, markers: Sequence[str] = GSM8K, one_line: bool = 
     return _text(find_answer(text, "text", markers=markers, complete=one_line))
 
 
-def extract_choice(
-    text: str, *, markers: Sequence[str] = (), choices: Mapping[str, str] | None = None
-) -> str | None:
+def extract_choice(text: str, *, markers: Sequence[str] = (), choices: Mapping[str, str] | None = None) -> str | None:
     """The letter of the chosen option, or None. `choices`: {letter: text}, so that an option's text is an answer too."""
     return _text(find_answer(text, "choice", markers=markers, choices=choices))
 

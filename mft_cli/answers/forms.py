@@ -45,6 +45,7 @@ LONE_LETTER = re.compile(r"(?<![A-Za-z\\])([A-Za-z])(?![A-Za-z])")
 DEGREES = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*")
 TRIGONOMETRIC = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
 PRODUCT = re.compile(r"(?<=[\d}\s)])(?:\s+([A-Za-z]{2})|(?<!\s)([A-Za-z]{2,3}))[\s$.]*$")
+VARIABLE_LETTER = re.compile(r"(?<![\\A-Za-z{])[a-df-hj-zA-Z](?![A-Za-z])")  # e and i are numbers
 INFINITY = r"\infty"
 
 
@@ -105,7 +106,19 @@ def _structure(text: str, depth: int, name: str = "") -> Form:
     text = CLAUSE.sub("", text).strip(" ,;").removesuffix(".").strip()
     if depth > MAX_DEPTH or len(text) > 2000:
         return Form("expr", text, name=name)
-    for reader in (_member, _number_here, _matrix, _sets, _listed, _bracketed, _ratio, _plus_minus, _related, _equated):
+    for reader in (
+        _member,
+        _number_here,
+        _matrix,
+        _sets,
+        _listed,
+        _bracketed,
+        _ratio,
+        _plus_minus,
+        _related,
+        _approximated,
+        _equated,
+    ):
         if (form := reader(text, depth)) is not None:
             return replace(form, name=form.name or name)
     return replace(_leaf(text), name=name)
@@ -218,12 +231,23 @@ def _related(text: str, depth: int) -> Form | None:
     sides, signs = split(text, RELATIONS)
     if not signs or not all(sides) or len(signs) > 5:
         return None
+    if len(sides) == 2:
+        sides, signs = _without_minus(sides, signs)
     items = tuple(_structure(side, depth + 1) for side in sides)
     if (interval := _as_interval(sides, signs, items)) is not None:
         return interval
     if all(sign in (">", r"\ge") for sign in signs):
         items, signs = items[::-1], [FLIPPED[sign] for sign in reversed(signs)]
     return Form("relation", " ".join(signs), items)
+
+
+def _without_minus(sides: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
+    """-x > -1 as x < 1."""
+    negative = [side.startswith("-") and VARIABLE.fullmatch(side[1:].strip()) is not None for side in sides]
+    if negative.count(True) != 1:
+        return sides, signs
+    turned = [side[1:].strip() if re.fullmatch(r"-\s*[\w.]+", side) else f"-({side})" for side in sides]
+    return turned, [FLIPPED.get(sign, sign) for sign in signs]
 
 
 def _as_interval(sides: list[str], signs: list[str], items: tuple[Form, ...]) -> Form | None:
@@ -249,12 +273,22 @@ def _as_interval(sides: list[str], signs: list[str], items: tuple[Form, ...]) ->
     return Form("tuple", brackets, (items[0], items[2]), name=name)
 
 
+def _approximated(text: str, depth: int) -> Form | None:
+    r"""x \approx 11 is the value of x; of \sqrt{2} \approx 1.41 the exact side counts."""
+    sides, signs = split(text, (r"\approx",))
+    if len(signs) != 1 or not sides[1]:
+        return None
+    value = sides[1] if not sides[0] or _is_name(sides[0]) else sides[0]
+    return replace(_structure(value, depth + 1), name=compact(sides[0]) if value == sides[1] else "")
+
+
 def _equated(text: str, depth: int) -> Form | None:
     sides, _ = split(text, ("=",))
     if len(sides) < 2 or not sides[-1]:
         return None
     first, last = sides[0], _structure(sides[-1], depth + 1)
-    if not first or len(sides) > 2 or _is_name(first) or not re.search(r"[A-Za-z]", first):
+    has_variable = last.kind == "expr" and not re.search(r"[A-Za-z]", first) and VARIABLE_LETTER.search(last.text)
+    if not first or len(sides) > 2 or _is_name(first) or not (has_variable or re.search(r"[A-Za-z]", first)):
         return replace(last, name=compact(first))
     return Form("equation", items=(_structure(first, depth + 1), last))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mft_cli.answers.numbers import PLAIN_CHARS
+from mft_cli.answers.numbers import PLAIN_CHARS, separate_groups, without_emoji
 
 UNICODE = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ",
@@ -32,8 +32,11 @@ IGNORED = {
     "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg", "biggl", "biggr", "middle", "hfill", "thickspace", "mathstrut", "boxed", "fbox",
     "framebox",
 }  # fmt: skip
+UNICODE_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-z]))")
+ROOT_IN_BRACKETS = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 COMMAND = re.compile(r"\\([A-Za-z]+)\s?")
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+TEXT_QUOTIENT = re.compile(r"\\text\s*\{([A-Za-z ]+)\}\s*/\s*\\text\s*\{([A-Za-z ]+)\}")
 LETTERS = re.compile(r"[\s(]*[A-Z](?:\s*(?:,|,? and )\s*[A-Z])*[\s).]*")  # "(C)", "A, C and F"
 CONJUNCTION = re.compile(r"\s*,?\s*(?:and|or)\s*,?\s*")
 BARE_CONJUNCTION = re.compile(r",?(?<![\\A-Za-z{])\s*\b(?:and|or)\b(?![A-Za-z])\s*,?")
@@ -44,10 +47,14 @@ CLOSING = {")", "]", "}", r"\}", r"\rfloor", r"\rceil", r"\rangle", r"\rvert", r
 
 def plain(text: str) -> str:
     r"""The text in one spelling: `\dfrac` as `\frac`, `\mbox` as `\text`, `10,\!080` as 10080, `\text{ and }` as a comma."""
-    text = text.translate(PLAIN_CHARS)
-    for sign, command in UNICODE.items():
-        if sign in text:
+    if not text.isascii():
+        text = without_emoji(separate_groups(text)).translate(PLAIN_CHARS)
+        text = UNICODE_ROOT.sub(_root, text)
+        for sign, command in UNICODE.items():
             text = text.replace(sign, command)
+    else:
+        text = text.translate(PLAIN_CHARS)
+    text = ROOT_IN_BRACKETS.sub(r"\\sqrt{\1}", text)
     text = _join_thousands(text.strip())
     text = re.sub(r"\\\$|(?<!\\)\\%", lambda m: " " if m.group() == r"\$" else "%", text)
     text = re.sub(r"\$\s*[,;]\s*\$", ", ", text).replace("$", " ")
@@ -56,8 +63,13 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<!\\)\\(?:[,;:! \[\]()]|$)", " ", text)
     text = text.replace("~", " ").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = re.sub(r"\*\*(?=[\w({-])", "^", text.strip(" *`_\n")).replace("==", "=")
+    text = TEXT_QUOTIENT.sub(r"\\text{\1/\2}", text)
     text = BARE_CONJUNCTION.sub(" , ", TEXT.sub(_words, text))
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _root(match: re.Match[str]) -> str:
+    return rf"\sqrt{{{match[1] or match[2] or match[3]}}}"
 
 
 def _join_thousands(text: str) -> str:
@@ -133,6 +145,7 @@ def compact(text: str) -> str:
     text = re.sub(r"\\frac\s*(\d|[a-z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})\s*(\d|[a-z])", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\s*(\d|[a-z])", r"\\sqrt{\1}", text)
+    text = re.sub(r"(?<![\w.)}^])(\d+)/(\d+)\s*(?:\\cdot|\\times|\*)\s*(?=[A-Za-z\\(])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     text = re.sub(r"\s*(?:\\cdot|\\times|\*)\s*(?=[A-Za-z\\(])", " ", text)
     return re.sub(r"\s+", lambda m: " " if _glues(text, m.start(), m.end()) else "", text).strip()

@@ -12,7 +12,7 @@ import unicodedata
 from mft_cli.answers.extraction import BOX, MAX_CANDIDATE, WHOLE, Answer, Candidate, first_readable
 from mft_cli.answers.latex import TEXT, tokens
 from mft_cli.answers.numbers import clean, number_text, parse_number
-from mft_cli.answers.reading import LEAD, NO_LABEL, has_prose, number_at, value_line
+from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, has_prose, number_at, value_line
 from mft_cli.answers.units import unit_of
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
@@ -25,12 +25,6 @@ DISPLAY = re.compile(
 )
 SHORT = 4  # words of an answer in words
 UPRIGHT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{[^{}]*\}")
-COMMENT = re.compile(  # what is said about the answer instead of the answer
-    r"(?:not|in)?(?:correct|right|wrong|incorrect|clear|obvious|unclear|unknown|reasonable|consistent|verified|checked|found"
-    r"|given|shown|below|above|as follows|based|determined|obtained|required|needed|also|still|always|probably|likely|not"
-    r"|supposed|expected|asked|in|on|to be|one of|the same|a(?=\s)|an(?=\s))\b",
-    re.IGNORECASE,
-)
 VALUE_AT_END = re.compile(rf"(?:\b(?:is|are|equals|be)|=|:)\s+((?:\*\*)?(?:{FORMULA})(?:\*\*)?)[\s.*]*$", re.DOTALL)
 SPOKEN = (  # an announced formula in words
     (re.compile(r"(?:the )?(?:positive )?square root of \$?(\d+|[a-z]|\\?pi)\$?", re.IGNORECASE), r"\\sqrt{\1}"),
@@ -40,8 +34,6 @@ SPOKEN = (  # an announced formula in words
     (re.compile(r"\b(\d+) (?:times )?pi\b", re.IGNORECASE), r"\1\\pi"),
 )
 QUOTES = "\"'“”‘’`*_ \t\n"
-EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d"
-TRAILING = re.compile(rf"[\s{EMOJI}]+$")
 
 
 def read_math(text: str, place: Candidate) -> Answer | None:
@@ -50,9 +42,11 @@ def read_math(text: str, place: Candidate) -> Answer | None:
         return _enclosed(text, place, read_math)
     start, _ = value_line(text, place)
     below = "\n" in text[place.start : start]
-    raw = sentence(text[start : place.end].split("</", 1)[0] if "</" in text[start : place.end] else text[start : place.end])
+    raw = sentence(
+        text[start : place.end].split("</", 1)[0] if "</" in text[start : place.end] else text[start : place.end]
+    )
     end = text.find(raw, start) + len(raw) if raw else start
-    if not raw or len(raw) > MAX_CANDIDATE or NO_LABEL.match(raw):
+    if not raw or len(raw) > MAX_CANDIDATE or NO_LABEL.match(raw) or COMMENT.match(raw):
         return None
     if _is_prose(raw):
         return _of_prose(text, place, raw, start, below)
@@ -63,14 +57,14 @@ def read_math(text: str, place: Candidate) -> Answer | None:
 
 def _of_prose(text: str, place: Candidate, raw: str, start: int, below: bool) -> Answer | None:
     """An announced sentence: the formula that it ends with, the number that it begins with; else all of it."""
-    if COMMENT.match(raw):
-        return None
     if (value := VALUE_AT_END.search(raw)) is not None:
         return _answer(value[1], value[1], text, place.source, start)
     number = number_at(raw) if re.match(r"[-−]?[$€£]?[\d.]", raw) else None
-    if number is not None and parse_number(number[0]) is not None:
-        return _answer(number[0], number[1], text, place.source, start)
-    return None if below or place.heading or len(raw.split()) > 4 * SHORT else _answer(raw, raw, text, place.source, start)
+    if number is not None:  # a number, or an expression as it stands
+        return _answer(*(number if parse_number(number[0]) else (raw, raw)), text, place.source, start)
+    return (
+        None if below or place.heading or len(raw.split()) > 4 * SHORT else _answer(raw, raw, text, place.source, start)
+    )
 
 
 def _answer(answer: str, raw: str, text: str, source: str, start: int) -> Answer | None:
@@ -93,7 +87,6 @@ def _enclosed(text: str, place: Candidate, read: object) -> Answer | None:
 
 def _tidy(answer: str) -> str:
     """A plain number in its canonical form (which drops a percent sign, as the number type does), else the text."""
-    answer = TRAILING.sub("", answer)
     spoken = answer
     for pattern, command in SPOKEN:
         spoken = pattern.sub(command, spoken) if pattern.fullmatch(spoken.strip(" .*")) else spoken
@@ -106,7 +99,9 @@ def _tidy(answer: str) -> str:
 
 def _leading_number(answer: str) -> str:
     r"""12 \text{ in 3 days}: the number before a remark that holds another number; else the text as it is."""
-    match = re.fullmatch(r"(.*?)\s*\\text(?:bf|rm)?\s*\{\s*(?:in|for|per|every|out of|on|at|after|within)\b[^{}]*\d[^{}]*\}\s*", answer)
+    match = re.fullmatch(
+        r"(.*?)\s*\\text(?:bf|rm)?\s*\{\s*(?:in|for|per|every|out of|on|at|after|within)\b[^{}]*\d[^{}]*\}\s*", answer
+    )
     number = parse_number(match[1]) if match else None
     return number_text(number) if number is not None else answer
 
@@ -127,7 +122,7 @@ def sentence(text: str) -> str:
 def _is_prose(text: str) -> bool:
     if parse_number(text) is not None or any(p.fullmatch(text.strip(" .*")) for p, _ in SPOKEN):
         return False
-    return _has_prose(text) and (len(text.split()) > SHORT or COMMENT.match(text) is not None)
+    return _has_prose(text) and len(text.split()) > SHORT
 
 
 def _has_prose(text: str) -> bool:
@@ -160,16 +155,15 @@ def _line(text: str) -> str:
 # ---- exact text -----------------------------------------------------------------------------------------------------
 
 
-def read_text(text: str, place: Candidate) -> Answer | None:
-    """A few words, or whatever else was announced."""
-    return read_math(text, place)
-
-
 def lone_line(text: str) -> Answer | None:
     """A completion of one line is its answer."""
     line = text.strip()
     start = text.find(line)
-    return Answer(line, WHOLE, (start, start + len(line))) if line and "\n" not in line and len(line) <= MAX_CANDIDATE else None
+    return (
+        Answer(line, WHOLE, (start, start + len(line)))
+        if line and "\n" not in line and len(line) <= MAX_CANDIDATE
+        else None
+    )
 
 
 def plain_text(text: str) -> str:

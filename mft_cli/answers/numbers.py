@@ -39,6 +39,8 @@ PLAIN_CHARS = str.maketrans({
     "−": "-", "–": "-", "﹣": "-", "－": "-", "＋": "+", "，": ",", "．": ".", "％": "%", "＄": "$", "\u00a0": " ",
     "\u2009": " ", "\u202f": " ", "\t": " ", "\n": " ", "\r": " ",
 })  # fmt: skip
+GROUPED = re.compile(r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))")
+EMOJI = re.compile("\\s*[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d]+")
 FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf|boxed|fbox|operatorname)\s*\{([^{}]*)\}")
 WRAPPERS = (
@@ -73,7 +75,9 @@ def parse_number(text: str) -> Number | None:
 
 def clean(text: str) -> str:
     """The text without LaTeX and Markdown dress: wrappers, \\text{}, spacing commands, odd dashes, \\frac as a/b."""
-    text = text.translate(PLAIN_CHARS).strip()
+    if not text.isascii():
+        text = without_emoji(separate_groups(text)).translate(PLAIN_CHARS)
+    text = text.strip()
     text = re.sub(r"\{,\}|\\!", lambda m: "," if m.group() == "{,}" else "", text)
     text = re.sub(r"(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"\\[,;: ]|~|\\q?quad\b|\\left\b|\\right\b", " ", text)
@@ -83,6 +87,15 @@ def clean(text: str) -> str:
         text = FRAC.sub(_fraction_text, text)
     text = MATH_UNIT.sub("", text).translate(VULGAR)
     return re.sub(r" {2,}", " ", text).strip()
+
+
+def separate_groups(text: str) -> str:
+    """Digits grouped by no-break and thin blanks (12 345) with commas instead; the length stays."""
+    return text if text.isascii() else GROUPED.sub(",", text)
+
+
+def without_emoji(text: str) -> str:
+    return EMOJI.sub("", text)
 
 
 def _unwrap(text: str) -> str:

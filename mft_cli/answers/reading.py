@@ -53,9 +53,10 @@ RESULT = re.compile(  # "5 + 3 which is 8", "5 apples and 3 pears, 8 in total"
 )
 BREAKING = sorted(NOT_UNITS - {"of", "by", "if", "not", "but", "out", "than", "nor", "and", "or", "one", "n", "y", "z"})
 NOT_THAT_NUMBER = re.compile(  # what makes "5 ..." something else than five
-    r"\s*(?:[-+*/×÷^=·_]\s*[\d(\\$€£a-zA-Z]|\\(?!text|mathrm|mbox|,|;|!|:| |%|circ|[)\]])|[:,]\s?\$?\d|\.\d|[²³√π!(]\w?(?<=[²³√π!])|\^(?!\s*\{?\\circ))"
+    r"\s*(?:[-+*/×÷^=·_]\s*[\d(\\$€£a-zA-Z]|\\(?!text|mathrm|mbox|,|;|!|:| |%|circ|[)\]])|[:,]\s?\$?\d|\.\d)"
+    r"|\s*(?:[²³√π!])|\s*\^(?!\s*\{?\\circ)"
     rf"|\s?(?:{'|'.join(BREAKING)})\b"
-    r"|[a-zA-Z]\b(?<![gmhsklLCFK])"
+    r"|[a-zA-Z]\b(?<![gmhsklLCFK])|[a-zA-Z]{1,3}\s?[-+*^=]"
     r"|\s*(?:[-–]\s?\d|(?:or|and|to|through)\s[$€£]?-?\d)"
     r"|\s(?:[\w$']{1,20}\s){1,4}?(?:and|or)\s(?:[$€£]?\d|half\b)"
     r"|\s?(?:hours?|hrs?|h|minutes?|min|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|meters?|yards?)"
@@ -63,6 +64,12 @@ NOT_THAT_NUMBER = re.compile(  # what makes "5 ..." something else than five
     re.IGNORECASE,
 )
 ORDINAL_HEADING = re.compile(r"\s*(\d{1,2})[.)]\s+[^\W\d]")
+COMMENT = re.compile(  # what is said about the answer instead of the answer
+    r"(?:not|in)?(?:correct|right|wrong|incorrect|clear|obvious|unclear|unknown|reasonable|consistent|verified|checked|found"
+    r"|given|shown|below|above|as follows|based|determined|obtained|required|needed|also|still|always|probably|likely|not"
+    r"|supposed|expected|asked|in|on|to be|one of|the same|a(?=\s)|an(?=\s))\b",
+    re.IGNORECASE,
+)
 MATH_WORDS = {"sqrt", "frac", "pi", "sin", "cos", "tan", "log", "ln", "exp", "cup", "cap", "infty", "infinity", "begin"}
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 TORN = re.compile(r"\s*(?:\\(?:pi|sqrt|frac|times|cdot|theta|alpha)|[π√²³^]|\}\s*(?:\{|\\|\^|[a-z])|,\s?-?\d+\s*[)\]])")
@@ -80,6 +87,8 @@ def _read(text: str, place: Candidate, *, loose: bool) -> Answer | None:
     start, end = value_line(text, place)
     line = text[start:end]
     if not line or end - start > MAX_CANDIDATE or (place.heading and _is_heading(text, place, line, end)):
+        return None
+    if place.source == ANNOUNCEMENT and COMMENT.match(line):
         return None
     below = place.source == ANNOUNCEMENT and "\n" in text[place.start : start]
     if below and text[end:].strip() and parse_number(line) is None:
@@ -165,10 +174,9 @@ def _direct(cleaned: str, sentence: str) -> tuple[str, str] | None:
     if match is None:
         return None
     after = cleaned[match.end() :]
-    if (result := RESULT.search(sentence)) is not None:
-        return number_at(result["is"] or result["total"])
     if NOT_THAT_NUMBER.match(after):
-        return sentence, sentence
+        result = RESULT.search(sentence)
+        return number_at(result["is"] or result["total"]) if result else (sentence, sentence)
     scale = SCALE.match(after)
     number = parse_number(match.group() + (scale.group() if scale else ""))
     return (number_text(number), match.group()) if number is not None else (sentence, sentence)

@@ -15,6 +15,7 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines.base import Completion, Request, Sampling
+from mft_cli.eval.grading.graders import SCORING_VERSION
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.metrics_file import Facts, Overlap
 from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames, Problem, base_questions, load_problems
@@ -158,7 +159,7 @@ def make_plan(
     measured = overlap(folder.adapter or folder.path, ids, questions, base_questions(problems, benchmark))
     settings = [
         keys, golds, to_plain(benchmark), config.gold_logprob, config.answer_timeout_s, __version__,
-        config.failure_threshold, measured,
+        config.failure_threshold, measured, SCORING_VERSION,
     ]  # fmt: skip
     if benchmark.answer_type == "judged":
         settings.append([config.judge.base_url, config.judge.model, config.judge.version, config.judge.extra])

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mft_cli.answers.extraction import extract
+from mft_cli.answers.find import extract
 from mft_cli.answers.golds import is_readable
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.data.files import BadRow
@@ -144,7 +144,7 @@ def plain_answer(row: Row, benchmark: BenchmarkConfig, name: str) -> str:
     elif row.answer is None and benchmark.answer_type == "math":
         answer = last_boxed(answer) or ""
     elif row.answer is None:
-        answer = extract(answer, markers=benchmark.markers, last_number=benchmark.last_number) or ""
+        answer = extract(answer, markers=("####", *benchmark.markers)) or ""
     if not answer.strip():
         raise BadRow(f"{row.key}: no gold answer for benchmark {name}")
     return answer

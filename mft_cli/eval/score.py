@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import cast
 
 from mft_cli import answers
+from mft_cli.answers.extraction import LAST_NUMBER
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange
 from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.grading.format_adherence import adherence_metrics
-from mft_cli.eval.grading.graders import UNPARSED, grade, more_metrics
+from mft_cli.eval.grading.graders import SCORING_VERSION, UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.eval.metrics_file import Facts, Metrics, write_metrics
@@ -24,6 +25,7 @@ from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 from mft_cli.stats.failure_detection import failure_detection
 
+GUESSED = 0.1  # share of answers from the last number above which the summary says so
 LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
 
 
@@ -90,8 +92,10 @@ def summarise(
     interval = intervals.wilson(sum(right) // samples, n) if wilson else intervals.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
+    guessed = sum(s.get("answer_from") == LAST_NUMBER for s in scores)
     metrics: Metrics = {
         "benchmark": name,
+        "scoring_version": SCORING_VERSION,
         "n": n,
         "samples": samples,
         "accuracy": accuracy,
@@ -103,7 +107,7 @@ def summarise(
         "timed_out": status["timed_out"],
         "gold_logprob": None,
         "contaminated": None,
-        "warnings": loud_warnings(len(scores), status[UNPARSED], truncated, status["timed_out"]),
+        "warnings": loud_warnings(len(scores), status[UNPARSED], truncated, status["timed_out"], guessed),
     }
     if samples > 1:
         ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, samples) if k <= samples})
@@ -130,14 +134,20 @@ def _entropy(record: Record) -> float | None:
     return float(value) if is_number else None  # type: ignore[arg-type]
 
 
-def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int) -> list[str]:
-    """What must be read before the accuracy: shares of wrong-by-form completions above 5 %."""
+def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int, guessed: int = 0) -> list[str]:
+    """What must be read before the accuracy: shares of wrong-by-form completions above 5 %, of guessed ones above 10 %."""
     kinds = (
         (truncated, "reached the token limit (finish_reason length): raise max_new_tokens or look at the completions"),
         (unparsed, "have no readable answer: the prompt and the markers may not fit the model"),
         (timed_out, "took too long to compare"),
     )
-    return [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
+    warnings = [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
+    if guessed > GUESSED * total:
+        warnings.append(
+            f"{guessed} of {total} answers are the last number of a completion that announces none: the prompt does not "
+            "say how to answer, or the model does not follow it"
+        )
+    return warnings
 
 
 def summary(metrics: Metrics, reused: bool = False) -> str:

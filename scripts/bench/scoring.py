@@ -73,7 +73,7 @@ def main() -> None:
             for i, (gold, text) in enumerate(pairs)
         ]
         start = time.perf_counter()
-        scores = grade(records, BenchmarkConfig(answer_type=kind), config)  # type: ignore[arg-type]
+        scores = grade(records, BenchmarkConfig(answer_type=kind, markers=["####"], last_number=True), config)  # type: ignore[arg-type]
         seconds = time.perf_counter() - start
         right = sum(s["correct"] for s in scores)
         print(

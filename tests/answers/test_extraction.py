@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mft_cli.answers.equality import equal, equal_fast
 from mft_cli.answers.extraction import cut_new_turn
 from mft_cli.answers.find import extract
-from mft_cli.answers.reading import number_reader
 from mft_cli.answers.numbers import parse_number
+from mft_cli.answers.reading import number_reader
 
 # gold: everything that must be accepted for it
 EQUAL = {
@@ -85,7 +85,8 @@ EXTRACTED = [
     ("\\boxed{(1,2)}", "(1,2)"),
     ("\\boxed{5} and \\boxed{6", "5"),
     ("<think>\\boxed{3}</think>The answer is 4", "4"),
-    ("<think> answer is 3 </think> ", "3"),
+    ("<think> answer is 3 </think> ", None),  # thoughts are not answers, a box in them aside
+    ("<think> so \\boxed{3} </think> ", "3"),
     ("The answer is **25**", "25"),
     ("**Final Answer**: 25", "25"),
     ("The final answer is $x = 12$.", "12"),

@@ -44,8 +44,12 @@ class BenchmarkConfig:
     unreadable_golds: Fraction = key(
         0.01, "Share of the golds that answer_type may fail to read; more of them refuse the benchmark."
     )
-    markers: list[str] = key(["####"], "Markers that announce the final answer in a completion; the last one counts.")
-    last_number: bool = key(True, "Fall back to the last number of a completion that has no marker or box.")
+    markers: list[str] = key(
+        ["<answer>", "<ans>"], "Markers that announce the final answer in a completion; the last one counts."
+    )
+    last_number: bool = key(
+        False, "Word problems: a completion that announces no answer ends in it; false: it is unparsed."
+    )
     prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
     instruction: str | None = key(None, "Text behind the question, in any prompt: how the answer is to be given.")
     second_prompt: PromptConfig | None = key(

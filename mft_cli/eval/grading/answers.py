@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Required, TypedDict
 
-from mft_cli.answers.choices import extract_choice, options
+from mft_cli.answers.choices import options
 from mft_cli.answers.equality import equal_fast
-from mft_cli.answers.extraction import extract
-from mft_cli.answers.mathematics import equal_text, extract_math, extract_text
+from mft_cli.answers.extraction import Answer
+from mft_cli.answers.find import find_answer
+from mft_cli.answers.mathematics import equal_text
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.grading import workers
 from mft_cli.eval.grading.graders import OK, TRUNCATED, UNPARSED, GoldParts, gold_parts
 from mft_cli.eval.journal import Record
+
+NOWHERE = "none"  # answer_from of a completion without a readable answer
+
+
+class Reading(TypedDict, total=False):
+    """The keywords of `answers.find_answer`."""
+
+    markers: Required[Sequence[str]]
+    word_problem: Required[bool]
+    complete: Required[bool]
+    prompt: Required[str | None]
+    choices: Mapping[str, str]
 
 
 class Question(TypedDict, total=False):
@@ -36,7 +48,7 @@ def grade_answers(records: Sequence[Record], benchmark: BenchmarkConfig, config:
     scores, slow = [], []
     for record in records:
         answer, parts = read_answer(record, benchmark), gold_parts(record["gold"])
-        question = comparison(parts, answer or "", benchmark)
+        question = comparison(parts, answer.text if answer else "", benchmark)
         verdict = False if answer is None else equal_fast(**question)
         scores.append(_score(record, parts, answer, bool(verdict)))
         if verdict is None:
@@ -59,61 +71,57 @@ def comparison(parts: GoldParts, answer: str, benchmark: BenchmarkConfig) -> Que
 
 def grade_choices(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
     """Scores of multiple-choice answers: the letter, or an option's text where the gold or the prompt lists them."""
-    scores = []
-    for record in records:
-        parts = gold_parts(record["gold"])
-        shown = parts.get("choices") or options(str(record.get("prompt") or ""))
-        find = partial(extract_choice, markers=benchmark.markers, choices=shown)
-        answer = _read(record, lambda text, end, find=find: find(text))  # type: ignore[misc]
-        scores.append(_score(record, parts, answer, answer is not None and answer == parts["answer"].strip(" ().")))
-    return scores
+    return _grade_words(records, benchmark, lambda gold, answer: answer == gold.strip(" ()."))
 
 
 def grade_texts(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
     """Scores of answers in words: exact, letter case, blanks, quotes and a final full stop aside."""
+    return _grade_words(records, benchmark, lambda gold, answer: equal_text(gold=gold, answer=answer))
+
+
+def _grade_words(
+    records: Sequence[Record], benchmark: BenchmarkConfig, equal: Callable[[str, str], bool]
+) -> list[Record]:
     scores = []
     for record in records:
-        parts = gold_parts(record["gold"])
-        answer = _read(record, lambda text, end: extract_text(text, markers=benchmark.markers, one_line=end))
-        scores.append(
-            _score(record, parts, answer, answer is not None and equal_text(gold=parts["answer"], answer=answer))
-        )
+        parts, answer = gold_parts(record["gold"]), read_answer(record, benchmark)
+        scores.append(_score(record, parts, answer, answer is not None and equal(parts["answer"], answer.text)))
     return scores
 
 
-def read_answer(record: Record, benchmark: BenchmarkConfig) -> str | None:
-    """The final answer of a completion, for the types number and math."""
-    find = extract_math if benchmark.answer_type == "math" else extract
-    return _read(
-        record, lambda text, end: find(text, markers=benchmark.markers, last_number=benchmark.last_number and end)
-    )
+def read_answer(record: Record, benchmark: BenchmarkConfig) -> Answer | None:
+    """The final answer of a completion, for the types number, math, choice and text."""
+    return find_answer(record["completion"], benchmark.answer_type, **reading(record, benchmark))
 
 
-def _read(record: Record, find: Callable[[str, bool], str | None]) -> str | None:
-    """What `find` finds, told whether the completion came to its end.
+def reading(record: Record, benchmark: BenchmarkConfig) -> Reading:
+    """How the completion of a record is read: the keywords of `answers.find_answer`."""
+    prompt = record.get("prompt")
+    keywords: Reading = {
+        "markers": benchmark.markers,
+        "word_problem": benchmark.last_number,
+        "complete": record.get("finish_reason") != "length",
+        "prompt": prompt if isinstance(prompt, str) else None,
+    }
+    if benchmark.answer_type == "choice":
+        keywords["choices"] = gold_parts(record["gold"]).get("choices") or options(keywords["prompt"] or "")
+    return keywords
 
-    One that was cut by the token limit counts only with an announced answer: its last number is a step on the way, and
-    its last word may be half a number. A base model that answered, and went on with a question of its own until the
-    limit, has answered.
-    """
-    text = record["completion"]
-    if record.get("finish_reason") != "length":
-        return find(text, True)
-    return find(re.sub(r"\S{1,200}\Z", "", text), False)
 
-
-def _score(record: Record, parts: GoldParts, answer: str | None, correct: bool) -> Record:
+def _score(record: Record, parts: GoldParts, answer: Answer | None, correct: bool) -> Record:
+    cut = record.get("finish_reason") == "length"
     return {
         "id": record["id"],
         "sample": record.get("sample", 0),
         "gold": parts["answer"],
-        "answer": answer,
+        "answer": answer.text if answer else None,
+        "answer_from": answer.source if answer else NOWHERE,
+        "answer_span": list(answer.span) if answer else None,
         "correct": correct,
-        "status": _status(record, answer),
+        "status": OK if answer else TRUNCATED if cut else UNPARSED,
     }
 
 
-def _status(record: Record, answer: str | None) -> str:
-    if answer is not None:
-        return OK
-    return TRUNCATED if record.get("finish_reason") == "length" else UNPARSED
+def answer_metrics(scores: Sequence[Record]) -> Record:
+    """How many answers were read from where: a marker, a box, an announcement, the last number ..."""
+    return {"answer_from": dict(sorted(Counter(str(score["answer_from"]) for score in scores).items()))}

@@ -1,7 +1,9 @@
 """What grades the completions of a benchmark, by its answer type. A new type is a function and a line in GRADERS.
 
 A grader takes complete records in order, each with `id`, `sample`, `completion` and its `gold`, and returns a score for
-each: {"id", "sample", "gold", "answer", "correct", "status"} and, where it has more to say, further fields.
+each: {"id", "sample", "gold", "answer", "correct", "status"} and, where it has more to say, further fields. The types
+number, math, choice and text add `answer_from` (marker, box, announcement, last_number, choice, whole_text, none) and
+`answer_span`, the characters [start, end) of the completion that were read, or null.
 
 The gold of a problem is one text. What it holds, by answer type:
 
@@ -37,6 +39,8 @@ from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.journal import Record
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
+# Goes up whenever a completion may be read or compared otherwise than before: scores of two versions are not compared.
+SCORING_VERSION = 2
 GRADERS = {
     "number": "mft_cli.eval.grading.answers:grade_answers",
     "math": "mft_cli.eval.grading.answers:grade_answers",
@@ -48,6 +52,10 @@ GRADERS = {
 }
 # Further numbers in metrics.json, from complete scores.
 MORE_METRICS = {
+    "number": "mft_cli.eval.grading.answers:answer_metrics",
+    "math": "mft_cli.eval.grading.answers:answer_metrics",
+    "choice": "mft_cli.eval.grading.answers:answer_metrics",
+    "text": "mft_cli.eval.grading.answers:answer_metrics",
     "code": "mft_cli.eval.grading.code:code_metrics",
     "instructions": "mft_cli.eval.grading.instructions:instruction_metrics",
 }

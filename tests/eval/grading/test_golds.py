@@ -85,7 +85,10 @@ def scores(kind: str, golds: list[str], answers: list[str], phrasing: str) -> li
         for i, (gold, text) in enumerate(zip(golds, completions, strict=True))
     ]
     config = EvalConfig(answer_timeout_s=20.0)
-    return [s["correct"] for s in grade(records, BenchmarkConfig(answer_type=kind), config)]  # type: ignore[arg-type]
+    return [
+        s["correct"]
+        for s in grade(records, BenchmarkConfig(answer_type=kind, markers=["####"], last_number=True), config)
+    ]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
