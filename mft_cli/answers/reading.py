@@ -119,7 +119,9 @@ def _enclosed(text: str, place: Candidate, loose: bool) -> Answer | None:
     if not part or len(part) > MAX_CANDIDATE:
         return None
     lines = [line for line in part.split("\n") if line.strip()]
-    reading = number_at(part) or (number_at(lines[-1]) if len(lines) > 1 else None) or only_number(clean(part))
+    reading = number_at(part) or (number_at(lines[-1]) if len(lines) > 1 else None)
+    if reading is None and has_prose(clean(part)) and "\\" not in clean(part):
+        reading = only_number(clean(part))
     return _answer(text, place.source, span, reading or (part, part))
 
 

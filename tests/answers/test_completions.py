@@ -26,7 +26,9 @@ ROWS: list[dict[str, Any]] = [
 def benchmark(name: str) -> BenchmarkConfig:
     """What the benchmark's own YAML says about answers."""
     keys = yaml.safe_load((CONFIGURATIONS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return BenchmarkConfig(**{k: keys[k] for k in ("answer_type", "markers", "last_number") if k in keys})
+    return BenchmarkConfig(
+        **{k: keys[k] for k in ("answer_type", "markers", "gold_marker", "last_number") if k in keys}
+    )
 
 
 def test_enough_of_each() -> None:

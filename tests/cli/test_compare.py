@@ -152,7 +152,7 @@ def test_failure_detection_and_overlap_reach_the_report(tmp_path: Path) -> None:
     place = run / "eval" / "gsm8k"
     place.mkdir(parents=True)
     measured = {"problems": 2, "of": 40, "training_questions": 9, "ids": ["p0", "p1"]}
-    score_file(write_completions(place / "generations.jsonl", 4), "gsm8k", BenchmarkConfig(samples=4), place,
+    score_file(write_completions(place / "generations.jsonl", 4), "gsm8k", BenchmarkConfig(samples=4, markers=["####"]), place,
                extra={"overlap": measured, "contaminated": "trained on 2 of 40"})  # fmt: skip
     found = {block.id: block for block in blocks(summarise(read_compared([run])))}
     assert found["overlap"].rows[0][2] == "2 of 40"

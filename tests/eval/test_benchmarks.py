@@ -298,7 +298,7 @@ def test_paper_suites_fix_prompt_shots_and_decoding(tokenizer):
 
 
 def test_shots_end_in_answers_that_are_read_and_right():
-    from mft_cli.answers.extraction import extract
+    from mft_cli.answers.find import extract
 
     for name in ("gsm8k", "math5000"):
         prompt = load.compose_eval(["paper_mask_finetune"]).eval.benchmarks[name].prompt

@@ -65,7 +65,9 @@ def test_score_round_trip_and_missing_or_double_lines(model: Path, data: Path, t
     again = score_file(file, "sums", benchmark, tmp_path / "c")
     assert again["accuracy"] == metrics["accuracy"]
     assert (tmp_path / "c" / "scores.jsonl").read_bytes() == (tmp_path / "a" / "sums" / "scores.jsonl").read_bytes()
-    right = [{"id": i, "sample": 0, "completion": f"#### {i + 1}"} for i in range(10)] + [{"id": 10, "completion": "1"}]
+    right = [{"id": i, "sample": 0, "completion": f"#### {i + 1}"} for i in range(10)] + [
+        {"id": 10, "completion": "#### 1"}
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in right))  # ids may be places in the data
     assert score_file(file, "sums", benchmark, tmp_path / "c")["accuracy"] == 1.0
     file.write_text("".join(json.dumps(line) + "\n" for line in right[:-1]))
@@ -81,7 +83,7 @@ def test_truncated_counts_only_with_an_announced_answer(tmp_path: Path) -> None:
     file = tmp_path / "g.jsonl"
     lines = [{"id": i, "completion": t, "finish_reason": "length", "gold": "10"} for i, t in enumerate(texts)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    metrics = score_file(file, "x", BenchmarkConfig(), tmp_path)
+    metrics = score_file(file, "x", BenchmarkConfig(markers=["####"]), tmp_path)
     scores = [json.loads(x) for x in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [s["correct"] for s in scores] == [False, True, False, True]
     assert metrics["truncated"] == 4

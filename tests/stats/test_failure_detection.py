@@ -147,14 +147,18 @@ def test_agreement_by_hand() -> None:
 
 def test_from_completions_to_metrics(tmp_path: Path) -> None:
     file = write_completions(tmp_path / "g.jsonl")
-    found = score_file(file, "x", BenchmarkConfig(), tmp_path)["failure_detection"]
+    found = score_file(file, "x", BenchmarkConfig(markers=["####"]), tmp_path)["failure_detection"]
     assert (found["n"], found["wrong"], found["without"]) == (40, 10, 0)
     assert found["auroc"] == pytest.approx(1 - 20 / 300)  # two right answers above all ten wrong ones
     assert found["interval"][0] < found["auroc"] < found["interval"][1]
     assert found["recall"] == 1.0
-    given = score_file(file, "x", BenchmarkConfig(), tmp_path, eval_config=EvalConfig(failure_threshold=0.85))
+    given = score_file(
+        file, "x", BenchmarkConfig(markers=["####"]), tmp_path, eval_config=EvalConfig(failure_threshold=0.85)
+    )
     assert (given["failure_detection"]["flagged"], given["failure_detection"]["precision"]) == (2, 0.0)
-    several = score_file(write_completions(tmp_path / "g.jsonl", 4), "x", BenchmarkConfig(samples=4), tmp_path)
+    several = score_file(
+        write_completions(tmp_path / "g.jsonl", 4), "x", BenchmarkConfig(samples=4, markers=["####"]), tmp_path
+    )
     assert several["failure_detection"]["agreement"]["problems"] == 40
     assert "bootstrap" in several["failure_detection"]["interval_method"]
     json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))

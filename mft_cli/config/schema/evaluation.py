@@ -45,7 +45,8 @@ class BenchmarkConfig:
         0.01, "Share of the golds that answer_type may fail to read; more of them refuse the benchmark."
     )
     markers: list[str] = key(
-        ["<answer>", "<ans>"], "Markers that announce the final answer in a completion; the last one counts."
+        ["<answer>", "<ans>"],
+        "Markers that announce the final answer in a completion, with gold_marker; the last one counts.",
     )
     last_number: bool = key(
         False, "Word problems: a completion that announces no answer ends in it; false: it is unparsed."

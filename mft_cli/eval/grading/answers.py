@@ -98,7 +98,7 @@ def reading(record: Record, benchmark: BenchmarkConfig) -> Reading:
     """How the completion of a record is read: the keywords of `answers.find_answer`."""
     prompt = record.get("prompt")
     keywords: Reading = {
-        "markers": benchmark.markers,
+        "markers": markers_of(benchmark),
         "word_problem": benchmark.last_number,
         "complete": record.get("finish_reason") != "length",
         "prompt": prompt if isinstance(prompt, str) else None,
@@ -106,6 +106,12 @@ def reading(record: Record, benchmark: BenchmarkConfig) -> Reading:
     if benchmark.answer_type == "choice":
         keywords["choices"] = gold_parts(record["gold"]).get("choices") or options(keywords["prompt"] or "")
     return keywords
+
+
+def markers_of(benchmark: BenchmarkConfig) -> list[str]:
+    """The benchmark's markers; what marks the gold solutions' answers marks a completion's, too."""
+    gold = benchmark.gold_marker
+    return benchmark.markers if gold is None or gold in benchmark.markers else [*benchmark.markers, gold]
 
 
 def _score(record: Record, parts: GoldParts, answer: Answer | None, correct: bool) -> Record:

@@ -51,10 +51,10 @@ def _reading_steps(record: Record, benchmark: BenchmarkConfig) -> Iterator[str]:
         yield f"thoughts end at character {thoughts[1]}; what follows is searched"
     read = reader_of(benchmark.answer_type, word_problem=benchmark.last_number, choices=keywords.get("choices") or {})
     searched = separate_groups(text[thoughts[1] :])
-    visible = cut_new_turn(searched, benchmark.markers, read, keywords["prompt"])
+    visible = cut_new_turn(searched, keywords["markers"], read, keywords["prompt"])
     if len(visible) < len(searched):
         yield f"cut where a new question begins: {_shown(searched[len(visible) :])}"
-    for place in candidates(visible, benchmark.markers):
+    for place in candidates(visible, keywords["markers"]):
         answer = read(visible, place)
         said = f"read as {answer.text!r}" if answer else "not readable"
         yield f"{place.source}: {_shown(visible[place.start : place.end])}: {said}"

@@ -75,6 +75,6 @@ def test_hostile_completions_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "generations.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = EvalConfig(answer_timeout_s=1.0, score_workers=1)
-    metrics = score_file(file, "x", BenchmarkConfig(), tmp_path, eval_config=config)
+    metrics = score_file(file, "x", BenchmarkConfig(markers=["####"]), tmp_path, eval_config=config)
     assert (metrics["correct"], metrics["n"], metrics["timed_out"]) == (2, 6, 1)
     assert metrics["unparsed"] >= 2
