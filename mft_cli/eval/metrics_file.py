@@ -54,6 +54,7 @@ class Metrics(TypedDict, total=False):
     """eval/<benchmark>/metrics.json. Accuracies are shares from 0 to 1, intervals [low, high] at 95 %."""
 
     benchmark: Required[str]
+    scoring_version: Required[int]  # scores of two versions are not compared
     n: Required[int]
     samples: Required[int]
     accuracy: Required[float]
@@ -85,6 +86,7 @@ class Metrics(TypedDict, total=False):
     preference: Facts
     groups: Facts
     failure_detection: Facts
+    answer_from: dict[str, int]  # completions by where their answer was read
     format_adherence: Facts  # of a model that has a critique's tags
     instruction_following: Facts
     verdicts: Facts
