@@ -42,6 +42,7 @@ class Provenance(TypedDict, total=False):
     attention: str
     packing: bool  # whether several examples lay in a sequence; false too where the model cannot
     fast_modules: int
+    without_effect: list[str]  # settings that were set for nothing
     method: list[str]  # choices that the method made
     ranks: int
     deepspeed: Mapping[str, object] | None

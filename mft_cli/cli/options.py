@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -118,6 +119,15 @@ def composed(
     refuse_printed_sweep(arguments)
     if print_only(arguments):
         words = without_option([a for a in arguments if a != "--resolve"], "--cfg", "-c")
-        run_with_hydra(name, words, lambda values: show_config(build(values)))
+        run_with_hydra(name, words, lambda values: show_config(told_of(build(values))))
     else:
-        run_with_hydra(name, arguments, lambda values: task(build(values)))
+        run_with_hydra(name, arguments, lambda values: task(told_of(build(values))))
+
+
+def told_of(config: Config) -> Config:
+    """The configuration, after a warning for each setting in it that has no effect."""
+    from mft_cli.config.effects import without_effect
+
+    for sentence in without_effect(config):
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    return config

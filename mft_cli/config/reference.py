@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from mft_cli.config import schema
 from mft_cli.config.compose import groups
+from mft_cli.config.schema.base import NEEDS
 from mft_cli.config.validate import Hint, dataclasses_in, element_type, expected, field_type
 
 OPENING = """# All configuration keys
@@ -84,7 +85,9 @@ def kind(annotation: Hint) -> str:
 
 def prose(info: FieldInfo) -> str:
     """The key's line of documentation; Markdown would take <name> for a tag."""
-    return (info.description or "").replace("<", "&lt;").replace("|", "\\|")
+    extra = info.json_schema_extra
+    needs = f" Needs {extra[NEEDS]}." if isinstance(extra, dict) and NEEDS in extra else ""
+    return ((info.description or "") + needs).replace("<", "&lt;").replace("|", "\\|")
 
 
 def default(info: FieldInfo) -> str:

@@ -6,6 +6,7 @@ which an editable installation defeats. So ours are registered by hand, in a mod
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import re
@@ -17,10 +18,11 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 
 from mft_cli.config.compose import resolved
+from mft_cli.config.effects import unmet_needs
 from mft_cli.config.load import train_config
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
-from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger
+from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger, varied
 
 Run = Callable[[Ledger, list[int], Values], None]  # ledger, jobs to run, the launcher's options
 MODULE = "hydra_plugins.mft"
@@ -65,6 +67,8 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
                 todo = [job.number for job in jobs if enter(sweep, ledger, job, self.loader, self.config)]
                 if mistake := shared_mistake(ledger, [job.number for job in jobs]):
                     raise UserError(f"{mistake} (so in all {len(jobs)} jobs; none was started)")
+                if useless := swept_for_nothing(ledger, jobs):
+                    raise UserError(f"{useless}; none of the {len(jobs)} jobs was started")
                 if len(todo) < len(jobs):
                     print(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done already", flush=True)
                 run(ledger, todo, self.options)
@@ -99,6 +103,18 @@ def shared_mistake(ledger: Ledger, numbers: Sequence[int]) -> str | None:
         else:
             return None
     return "\n".join(said.values()) if said and len(numbers) > 1 else None
+
+
+def swept_for_nothing(ledger: Ledger, jobs: Sequence[Job]) -> str | None:
+    """A swept key that has no effect in any job: its runs would be repetitions of each other."""
+    needs = []
+    for job in jobs:
+        with contextlib.suppress(UserError):  # the job itself says what is wrong
+            needs.append({key: need for key, need, _ in unmet_needs(train_config(ledger.values(job.number)))})
+    for key in varied(jobs):
+        if needs and all(key in unmet for unmet in needs):
+            return f"{key} is swept and has no effect in any job: it needs {needs[0][key]}"
+    return None
 
 
 def namespace_module() -> types.ModuleType:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config import deepspeed as zero_settings
+from mft_cli.config.effects import without_effect
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
@@ -163,6 +164,7 @@ def record(run: RunDir, config: TrainConfig, choices: Provenance, loaded: Loaded
     """run.json of a run that begins or goes on after `step` steps."""
     facts = provenance({"seed": config.seed}, loaded.digests, settings_digest(config))
     facts |= {"start": weights_sample(config.model.path), "contents": contents_digests(config.model), **choices}
+    facts["without_effect"] = without_effect(config)
     before = run.get_provenance()
     if step and (changed := changed_versions(before, facts)):
         log(f"warning: this run was begun with other versions ({'; '.join(changed)}): its weights may depend on that")

@@ -24,10 +24,17 @@ FileNameOrEmpty = Annotated[str, Field(pattern=r"^(\w[\w.+ -]*)?$", max_length=1
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def key(default: Any, doc: str) -> Any:
-    """A configuration key with its one line of documentation. A list, dict or dataclass type is made anew each time."""
+NEEDS = "needs"
+
+
+def key(default: Any, doc: str, needs: str = "") -> Any:
+    """A configuration key with its one line of documentation. A list, dict or dataclass type is made anew each time.
+
+    `needs`: without what the key has no effect, `noise=mixup`, `name!=none`, `a or b` (mft_cli/config/effects.py).
+    """
+    extra: dict[str, Any] | None = {NEEDS: needs} if needs else None
     if isinstance(default, (list, dict)):
-        return Field(default_factory=lambda: type(default)(default), description=doc)
+        return Field(default_factory=lambda: type(default)(default), description=doc, json_schema_extra=extra)
     if isinstance(default, type):
-        return Field(default_factory=default, description=doc)
-    return Field(default=default, description=doc)
+        return Field(default_factory=default, description=doc, json_schema_extra=extra)
+    return Field(default=default, description=doc, json_schema_extra=extra)

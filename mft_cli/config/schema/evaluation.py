@@ -94,26 +94,30 @@ class EvalConfig:
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )
     decode: Literal["plain", "refine"] = key("plain", "refine: unmask chunk by chunk with method=chunk_refine's head.")
-    refine_accept: AtLeastOne = key(4, "Tokens of a chunk that are accepted in a round (decode=refine).")
-    api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.")
+    refine_accept: AtLeastOne = key(
+        4, "Tokens of a chunk that are accepted in a round (decode=refine).", needs="decode=refine"
+    )
+    api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.", needs="engine=api")
     judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
     replicas: Processes | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
-    tensor_parallel: Processes = key(1, "GPUs that share one copy of the model (vllm).")
+    tensor_parallel: Processes = key(1, "GPUs that share one copy of the model (vllm).", needs="engine=auto|vllm")
     logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
-    token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.")
+    token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.", needs="logprobs=true")
     logprobs_top: AtLeastOne = key(
-        20, "Likeliest tokens that the entropy is computed from where not all are to be had."
+        20, "Likeliest tokens that the entropy is computed from where not all are to be had.", needs="logprobs=true"
     )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", "Precision of generation; auto: as train.precision."
     )
-    batch_size: AtLeastOne = key(16, "Prompts at a time (hf engine).")
+    batch_size: AtLeastOne = key(16, "Prompts at a time (hf engine).", needs="engine=auto|hf")
     max_model_len: AtLeastOne | None = key(None, "Context in tokens; null: what the longest prompt needs.")
-    enforce_eager: bool | None = key(None, "vllm without compilation; null: eager on CPU, compiled on GPU.")
-    kv_cache_gb: Positive = key(2.0, "vllm's cache on CPU in GiB.")
-    gpu_memory: Fraction = key(0.9, "Share of a GPU's memory for vllm.")
+    enforce_eager: bool | None = key(
+        None, "vllm without compilation; null: eager on CPU, compiled on GPU.", needs="engine=auto|vllm"
+    )
+    kv_cache_gb: Positive = key(2.0, "vllm's cache on CPU in GiB.", needs="engine=auto|vllm")
+    gpu_memory: Fraction = key(0.9, "Share of a GPU's memory for vllm.", needs="engine=auto|vllm")
     gold_logprob: bool = key(True, "Also measure the mean log-probability of the gold solutions.")
     limit: AtLeastOne | None = key(
         None, "Take at most this many problems (seeded draw) of every benchmark that has no limit of its own."

@@ -61,14 +61,16 @@ class PromptConfig:
 
     name: str = key("chat", "The prompt's name; recorded with every score.")
     kind: Literal["chat", "template"] = key("chat", "chat: the tokenizer's chat template; template: plain text.")
-    system: str | None = key(None, "System turn of a chat prompt; null leaves the template's own default.")
+    system: str | None = key(
+        None, "System turn of a chat prompt; null leaves the template's own default.", needs="kind=chat"
+    )
     template: str = key("{question}", "Text around the question; {question} stands for it. In chat: the user's turn.")
     option: str = key(
         "{letter}. {text}", "A multiple-choice option's line; they stand at {choices}, else behind {question}."
     )
     response: str = key("{response}", "Text around the response in training; {response} and {answer} stand for fields.")
     shots: list[Shot] = key([], "Worked examples in front of the question.")
-    shot_separator: str = key("\n\n", "Text between worked examples (template prompts).")
+    shot_separator: str = key("\n\n", "Text between worked examples (template prompts).", needs="kind=template")
     stop: list[str] = key([], "Texts that end a completion in evaluation, besides the end-of-sequence tokens.")
 
 
@@ -115,10 +117,14 @@ class SourceConfig:
         None, "Field with the short final answer; with choices: the letter, the place from 0, or the option's text."
     )
     choices: list[str] = key([], "Field with the options of a multiple-choice question, or one field for each option.")
-    choices_seed: Seed | None = key(None, "Shuffle each row's options by this seed; null keeps their order.")
+    choices_seed: Seed | None = key(
+        None, "Shuffle each row's options by this seed; null keeps their order.", needs="choices"
+    )
     system: str | None = key(None, "Field with a system turn.")
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
-    loss_on: Literal["all", "last"] = key("all", "Assistant turns that are trained on: all, or the last.")
+    loss_on: Literal["all", "last"] = key(
+        "all", "Assistant turns that are trained on: all, or the last.", needs="layout!=question_response"
+    )
     spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
     keep_if: Values = key(
         {}, "Keep only rows whose field has this value (answer_match: true) or matches this /regex/; others counted."
@@ -129,7 +135,9 @@ class SourceConfig:
     remove_answer: str | None = key(None, "Regular expression removed from answers, such as the unit in 9 (apples).")
     rows: AtLeastOne | None = key(None, "Number of rows to take (seeded draw); null takes all.")
     fraction: Share = key(1.0, "Share of the rows to take (seeded draw).")
-    mask_ratio: Fraction | None = key(None, "Overrides the method's mask_ratio for this source's rows.")
+    mask_ratio: Fraction | None = key(
+        None, "Overrides the method's mask_ratio for this source's rows.", needs="method.mask_ratio!=null"
+    )
     options: Values = key({}, "Options of a generated source.")
     derived_from: list[str] = key([], "Benchmarks whose problems this source contains or was made from.")
 
@@ -143,7 +151,9 @@ class ValidationConfig:
     fraction: Annotated[float, Field(ge=0, lt=1)] = key(
         0.0, "Share of the training rows taken instead, such as 0.1; halves are rounded up. Not beside rows."
     )
-    every_steps: Count = key(0, "Validate every this many steps; 0: at the end of every epoch.")
+    every_steps: Count = key(
+        0, "Validate every this many steps; 0: at the end of every epoch.", needs="rows or fraction or source"
+    )
 
     @property
     def wanted(self) -> bool:

@@ -24,11 +24,15 @@ class PeftConfig:
     """Parameter-efficient fine-tuning (the peft library)."""
 
     name: Literal["none", "lora", "qlora"] = key("none", "none: all weights train; qlora: lora on 4-bit weights.")
-    rank: AtLeastOne = key(16, "Rank of the adapters.")
-    alpha: Positive = key(32.0, "The adapters' product is scaled by alpha / rank.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout in front of the adapters.")
-    targets: list[str] = key(["auto"], "Names of the adapted modules, or their ends; auto: every linear but the head.")
-    rslora: bool = key(False, "Scale by alpha / sqrt(rank) instead (rank-stabilized LoRA, arXiv 2312.03732).")
+    rank: AtLeastOne = key(16, "Rank of the adapters.", needs="name!=none")
+    alpha: Positive = key(32.0, "The adapters' product is scaled by alpha / rank.", needs="name!=none")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout in front of the adapters.", needs="name!=none")
+    targets: list[str] = key(
+        ["auto"], "Names of the adapted modules, or their ends; auto: every linear but the head.", needs="name!=none"
+    )
+    rslora: bool = key(
+        False, "Scale by alpha / sqrt(rank) instead (rank-stabilized LoRA, arXiv 2312.03732).", needs="name!=none"
+    )
 
 
 @dataclass(config=STRICT)

@@ -44,7 +44,9 @@ class MaskedThoughtConfig(MethodConfig):
     random_fraction: Fraction = key(0.0, "Share of chosen tokens replaced by a random id, not by the mask token.")
     target: Literal["response", "prompt", "both"] = key("response", "Which tokens may be corrupted.")
     granularity: Literal["token", "span", "step"] = key("token", "Single tokens, runs of tokens, or whole lines.")
-    span_mean: Annotated[float, Field(ge=1, le=MOST)] = key(3.0, "Mean length of a run in tokens (granularity=span).")
+    span_mean: Annotated[float, Field(ge=1, le=MOST)] = key(
+        3.0, "Mean length of a run in tokens (granularity=span).", needs="granularity=span"
+    )
     drop_attention: bool = key(False, "Also hide corrupted positions from attention of all other positions.")
     mask_token: str = key("auto", "Token that stands for a masked one; auto: a reserved one, else <mask> is added.")
     keep_mask_token: bool = key(False, "Keep an added mask token in the export.")
@@ -53,17 +55,28 @@ class MaskedThoughtConfig(MethodConfig):
         "What becomes of a chosen input: the mask token; its embedding dropped; noise added to it; a token that the "
         "model samples there; its embedding mixed with another.",
     )
-    dropout_rate: Fraction = key(1.0, "Share of a chosen embedding's numbers set to 0 (noise=dropout).")
-    neftune_alpha: NonNegative = key(5.0, "Size of the added noise, alpha / sqrt(length x width) (noise=neftune).")
-    neftune_tokens: Literal["chosen", "all"] = key(
-        "chosen", "Where noise is added: at chosen inputs; or at every token, whatever mask_ratio (noise=neftune)."
+    dropout_rate: Fraction = key(
+        1.0, "Share of a chosen embedding's numbers set to 0 (noise=dropout).", needs="noise=dropout"
     )
-    mixup_share: Fraction = key(0.3, "Share of the other embedding (noise=mixup).")
+    neftune_alpha: NonNegative = key(
+        5.0, "Size of the added noise, alpha / sqrt(length x width) (noise=neftune).", needs="noise=neftune"
+    )
+    neftune_tokens: Literal["chosen", "all"] = key(
+        "chosen",
+        "Where noise is added: at chosen inputs; or at every token, whatever mask_ratio (noise=neftune).",
+        needs="noise=neftune",
+    )
+    mixup_share: Fraction = key(0.3, "Share of the other embedding (noise=mixup).", needs="noise=mixup")
     mixup_with: Literal["expected", "sample", "random"] = key(
         "expected",
         "The other embedding: the mean under the model's prediction, or that of a sampled or a random token (noise=mixup).",
+        needs="noise=mixup",
     )
-    temperature: Positive = key(1.0, "Divides the logits that noise=model_sample and noise=mixup predict from.")
+    temperature: Positive = key(
+        1.0,
+        "Divides the logits that noise=model_sample and noise=mixup predict from.",
+        needs="noise=model_sample|mixup",
+    )
 
     def method_class(self) -> str:
         return self.implementation if self.noise == "token" else "mft_cli.methods.noise:NoisyThought"
@@ -103,10 +116,14 @@ class MaskFinetuneConfig(MethodConfig):
         "local", "local: the smallest scores of each matrix, by mask_ratio; global: all scores below threshold."
     )
     mask_ratio: Fraction | dict[str, Fraction] = key(
-        0.1, "Fraction of a matrix's weights that is removed (local); or a map from attention, mlp or a name pattern."
+        0.1,
+        "Fraction of a matrix's weights that is removed (local); or a map from attention, mlp or a name pattern.",
+        needs="selection=local",
     )
     threshold: float | dict[str, float] = key(
-        -0.035, "Weights whose score is below are removed (global); or a map from attention, mlp or a name pattern."
+        -0.035,
+        "Weights whose score is below are removed (global); or a map from attention, mlp or a name pattern.",
+        needs="selection=global",
     )
     layers: str | Count | list[Count] | None = key(
         None, "Layers whose weights are masked: 4-7, [4,5], '0-3,20-23' or all; null: all, with selection=global only."
@@ -117,7 +134,9 @@ class MaskFinetuneConfig(MethodConfig):
         "learned; or, without any training, random (each weight with mask_ratio) or magnitude (smallest |W|).",
     )
     score_init: Positive | None = key(
-        None, "Standard deviation of the learned scores at the start; null: the model's initializer_range."
+        None,
+        "Standard deviation of the learned scores at the start; null: the model's initializer_range.",
+        needs="scores=learned",
     )
 
 
@@ -138,9 +157,9 @@ class ChunkRefineConfig(MethodConfig):
     early_stop: Literal["eval", "always", "never"] = key(
         "eval", "Where a chunk stops once it no longer changes: in inference, in training too, or nowhere."
     )
-    min_steps: AtLeastOne = key(2, "Refinement steps before a chunk may stop.")
+    min_steps: AtLeastOne = key(2, "Refinement steps before a chunk may stop.", needs="early_stop!=never")
     max_steps: AtLeastOne = key(8, "Refinement steps at most.")
-    threshold: Share = key(0.01, "Stop when successive codes have cosine above 1 - this.")
+    threshold: Share = key(0.01, "Stop when successive codes have cosine above 1 - this.", needs="early_stop!=never")
     refine_low_confidence_only: bool = key(False, "Leave chunks alone of which the head is more than 50 % sure.")
     width: AtLeastOne = key(512, "Width of the head.")
     layers: AtLeastOne = key(2, "Transformer layers of the head.")

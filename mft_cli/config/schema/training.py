@@ -17,16 +17,22 @@ class TrainingConfig:
     global_batch_size: AtLeastOne = key(32, "Examples in an optimizer step, over all ranks.")
     micro_batch_size: AtLeastOne = key(1, "Rows in one forward pass of one rank.")
     packing: bool = key(True, "Lay several examples into one row; off: one example a row, padded.")
-    row_length: AtLeastOne | None = key(None, "Tokens in a packed row; null: 1024, or data.max_length if larger.")
+    row_length: AtLeastOne | None = key(
+        None, "Tokens in a packed row; null: 1024, or data.max_length if larger.", needs="packing=true"
+    )
     epochs: Annotated[float, Field(gt=0, le=10**6)] = key(3.0, "Passes over the data (a part of a pass counts).")
     max_steps: AtLeastOne | None = key(None, "Stop after this many optimizer steps; overrides epochs.")
     learning_rate: Annotated[float, Field(ge=0, le=1000)] = key(2e-5, "Peak learning rate.")
     schedule: Literal["constant", "linear", "cosine"] = key("cosine", "Shape of the learning rate after the warm-up.")
     warmup_steps: Count | None = key(None, "Warm-up in steps; overrides warmup_fraction.")
     warmup_fraction: Fraction = key(0.03, "Warm-up as a share of all steps.")
-    min_ratio: Fraction = key(0.0, "Lowest learning rate, as a share of the peak, where the decay ends.")
-    decay_fraction: Share = key(1.0, "Share of all steps at which the decay ends.")
-    tail: Literal["constant", "linear"] = key("constant", "After the decay: stay at min_ratio, or go linearly to 0.")
+    min_ratio: Fraction = key(
+        0.0, "Lowest learning rate, as a share of the peak, where the decay ends.", needs="schedule!=constant"
+    )
+    decay_fraction: Share = key(1.0, "Share of all steps at which the decay ends.", needs="schedule!=constant")
+    tail: Literal["constant", "linear"] = key(
+        "constant", "After the decay: stay at min_ratio, or go linearly to 0.", needs="schedule!=constant"
+    )
     weight_decay: NonNegative = key(0.0, "AdamW weight decay; weight matrices only.")
     optimizer: Literal["adamw", "adamw_8bit", "adamw_8bit_paged"] = key(
         "adamw", "adamw; with its state in 8 bits (bitsandbytes); and that paged out to the CPU when a GPU is full."
@@ -64,10 +70,10 @@ class LogConfig:
 
     every_steps: AtLeastOne = key(1, "Write a row of metrics every this many steps.")
     samples_every_steps: Count = key(0, "Generate a few completions every this many steps; 0: never.")
-    samples: AtLeastOne = key(2, "How many completions.")
-    sample_tokens: AtLeastOne = key(128, "Longest such completion in tokens.")
+    samples: AtLeastOne = key(2, "How many completions.", needs="samples_every_steps")
+    sample_tokens: AtLeastOne = key(128, "Longest such completion in tokens.", needs="samples_every_steps")
     wandb: Literal["off", "online", "offline"] = key("off", "Weights & Biases.")
-    wandb_project: str = key("mft", "Weights & Biases project.")
+    wandb_project: str = key("mft", "Weights & Biases project.", needs="wandb!=off")
     tensorboard: bool = key(False, "TensorBoard files in the run folder.")
     peak_tflops: Positive | None = key(None, "Peak of the device, for model FLOP utilisation; null: known GPUs only.")
 
