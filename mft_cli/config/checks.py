@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import re
 from pathlib import Path
 
 from mft_cli.config import deepspeed as zero_settings
@@ -35,7 +33,7 @@ def check_train(config: schema.TrainConfig) -> None:
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
     check_validation(config)
-    check_method(config.method, config.model)
+    config.method.check(config.model)
     zero_settings.check(config)
     check_launch(config.launch)
     check_peft(config)
@@ -74,23 +72,6 @@ def check_validation(config: schema.TrainConfig) -> None:
         )
     if best and not config.checkpoint.keep_best:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
-
-
-def check_method(m: schema.MethodConfig, model: schema.ModelConfig) -> None:
-    """A method's settings that contradict each other or the model. Raises UserError."""
-    if isinstance(m, schema.MaskedThoughtConfig):
-        if m.drop_attention and model.attention == "flash_attention_2":
-            raise UserError(
-                "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
-            )
-        if m.granularity == "step" and m.target != "response":
-            raise UserError(f"method.granularity=step masks reasoning lines; method.target={m.target} has none")
-        if m.noise != "token":
-            check_noise(m)
-    if isinstance(m, schema.MaskFinetuneConfig):
-        check_mask_finetune(m, model.path)
-    if isinstance(m, schema.ChunkRefineConfig):
-        check_chunk_refine(m)
 
 
 DRY_RUN = (
@@ -139,70 +120,4 @@ def check_peft(config: schema.TrainConfig) -> None:
     if wants and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"{wants} needs the package bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2"
-        )
-
-
-def check_noise(m: schema.MaskedThoughtConfig) -> None:
-    """Keys that say how a token is masked, where none is. Raises UserError."""
-    mask = {"random_fraction": 0.0, "drop_attention": False, "mask_token": "auto", "keep_mask_token": False}
-    for name, without in mask.items():
-        if (value := getattr(m, name)) != without:
-            said = str(value).lower() if isinstance(value, bool) else value
-            raise UserError(
-                f"method.{name}={said} is about the mask token, which method.noise={m.noise} does not use: "
-                f"leave it at {str(without).lower()}, or set method.noise=token"
-            )
-
-
-def check_mask_finetune(m: schema.MaskFinetuneConfig, folder: str) -> None:
-    if m.selection == "local" and m.layers is None:
-        raise UserError(
-            "method.layers is missing: name the layers to mask, such as 4-7, or all (method.selection=local)"
-        )
-    if m.selection == "global" and m.scores != "learned":
-        raise UserError(
-            f"method.scores={m.scores} is no learned score that a threshold could cut: set method.selection=local"
-        )
-    if not m.modules:
-        raise UserError("method.modules is empty: expected attention, mlp or name patterns")
-    layer_numbers(m.layers, layers_of(folder))
-
-
-def layer_numbers(layers: object, count: int | None) -> set[int]:
-    """Numbers meant by "4-7", "0-3,20-23", 4, [4, 5] or "all"; null is all. Raises UserError for what is no such text.
-
-    `count` is how many layers the model has. null: not known yet, so that only the text is checked, and "all" is none.
-    """
-    if layers is None or layers == "all":
-        return set(range(count or 0))
-    numbers: set[int] = set()
-    for part in str(layers).strip("[]").replace("'", "").split(","):
-        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if ends is None or int(ends[2] or ends[1]) < int(ends[1]):
-            raise UserError(f"method.layers={layers}: expected layer numbers such as 4-7, [4,5], 0-3,20-23, or all")
-        numbers |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    if count is not None and max(numbers) >= count:
-        raise UserError(f"method.layers={layers}: the model has the layers 0 to {count - 1}; choose among them")
-    return numbers
-
-
-def layers_of(path: str) -> int | None:
-    """How many layers a model folder's config.json says it has, if it is a folder and does."""
-    try:
-        config = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
-        inner = config.get("text_config") or config
-        return next(int(inner[k]) for k in ("num_hidden_layers", "n_layer") if k in inner)
-    except (OSError, ValueError, TypeError, AttributeError, StopIteration):
-        return None  # what is wrong with the folder is told where it is loaded
-
-
-def check_chunk_refine(m: schema.ChunkRefineConfig) -> None:
-    if m.min_steps > m.max_steps:
-        raise UserError(f"method.min_steps={m.min_steps} is above method.max_steps={m.max_steps}; set it lower")
-    if m.width % m.heads:
-        raise UserError(f"method.heads={m.heads} does not divide method.width={m.width}; set method.heads to a divisor")
-    if m.hidden == "embedding" and m.backbone == "trained":
-        raise UserError(
-            "method.hidden=embedding never runs the backbone, so method.backbone=trained would train nothing of it: "
-            "set method.backbone=frozen, or method.hidden=backbone"
         )

@@ -44,12 +44,24 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
             check_endpoint("eval.judge", config.judge)
     if config.engine == "api":
         check_api(config)
-    if config.decode == "refine" and config.logprobs:
-        raise UserError("eval.logprobs needs eval.decode=plain: refinement chooses tokens out of their order")
-    if config.decode == "refine" and config.engine == "vllm":
-        raise UserError("eval.decode=refine runs in plain transformers: set eval.engine=hf or auto, or decode=plain")
+    check_decode(config)
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
+
+
+def check_decode(config: schema.EvalConfig) -> None:
+    """Decoding that is not plain belongs to a method and runs in plain transformers. Raises UserError."""
+    decoders = sorted(name for method in schema.method_classes() for name in method.decoders)
+    if config.decode == "plain":
+        return
+    if config.decode not in decoders:
+        raise UserError(f"eval.decode={config.decode}: expected one of plain, {', '.join(decoders)}")
+    if config.logprobs:
+        raise UserError(f"eval.logprobs needs eval.decode=plain; eval.decode={config.decode} keeps none")
+    if config.engine not in ("auto", "hf"):
+        raise UserError(
+            f"eval.decode={config.decode} runs in plain transformers: set eval.engine=hf or auto, or eval.decode=plain"
+        )
 
 
 def check_api(config: schema.EvalConfig) -> None:

@@ -26,7 +26,7 @@ def page() -> str:
     options = "\n".join(f"| `{name}` | {', '.join(f'`{o}`' for o in names)} |" for name, names in groups().items())
     parts = [OPENING, f"## Groups and their options\n\n| group | options |\n|---|---|\n{options}\n"]
     parts += ["## `mft train`\n", table(schema.TrainConfig, "")]
-    for cls in typing.get_args(typing.get_args(schema.AnyMethod)[0]):
+    for cls in schema.method_classes():
         parts += [f"### `method={cls.name}`: {doc(cls)}\n", table(cls, "method.")]
     parts += ["## `mft eval`\n", f"{doc(schema.EvalRunConfig)}\n"]
     parts += [table(schema.EvalRunConfig, "", skip=("eval", "model", "launch"))]

@@ -19,6 +19,8 @@ def hydra_sentence(error: Exception, known: Mapping[str, Sequence[str]], words: 
         near = difflib.get_close_matches(match[2], known["eval"], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         return f"eval={match[2]}: no such benchmark or suite; {hint}mft eval list shows all"
+    if match and f"paper_{match[2]}" in known["experiment"]:
+        return f"{match[1]}={match[2]} is experiment=paper_{match[2]} now: settings of a paper's run are presets of experiment="
     if match and match[1] in known:
         options = known[match[1]]
         return f"{match[1]}={match[2]}: no such option; valid: {', '.join(options)}{did_you_mean(match[2], options)}"

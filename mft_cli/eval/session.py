@@ -67,10 +67,10 @@ class Session:
         facts: Facts = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel
         folder = open_model(config.model)
-        if name == "refine":
-            from mft_cli.methods.refine.folder import head_digest
+        if name == config.eval.decode:
+            from mft_cli.eval.engines.decoders import decoder_class, decoder_settings
 
-            facts |= {"head": head_digest(folder.path), "refine_accept": config.eval.refine_accept}
+            facts |= decoder_class(name).facts(folder.path, decoder_settings(config.eval))
         tokenizer = load_tokenizer(str(folder.tokenizer), config.model)
         self.subject = Subject(folder, tokenizer, facts if wide == 1 else {**facts, "tensor_parallel": wide})
         # recorded, but no part of the completions' keys: replicas do not change completions

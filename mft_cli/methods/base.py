@@ -7,20 +7,26 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MethodConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.distributed.zero import shape_of
+from mft_cli.errors import UserError
+from mft_cli.methods.cost import ExtraPass, ModelSizes, TrainedParameters
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.rng import Draw
+
+Inputs = dict[str, Any]  # keyword arguments of a model's forward pass
+ParamGroup = dict[str, Any]  # {"params": [(name, parameter)], "decay": bool, "scale": learning-rate factor}
 
 
 @dataclass
@@ -55,18 +61,20 @@ class Method:
     trains = True  # False: no step is made, the model is exported as adapt left it
     weights: dict[str, float] = {"ce": 1.0}  # noqa: RUF012  term -> its weight in the loss
 
-    def __init__(self, config: Any, logits_chunk: int = 1024):
-        self.config: MethodConfig = config
+    config: MethodConfig
+
+    def __init__(self, config: MethodConfig, logits_chunk: int = 1024):
+        self.config = config
         self.logits_chunk = logits_chunk
         self.vocab_size: int | None = (
-            None  # set where trailing rows of the head are no words (an input-only mask token)
+            None  # set where trailing rows of the head are no tokens of the tokenizer's (an input-only mask token)
         )
 
-    def prepare(self, tokenizer: Any) -> list[str]:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Before the model is loaded: choose or name new tokens. Returns the tokens to add to the tokenizer."""
         return list(self.new_tokens)
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         """Once, after new tokens and peft, before the optimizer."""
         return model
 
@@ -77,7 +85,7 @@ class Method:
         """Choices that the method made, to print and to record."""
         return []
 
-    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def param_groups(self, model: nn.Module) -> list[ParamGroup]:
         """What trains: {"params": [(name, parameter)], "decay": bool, "scale": learning-rate factor}."""
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         matrices = [(n, p) for n, p in named if len(shape_of(p)) >= 2]
@@ -94,6 +102,30 @@ class Method:
         """Weight -> buffer with its mask, where the export is the base model with weights removed; else None."""
         return None
 
+    # ---- what mft plan asks, before anything is loaded ----
+
+    def check_peft(self, name: str) -> None:
+        """Raises UserError where peft=`name` is chosen and the method trains no adapters."""
+        if name != "none" and self.peft_refusal:
+            raise UserError(f"peft.name={name}: {self.peft_refusal}; set peft=none")
+
+    def most_new_tokens(self) -> int:
+        """New tokens at most, whose embedding rows train beside adapters, where no tokenizer can be asked."""
+        return len(self.new_tokens)
+
+    def trained_parameters(self, sizes: ModelSizes) -> TrainedParameters:
+        """What trains without peft, of a model of these sizes. Raises UserError for settings that do not fit it."""
+        return TrainedParameters(sizes.parameters, 0, f"all {sizes.parameters:,} parameters train")
+
+    def extra_passes(self, label_share: float, ratios: Sequence[float | None]) -> tuple[ExtraPass, ...]:
+        """Passes besides the training's own.
+
+        `label_share` of all tokens have a label; `ratios` are the sources' own mask ratios, None where they have none.
+        """
+        return ()
+
+    # ---- a step ----
+
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         """The batch to train on. `progress` = finished steps / total steps, 0 in the first step."""
         return Corrupted(batch, {"ce": label_count(batch)})
@@ -106,33 +138,35 @@ class Method:
         """What `mft data show` says of one corrupted example, besides its counts."""
         return ""
 
-    def sample(self, model: nn.Module, batch: Batch, tokenizer: Any, draw: Draw) -> dict[str, Any]:
+    def sample(
+        self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerFast, draw: Draw
+    ) -> dict[str, object]:
         """What samples.jsonl holds of an example (a batch of one), besides a completion."""
         return {}
 
-    def beside(self, model: nn.Module) -> dict[str, list[str]]:
+    def extra_files(self, model: nn.Module) -> dict[str, list[str]]:
         """Parts of the trained module tree that are exported into folders of their own: folder -> parameter names."""
         return {}
 
-    def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+    def write_extra_files(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Writes such a part, its parameters by name, into its folder of the export."""
 
-    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+    def inputs(self, model: nn.Module, batch: Batch) -> Inputs:
         """Keyword arguments of the forward pass that the loss is made of: the place of noise that needs the model."""
         return model_inputs(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Sums of the loss terms over this batch. Logits are made only where there are labels."""
         hidden = hidden_states(model, **self.inputs(model, batch))
-        wanted = batch.labels != IGNORE
-        labels = batch.labels[wanted]
+        has_label = batch.labels != IGNORE
+        labels = batch.labels[has_label]
         total, _, predicted = head_losses(
-            model, hidden[wanted], labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+            model, hidden[has_label], labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
         )
         return Losses({"ce": total}, {"token_accuracy": ((predicted == labels).sum(), "ce")})
 
 
-def model_inputs(batch: Batch) -> dict[str, Any]:
+def model_inputs(batch: Batch) -> Inputs:
     """Keyword arguments of the model's forward pass: no mask, the rows' examples are told by their lengths."""
     packed = packed_kwargs(batch.lengths, batch.hidden_keys)
     return {"input_ids": batch.input_ids, "position_ids": batch.positions, "use_cache": False, **packed}

@@ -1,6 +1,6 @@
 """Chunk refinement: whole chunks of a response are masked, and a small recurrent head refines their hidden states.
 
-Position j predicts token j + 1, also inside the head: what it makes of a masked chunk depends on tokens in front of the
+Position j predicts token j + 1, also inside the head: what it makes of a masked chunk depends on tokens before the
 chunk alone. Unmasked chunks are predicted by the backbone as ever; the head reads them for later chunks only.
 """
 
@@ -10,25 +10,31 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import ChunkRefineConfig
+from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import shape_of
 from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
+from mft_cli.methods.cost import ModelSizes, TrainedParameters
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.methods.refine.backbone import refuse_bidirectional
 from mft_cli.methods.refine.folder import FOLDER, read_head, write_head
-from mft_cli.methods.refine.head import Context, HeadSettings, Refined, RefineHead
+from mft_cli.methods.refine.head import Context, HeadSettings, Refined, RefineHead, count_parameters
 from mft_cli.methods.refine.layout import Chunks, Layout, choose_chunks, choose_tokens, find_chunks, lay_out
 from mft_cli.models.kernels.cross_entropy import causal_lm, head_losses, hidden_states
+from mft_cli.models.vocabulary import embedding_rows, table, token_id
 from mft_cli.rng import Draw, digest64
 
 HEAD = "refine_head"  # its name in the module tree
+# (states [n, D], labels [n], weights [n] or None) -> (weighted sum, losses [n], argmax [n])
+HeadLosses = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
 
 
 class ChunkRefine(Method):
@@ -38,47 +44,42 @@ class ChunkRefine(Method):
     marked_as = "masked in the input, predicted by the head"
     weights = {"chunk": 1.0, "confidence": 1.0}  # noqa: RUF012  confidence: gradients of its own layer only
 
-    def __init__(self, config: Any, logits_chunk: int = 1024):
+    def __init__(self, config: ChunkRefineConfig, logits_chunk: int = 1024):
         super().__init__(config, logits_chunk)
         self.trains_backbone = self.config.backbone == "trained"
+        self.unigram: Tensor | None = None  # log share [V] of each token among the training's response tokens, plus one
         self.peft_refusal = (
             None if self.trains_backbone else "method.backbone=frozen trains no weight that an adapter could stand for"
         )
 
-    def prepare(self, tokenizer: Any) -> list[str]:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         self.known_ids = len(tokenizer)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         """Freezes the backbone (if so configured) and puts the head into the module tree.
 
         Raises UserError for a backbone whose states see later tokens.
         """
-        self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
-        embeddings: Any = getattr(model, "get_input_embeddings", None)
-        if embeddings is None:  # mft data show has no model
+        self.mask_id = token_id(tokenizer, self.mask_token)
+        if not hasattr(model, "get_input_embeddings"):  # mft data show has no model
             return model
-        if shape_of(embeddings().weight)[0] == self.mask_id + 1:
+        if embedding_rows(model) == self.mask_id + 1:
             self.vocab_size = self.mask_id  # the last row: only read, never predicted
-        refuse_bidirectional(model)
+        backbone = cast(PreTrainedModel, model)
+        refuse_bidirectional(backbone)
         if not self.trains_backbone:
             model.requires_grad_(False)
-        head = self.make_head(model)
+        head = self.make_head(backbone)
         model.add_module(HEAD, head)
         return model
 
-    def make_head(self, model: nn.Module) -> RefineHead:
+    def make_head(self, model: PreTrainedModel) -> RefineHead:
         """A new head, or the one that lies beside the export that this run starts from."""
-        c = self.config
-        self.settings = HeadSettings(
-            hidden_size=shape_of(model.get_input_embeddings().weight)[1], mask_id=self.mask_id,  # type: ignore[operator]
-            mask_token=self.mask_token, chunk_size=c.chunk_size, width=c.width, layers=c.layers, heads=c.heads,
-            hidden=c.hidden, context=c.context, min_steps=c.min_steps, max_steps=c.max_steps, threshold=c.threshold,
-            early_stop=c.early_stop != "never",
-            low_confidence_only=c.refine_low_confidence_only,
-        )  # fmt: skip
+        width = shape_of(table(model.get_input_embeddings()))[1]
+        self.settings = self.head_settings(width, self.mask_id, self.mask_token)
         start = Path(str(getattr(causal_lm(model).config, "_name_or_path", ""))) / FOLDER
         # initial_seed is what manual_seed was given: the run's seed, however many numbers were drawn since
         head = RefineHead(self.settings, digest64(HEAD, torch.initial_seed()))
@@ -88,11 +89,47 @@ class ChunkRefine(Method):
             self.started_from = str(start)
         return head
 
+    def head_settings(self, hidden_size: int, mask_id: int, mask_token: str) -> HeadSettings:
+        c = self.config
+        return HeadSettings(
+            hidden_size=hidden_size, mask_id=mask_id, mask_token=mask_token, chunk_size=c.chunk_size, width=c.width,
+            layers=c.layers, heads=c.heads, hidden=c.hidden, context=c.context, min_steps=c.min_steps,
+            max_steps=c.max_steps, threshold=c.threshold, early_stop=c.early_stop != "never",
+            low_confidence_only=c.refine_low_confidence_only, partial_fill=c.partial_fill,
+        )  # fmt: skip
+
     def facts(self) -> list[str]:
-        where = "added" if self.mask_id >= self.known_ids else "the tokenizer's own"
-        lines = [f"mask token: {self.mask_token} (id {self.mask_id}, {where}), kept in the export"]
+        origin = "added" if self.mask_id >= self.known_ids else "the tokenizer's own"
+        lines = [f"mask token: {self.mask_token} (id {self.mask_id}, {origin}), kept in the export"]
         started = getattr(self, "started_from", None)
-        return [*lines, f"refinement head: continued from {started}"] if started else lines
+        lines += [f"refinement head: continued from {started}"] if started else []
+        if self.config.hidden == "embedding" and self.config.context == "none":
+            lines.append(
+                "WARNING: with method.hidden=embedding and method.context=none the head is told nothing of the question or of "
+                "other chunks: of a wholly masked chunk it can learn which tokens are common, and no more (masked_loss_unigram)"
+            )
+        return lines
+
+    def check(self, examples: Examples) -> None:
+        """Counts the training's response tokens, for the floor that a masked chunk's loss is compared with."""
+        if self.unigram is None:
+            tokens = torch.from_numpy(examples.tokens[examples.loss_mask].astype("int64"))
+            counts = torch.bincount(tokens, minlength=self.mask_id + 1).double() + 1
+            self.unigram = (counts / counts.sum()).log().float()
+
+    # ---- what mft plan asks ----
+
+    def most_new_tokens(self) -> int:
+        return 1
+
+    def trained_parameters(self, sizes: ModelSizes) -> TrainedParameters:
+        """The head, and the backbone if it trains. A frozen backbone's activations are counted as if kept."""
+        head = count_parameters(self.head_settings(sizes.width, mask_id=0, mask_token=""))
+        whole = f"{sizes.parameters:,} parameters"
+        if self.trains_backbone:
+            return TrainedParameters(sizes.parameters + head, 0, f"all {whole} and a head of {head:,} train")
+        note = f"{self.config.name}: a head of {head:,} parameters trains, {whole} are frozen"
+        return TrainedParameters(head, sizes.parameters, note, trains_head=False)
 
     # ---- masks ----
 
@@ -101,7 +138,7 @@ class ChunkRefine(Method):
         p = torch.where(ratio.isnan(), torch.full_like(ratio, self.config.mask_ratio), ratio)
         chunks = find_chunks(batch, self.config.chunk_size)
         masked = choose_chunks(chunks, p[chunks.row, chunks.first], batch.epoch, draw)
-        tokens = choose_tokens(batch, chunks, masked, self.config.partial_fill, draw)
+        tokens = choose_tokens(batch, chunks, masked, self.config.partial_fill, draw, self.config.filled_prefixes)
         layout = lay_out(batch, chunks, masked, tokens, self.config.chunk_size)
         extra = {**vars(layout), "number": numbers(chunks)[layout.chunk.clamp(min=0)] if len(masked) else layout.chunk}
         corrupted = replace(batch, input_ids=batch.input_ids.masked_fill(tokens, self.mask_id), extra=extra)
@@ -155,6 +192,7 @@ class ChunkRefine(Method):
             "token_accuracy": (right.sum(), "masked_tokens"),
             "masked_loss": (chunk_means(ce, layout), "masked"),
             "masked_loss_before": (chunk_means(ce_before, layout), "masked"),
+            **self.floors(labels, ce_before, layout),
             "unmasked_loss": (plain_sum, "unmasked"),
             "chunk_weight": ((weight * real).sum(), "masked"),
             "chunk_accuracy": (whole[real].sum(), "masked"),
@@ -163,7 +201,18 @@ class ChunkRefine(Method):
         }
         return Losses({"chunk": total + plain, "confidence": self.doubt(refined, layout, whole, whole_before)}, metrics)
 
-    def backbone_gradient(self) -> contextlib.AbstractContextManager[Any]:
+    def floors(self, labels: Tensor, ce_before: Tensor, layout: Layout) -> dict[str, tuple[Tensor | float, str]]:
+        """What a head has to beat: counting tokens, and the backbone's own loss where its state is exact, the first open slot."""
+        losses = torch.zeros(layout.open.shape, dtype=torch.float32, device=labels.device)
+        losses[layout.open] = ce_before.detach().float()
+        first = layout.open & (layout.open.cumsum(-1) == 1)
+        metrics: dict[str, tuple[Tensor | float, str]] = {"first_slot_loss": (losses[first].sum(), "masked")}
+        if self.unigram is not None:
+            self.unigram = self.unigram.to(labels.device)
+            metrics["masked_loss_unigram"] = (chunk_means(-self.unigram[labels], layout), "masked")
+        return metrics
+
+    def backbone_gradient(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self.trains_backbone else torch.no_grad()
 
     def states(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -175,7 +224,7 @@ class ChunkRefine(Method):
 
     def refine(self, model: nn.Module, hidden: Tensor, layout: Layout) -> tuple[Refined, Tensor]:
         """The head on the masked chunks, and the states [R, M, C, D] that came in."""
-        head: Any = getattr(model, HEAD)
+        head: RefineHead = getattr(model, HEAD)
         came_in = at(hidden, layout.columns)
         context = None
         if head.attend is not None:
@@ -183,20 +232,23 @@ class ChunkRefine(Method):
             context = Context(codes, layout.other_slots, layout.other_earlier, layout.earlier)
         early = self.config.early_stop == "always" or (self.config.early_stop == "eval" and not head.training)
         every = self.config.supervise == "every_step"
-        return head(came_in, layout.slots, layout.real, context, early=early, keep=every), came_in
+        refined: Refined = head(came_in, layout.slots, layout.real, context, early=early, keep=every)
+        return refined, came_in
 
-    def head_loss(self, model: nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Any]:
-        def compute(hidden: Tensor, labels: Tensor, weights: Tensor | None) -> Any:
+    def head_loss(self, model: nn.Module) -> HeadLosses:
+        def compute(hidden: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
             return head_losses(
                 model, hidden, labels, weights, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
             )
 
         return compute
 
-    def masked(self, losses: Any, refined: Refined, labels: Tensor, weight: Tensor, layout: Layout) -> Any:
+    def masked(
+        self, losses: HeadLosses, refined: Refined, labels: Tensor, weight: Tensor, layout: Layout
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The sum over masked chunks of weight [R, M] x mean cross entropy; loss and argmax correct of the open slots."""
         share = (weight[..., None] / layout.open.sum(-1, keepdim=True).clamp(min=1)).expand_as(layout.open)[layout.open]
-        states = refined.every if self.config.supervise == "every_step" else [refined.hidden]
+        states = refined.every or [refined.hidden]  # kept with supervise=every_step, and there is a step
         n = len(states)
         total, ce, predicted = losses(
             torch.cat([h[layout.open] for h in states]), labels.repeat(n), share.repeat(n) / n
@@ -207,11 +259,13 @@ class ChunkRefine(Method):
     def doubt(self, refined: Refined, layout: Layout, whole: Tensor, whole_before: Tensor) -> Tensor:
         """Sum of binary cross entropies of the confidence after and before refinement."""
         logits = torch.stack([refined.confidence, refined.first_confidence])
-        wanted = torch.stack([whole, whole_before]).float()
-        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        target = torch.stack([whole, whole_before]).float()
+        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (each * layout.real).sum()
 
-    def unmasked(self, losses: Any, hidden: Tensor, batch: Batch, layout: Layout) -> tuple[Tensor | float, Tensor]:
+    def unmasked(
+        self, losses: HeadLosses, hidden: Tensor, batch: Batch, layout: Layout
+    ) -> tuple[Tensor | float, Tensor]:
         """(term, metric): the sum of mean cross entropies of unmasked chunks; the term is 0 for a frozen backbone."""
         here = layout.share > 0
         total, _, _ = losses(hidden[here], batch.labels[here], layout.share[here])
@@ -220,7 +274,9 @@ class ChunkRefine(Method):
     # ---- samples and export ----
 
     @torch.no_grad()
-    def sample(self, model: nn.Module, batch: Batch, tokenizer: Any, draw: Draw) -> dict[str, Any]:
+    def sample(
+        self, model: nn.Module, batch: Batch, tokenizer: PreTrainedTokenizerFast, draw: Draw
+    ) -> dict[str, object]:
         """Predicted against true text of the masked chunks of one example, with loss, weight and steps."""
         done = self.for_validation(batch, draw).batch
         layout = layout_of(done)
@@ -229,24 +285,24 @@ class ChunkRefine(Method):
         for m in layout.real[0].nonzero()[:, 0].tolist():
             there = layout.open[0, m]
             logits = model.get_output_embeddings()(refined.hidden[0, m][there]).float()[:, : self.vocab_size]  # type: ignore[operator]
-            wanted = labels[0, m][there]
+            true_ids = labels[0, m][there]
             rows.append(
                 {
                     "chunk": int(done.extra["number"][0, m]),
-                    "loss": round(float(F.cross_entropy(logits, wanted)), 4),
+                    "loss": round(float(F.cross_entropy(logits, true_ids)), 4),
                     "weight": 1 + self.config.deep_supervision_weight * bool(refined.refined[0, m]),
                     "steps": int(refined.steps[0, m]),
                     "confidence": round(float(torch.sigmoid(refined.confidence[0, m])), 4),
                     "predicted": tokenizer.decode(logits.argmax(-1)),
-                    "true": tokenizer.decode(wanted),
+                    "true": tokenizer.decode(true_ids),
                 }
             )
         return {"masked_chunks": rows}
 
-    def beside(self, model: nn.Module) -> dict[str, list[str]]:
+    def extra_files(self, model: nn.Module) -> dict[str, list[str]]:
         return {FOLDER: [n for n in model.state_dict() if n.startswith(f"{HEAD}.")]}
 
-    def write_beside(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+    def write_extra_files(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         write_head(folder, self.settings, {n.removeprefix(f"{HEAD}."): t for n, t in tensors.items()})
 
 
@@ -270,13 +326,13 @@ def at(values: Tensor, columns: Tensor) -> Tensor:
 
 def all_right(right: Tensor, layout: Layout) -> Tensor:
     """bool [R, M] of argmax correct [open slots]: all of a chunk's open slots."""
-    found = torch.ones_like(layout.open)
-    found[layout.open] = right
-    return found.all(-1)
+    right_or_closed = torch.ones_like(layout.open)
+    right_or_closed[layout.open] = right
+    return right_or_closed.all(-1)
 
 
 def chunk_means(losses: Tensor, layout: Layout) -> Tensor:
     """The sum over chunks of mean losses, given those of all open slots."""
-    found = torch.zeros(layout.open.shape, dtype=torch.float32, device=losses.device)
-    found[layout.open] = losses
-    return (found.sum(-1) / layout.open.sum(-1).clamp(min=1)).sum()
+    loss_of_slot = torch.zeros(layout.open.shape, dtype=torch.float32, device=losses.device)
+    loss_of_slot[layout.open] = losses
+    return (loss_of_slot.sum(-1) / layout.open.sum(-1).clamp(min=1)).sum()

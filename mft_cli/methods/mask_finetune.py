@@ -7,22 +7,27 @@ export read only that buffer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mft_cli.config.layer_numbers import layer_numbers
 from mft_cli.config.schema.methods import MaskFinetuneConfig
 from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import numel_of
-from mft_cli.methods.base import Corrupted, Method, label_count
+from mft_cli.methods.base import Corrupted, Method, ParamGroup, label_count
+from mft_cli.methods.cost import ModelSizes, TrainedParameters
 from mft_cli.methods.masked_layers import (
     MASK,
     SCORES,
+    MaskedLayer,
     check_patterns,
     choose,
     first_scores,
     install,
+    is_chosen,
     keep_product,
     linear_layers,
     value_for,
@@ -43,26 +48,27 @@ class MaskFinetune(Method):
     def __init__(self, config: MaskFinetuneConfig, logits_chunk: int = 1024):
         super().__init__(config, logits_chunk)
         self.trains = config.scores == "learned"
-        self.layers: dict[str, Any] = {}  # name -> masked module
+        self.layers: dict[str, MaskedLayer] = {}  # name -> masked module
         self.removed: dict[str, int] = {}  # name -> entries that the buffer removes
         self.changed = 0  # entries that the last step's selection changed
 
     # ---- the model ----
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         if not hasattr(model, "config"):  # data is only shown: inputs and labels do not change
             return model
-        self.layers = dict(choose(model, self.config.layers, self.config.modules))
+        chosen = choose(cast(PreTrainedModel, model), self.config.layers, self.config.modules)
         if isinstance(self.rule, Mapping):
             check_patterns(self.rule, linear_layers(model), f"method.{self.rule_name}")
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         std = self.config.score_init
         std = float(getattr(model.config, "initializer_range", 0.02)) if std is None else std
-        for name, module in self.layers.items():
+        for name, module in chosen.items():
             seed = digest64("mask_finetune", torch.initial_seed(), name)  # initial_seed: what manual_seed was given
             scores = first_scores(self.config.scores, module.weight, std, seed)
-            install(module, scores, self.select(name, scores), sign=self.config.selection == "local")
+            sign = self.config.selection == "local"
+            self.layers[name] = install(module, scores, self.select(name, scores), sign)
             self.count(name)
         return model
 
@@ -87,9 +93,23 @@ class MaskFinetune(Method):
             f"{c.selection} selection, {self.rule_name} {self.rule}"
         ]
 
-    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def param_groups(self, model: nn.Module) -> list[ParamGroup]:
         scores = [(f"{n}.{SCORES}", m.scores) for n, m in self.layers.items()]
         return [{"params": scores, "decay": False, "scale": 1.0}]
+
+    def trained_parameters(self, sizes: ModelSizes) -> TrainedParameters:
+        """A score for each weight that method.layers and method.modules mean."""
+        c = self.config
+        numbers = layer_numbers(c.layers, sizes.layers)
+        check_patterns(c.modules, [x.name for x in sizes.linears], "method.modules")
+        scored = [x for x in sizes.linears if is_chosen(x.name, numbers, c.modules)]
+        scores = sum(x.weights for x in scored)
+        scored_weights = f"{scores:,} weights in {len(scored)} linear layers"
+        if not self.trains:
+            note = f"{c.name}: {c.scores} scores of {scored_weights} choose what is removed; nothing trains, no step is made"
+            return TrainedParameters(0, sizes.parameters + scores, note, scores, trains_head=False)
+        note = f"{c.name}: a score for each of {scored_weights} trains, {sizes.parameters:,} weights are frozen"
+        return TrainedParameters(scores, sizes.parameters, note, scores, trains_head=False)
 
     # ---- a step ----
 
@@ -101,14 +121,14 @@ class MaskFinetune(Method):
 
     @torch.no_grad()
     def refresh(self, model: nn.Module, masters: Callable[[str], Tensor]) -> None:
-        """Selects anew from the fp32 scores. Changes add up in a buffer until the next step takes them."""
+        """Selects again from the fp32 scores. Changes add up in a buffer until the next step takes them."""
         recomputes = bool(
             getattr(model, "is_gradient_checkpointing", False)
         )  # to hold little: W * M is made when needed
         for name, module in self.layers.items():
-            found = self.select(name, masters(f"{name}.{SCORES}"))
-            module.mask_changes += (found != module.mask).sum()
-            module.mask.copy_(found)
+            mask = self.select(name, masters(f"{name}.{SCORES}"))
+            module.mask_changes += (mask != module.mask).sum()
+            module.mask.copy_(mask)
             keep_product(module, not recomputes)
             self.count(name)
 
@@ -138,10 +158,10 @@ class MaskFinetune(Method):
         for name in self.layers:
             kinds.setdefault(name.rsplit(".", 1)[-1], []).append(name)
         whole = sum(size.values())
-        found = {"removed_share": (sum(self.removed.values()), whole), "mask_changes": (self.changed, whole)}
+        shares = {"removed_share": (sum(self.removed.values()), whole), "mask_changes": (self.changed, whole)}
         for kind, names in kinds.items():
-            found[f"removed_share/{kind}"] = (sum(self.removed[n] for n in names), sum(size[n] for n in names))
-        return found
+            shares[f"removed_share/{kind}"] = (sum(self.removed[n] for n in names), sum(size[n] for n in names))
+        return shares
 
     # ---- the export ----
 

@@ -1,7 +1,7 @@
 """Masked critique: some *labels* inside a teacher's critique are dropped, the inputs stay.
 
 A response is <think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans>, its eight tags special tokens.
-Inside the spans named in `spans`, behind the first `skip_first` tokens of each, a token is not trained on with probability
+Inside the spans named in `spans`, after the first `skip_first` tokens of each, a token is not trained on with probability
 `mask_ratio`. Tags are never dropped: they are the format, and no part of the critique.
 
 The format term, added with weight `beta`, is one of two. `argmax_reward`, the paper's, is 1 - (share of examples whose
@@ -13,20 +13,21 @@ inside <ans>: it does train the format.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.answers.critique_format import NAMES, TAGS, has_format
 from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.errors import UserError
-from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_inputs
+from mft_cli.methods.base import Corrupted, Inputs, Losses, Method, label_count, model_inputs
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
+from mft_cli.models.vocabulary import token_id
 from mft_cli.rng import Draw, below
 
 
@@ -37,19 +38,19 @@ class MaskedCritique(Method):
     new_tokens = TAGS
     drops_labels = True
 
-    def __init__(self, config: Any, logits_chunk: int = 1024):
+    def __init__(self, config: MaskedCritiqueConfig, logits_chunk: int = 1024):
         super().__init__(config, logits_chunk)
-        self.weights = {"ce": 1.0, "format": self.config.beta}
+        self.weights = {"ce": 1.0, "format": config.beta}
 
-    def prepare(self, tokenizer: Any) -> list[str]:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """The tags that the tokenizer lacks."""
         known = tokenizer.get_vocab()
         return [tag for tag in TAGS if tag not in known]
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         self.tokenizer = tokenizer
-        self.opens = {n: int(tokenizer.convert_tokens_to_ids(f"<{n}>")) for n in NAMES}
-        self.closes = {n: int(tokenizer.convert_tokens_to_ids(f"</{n}>")) for n in NAMES}
+        self.opens = {n: token_id(tokenizer, f"<{n}>") for n in NAMES}
+        self.closes = {n: token_id(tokenizer, f"</{n}>") for n in NAMES}
         return model
 
     def facts(self) -> list[str]:
@@ -73,7 +74,7 @@ class MaskedCritique(Method):
             raise UserError(
                 f"method.name=masked_critique: {len(bad)} of {len(examples)} responses do not have the tags "
                 f"<think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans> once and in order "
-                f"(first: {examples.keys[bad[0]]}); mend or remove these rows, or check data.on_long"
+                f"(first: {examples.keys[bad[0]]}); correct or remove these rows, or check data.on_long"
             )
 
     # ---- labels ----
@@ -99,9 +100,9 @@ class MaskedCritique(Method):
         c = self.config
         candidates, first = torch.zeros_like(batch.loss_mask), torch.zeros_like(batch.loss_mask)
         for name in c.spans:
-            inside, behind = self.inside(batch, name)
+            inside, offset = self.inside(batch, name)
             candidates |= inside
-            first |= inside & (behind < c.skip_first)  # stays trained on inside of another span, too
+            first |= inside & (offset < c.skip_first)  # stays trained on inside of another span, too
         candidates &= batch.loss_mask & ~first & ~self.is_tag(batch.input_ids)
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
@@ -126,7 +127,7 @@ class MaskedCritique(Method):
 
     # ---- loss ----
 
-    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+    def inputs(self, model: nn.Module, batch: Batch) -> Inputs:
         if not is_marked(batch):
             return model_inputs(batch)
         return neftune_inputs(model, batch, self.config.neftune_alpha)
@@ -134,21 +135,21 @@ class MaskedCritique(Method):
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         hidden = hidden_states(model, **self.inputs(model, batch))
         whole = batch.extra.get("labels", batch.labels)  # a validation batch was not corrupted
-        wanted = whole != IGNORE
-        loss_mask = (batch.labels != IGNORE)[wanted]
+        has_label = whole != IGNORE
+        loss_mask = (batch.labels != IGNORE)[has_label]
         total, each, predicted = head_losses(
-            model, hidden[wanted], whole[wanted], loss_mask.to(torch.float32), vocab_size=self.vocab_size,
+            model, hidden[has_label], whole[has_label], loss_mask.to(torch.float32), vocab_size=self.vocab_size,
             chunk_tokens=self.logits_chunk,
         )  # fmt: skip
-        right = ((predicted == whole[wanted]) & loss_mask).sum()
+        right = ((predicted == whole[has_label]) & loss_mask).sum()
         if "format" not in batch.extra:
             return Losses({"ce": total}, {"token_accuracy": (right, "ce")})
         tags = batch.extra["format"] & (batch.labels != IGNORE)
-        reward = self.reward(whole, predicted, wanted, batch)
+        reward = self.reward(whole, predicted, has_label, batch)
         metrics: dict[str, tuple[Tensor | float, str]] = {
             "token_accuracy": (right, "ce"), "format_reward": (float(reward), "examples"),
-            "tag_loss": (each[tags[wanted]].sum(), "tags"),
-            "tag_accuracy": ((predicted == whole[wanted])[tags[wanted]].sum(), "tags"),
+            "tag_loss": (each[tags[has_label]].sum(), "tags"),
+            "tag_accuracy": ((predicted == whole[has_label])[tags[has_label]].sum(), "tags"),
         }  # fmt: skip
         if self.config.format_term == "argmax_reward":
             miss = torch.tensor(float(count_examples(batch) - reward), device=total.device)
@@ -158,10 +159,10 @@ class MaskedCritique(Method):
         )
         return Losses({"ce": total, "format": tag_sum}, metrics)
 
-    def reward(self, labels: Tensor, predicted: Tensor, wanted: Tensor, batch: Batch) -> int:
+    def reward(self, labels: Tensor, predicted: Tensor, has_label: Tensor, batch: Batch) -> int:
         """How many examples' responses, decoded from the argmax at every position, have the format."""
         ids = torch.full_like(labels, IGNORE)
-        ids[wanted] = predicted
+        ids[has_label] = predicted
         count = 0
         for row, lengths in zip(ids.tolist(), batch.lengths, strict=True):
             at = 0
@@ -174,9 +175,9 @@ class MaskedCritique(Method):
         return count
 
 
-def last(where: Tensor, column: Tensor) -> Tensor:
+def last(true_at: Tensor, column: Tensor) -> Tensor:
     """Column of the last True at or before each position; -1 before the first."""
-    return torch.cummax(torch.where(where, column, torch.full_like(column, -1)), dim=1).values
+    return torch.cummax(torch.where(true_at, column, torch.full_like(column, -1)), dim=1).values
 
 
 def count_examples(batch: Batch) -> int:

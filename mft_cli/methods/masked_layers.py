@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from mft_cli.config.checks import layer_numbers
+from mft_cli.config.layer_numbers import LayerSetting, layer_numbers
 from mft_cli.distributed.zero import gathered, is_partitioned, shape_of
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
@@ -30,8 +31,8 @@ SCORES, MASK = "scores", "mask"  # what a masked layer has beside weight and bia
 
 def layer_of(name: str) -> int:
     """Number of the transformer layer that a module's name says, -1 outside the layers."""
-    found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else -1
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def kind_of(name: str) -> str:
@@ -40,10 +41,15 @@ def kind_of(name: str) -> str:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a kind, the end of a module's name behind a dot (q_proj, mlp.up_proj), or a pattern with * fits."""
+    """Whether a kind, the end of a module's name after a dot (q_proj, mlp.up_proj), or a pattern with * fits."""
     if pattern in KINDS:
         return kind_of(name) == pattern
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
+
+
+def is_chosen(name: str, numbers: Collection[int], modules: Iterable[str]) -> bool:
+    """Whether a linear layer lies in one of the layers `numbers` and fits one of the patterns."""
+    return layer_of(name) in numbers and any(matches(name, p) for p in modules)
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -57,13 +63,12 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
-def choose(model: nn.Module, layers: Any, modules: Sequence[str]) -> dict[str, nn.Module]:
+def choose(model: PreTrainedModel, layers: LayerSetting, modules: Sequence[str]) -> dict[str, nn.Module]:
     """The linear layers that `method.layers` and `method.modules` mean. Raises UserError where one means nothing."""
     every = linear_layers(model)
-    config: Any = model.config
-    numbers = layer_numbers(layers, int(config.num_hidden_layers))
+    numbers = layer_numbers(layers, int(model.config.num_hidden_layers))
     check_patterns(modules, every, "method.modules")
-    chosen = {n: m for n, m in every.items() if layer_of(n) in numbers and any(matches(n, p) for p in modules)}
+    chosen = {n: m for n, m in every.items() if is_chosen(n, numbers, modules)}
     if not chosen:
         raise UserError(
             f"method.layers={layers}, method.modules={list(modules)}: no linear layer is meant; choose others"
@@ -85,28 +90,42 @@ def value_for(name: str, given: float | Mapping[str, float], key: str) -> float:
     if not isinstance(given, Mapping):
         return given
     patterns = [p for p in given if p not in KINDS] + [p for p in given if p in KINDS]
-    found = next((p for p in patterns if matches(name, p)), None)
-    if found is None:
+    fitting = next((p for p in patterns if matches(name, p)), None)
+    if fitting is None:
         raise UserError(f"{key} has no value for {name}; add one for {kind_of(name)}, or leave the module out")
-    return given[found]
+    return given[fitting]
 
 
 # ---- the layer ------------------------------------------------------------------------------------------------------
 
 
-def install(module: nn.Module, scores: Tensor, mask: Tensor, sign: bool) -> None:
+class MaskedLayer(Protocol):
+    """A linear layer with a score and a mask for each weight; all [O, D], a Conv1D's [D, O]."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    scores: nn.Parameter
+    mask: Tensor  # bool, True is kept
+    mask_changes: Tensor
+    product: Tensor | None
+    by_sign: bool
+
+
+def install(module: nn.Module, scores: Tensor, mask: Tensor, sign: bool) -> MaskedLayer:
     """Makes a linear layer a masked one. `scores` and `mask` have the weight's whole shape; `sign`: see MaskedProduct."""
-    own: Any = module
-    own.scores = nn.Parameter(scores)
-    own.register_buffer(MASK, mask)
-    own.register_buffer("mask_changes", torch.zeros((), dtype=torch.int64))  # since the last step; saved for a resume
-    own.by_sign, own.product = sign, None
-    own.forward = MethodType(forward, module)  # on the instance: deepcopy binds it to the copy
-    if is_partitioned(own.weight):
-        own.weight.convert_to_zero_parameters([own.scores])
+    layer: Any = module
+    layer.scores = nn.Parameter(scores)
+    layer.register_buffer(MASK, mask)
+    layer.register_buffer("mask_changes", torch.zeros((), dtype=torch.int64))  # since the last step; saved for a resume
+    layer.by_sign, layer.product = sign, None
+    layer.forward = MethodType(forward, module)  # on the instance: deepcopy binds it to the copy
+    if is_partitioned(layer.weight):
+        layer.weight.convert_to_zero_parameters([layer.scores])
+    masked_layer: MaskedLayer = layer
+    return masked_layer
 
 
-def forward(module: Any, x: Tensor) -> Tensor:
+def forward(module: MaskedLayer, x: Tensor) -> Tensor:
     """x [..., D] -> [..., O]."""
     transposed = not isinstance(module, nn.Linear)  # Conv1D holds [D, O]
     out: Tensor = MaskedProduct.apply(
@@ -115,10 +134,10 @@ def forward(module: Any, x: Tensor) -> Tensor:
     return out
 
 
-def keep_product(module: Any, wanted: bool) -> None:
+def keep_product(module: MaskedLayer, in_memory: bool) -> None:
     """Computes W * M once for all micro-batches until the next selection; or not, where it shall not stay in memory."""
     module.product = (
-        masked(module.weight.detach(), module.mask) if wanted and not is_partitioned(module.weight) else None
+        masked(module.weight.detach(), module.mask) if in_memory and not is_partitioned(module.weight) else None
     )
 
 
@@ -148,17 +167,17 @@ class MaskedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scores, mask, product = ctx.saved_tensors
         dy = gradients[0]
-        wanted = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, needs_scores, *_ = ctx.needs_input_grad
         dx = dw = db = ds = None
-        if wanted[0]:
+        if needs_x:
             dx = dy.matmul(product.t() if ctx.transposed else product)
-        if wanted[2]:
+        if needs_bias:
             db = dy.flatten(0, -2).sum(0)
-        if wanted[1] or wanted[3]:
-            left, right = (x, dy) if ctx.transposed else (dy, x)
-            dp = left.flatten(0, -2).t().mm(right.flatten(0, -2))  # dL/d(W * M)
-            dw = masked(dp, mask) if wanted[1] else None
-            ds = score_gradient(dp, weight, scores if ctx.sign else None) if wanted[3] else None
+        if needs_weight or needs_scores:
+            of_rows, of_columns = (x, dy) if ctx.transposed else (dy, x)
+            dp = of_rows.flatten(0, -2).t().mm(of_columns.flatten(0, -2))  # dL/d(W * M)
+            dw = masked(dp, mask) if needs_weight else None
+            ds = score_gradient(dp, weight, scores if ctx.sign else None) if needs_scores else None
         return dx, dw, db, ds, None, None, None, None
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MaskedThoughtConfig
+from mft_cli.data.encode import Examples
 from mft_cli.data.pack import Batch
+from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count
 from mft_cli.methods.mask_token import choose_mask_token
-from mft_cli.models.vocabulary import embedding_rows
+from mft_cli.models.vocabulary import embedding_rows, token_id
 from mft_cli.rng import Draw, below
 
 
@@ -27,16 +29,17 @@ class MaskedThought(Method):
 
     config: MaskedThoughtConfig
     marked_as = "masked in the input, still trained on"
+    span_bits: int | None = None  # of Batch.spans, for method.spans
 
-    def prepare(self, tokenizer: Any) -> list[str]:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
         self.hides_positions = self.config.drop_attention
         self.known_ids = len(tokenizer)
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
-        self.mask_id = int(tokenizer.convert_tokens_to_ids(self.mask_token))
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
+        self.mask_id = token_id(tokenizer, self.mask_token)
         self.added = self.mask_id >= self.known_ids
         self.keep_new_tokens = self.config.keep_mask_token
         rows = embedding_rows(model) if hasattr(model, "get_input_embeddings") else None
@@ -47,17 +50,33 @@ class MaskedThought(Method):
             self.vocab_size = self.mask_id
         return model
 
+    def check(self, examples: Examples) -> None:
+        """Finds the bits of the named spans in the training examples. Raises UserError for one that no source has."""
+        if self.span_bits is not None:
+            return  # validation examples, which are not corrupted
+        for name in self.config.spans:
+            if name not in examples.span_names:
+                known = ", ".join(examples.span_names) or "none"
+                raise UserError(
+                    f"method.spans={self.config.spans}: no source has a span {name!r}; there are {known}; name it in "
+                    f"data.sources.<name>.spans, such as {{{name}: '/[0-9]+/'}}"
+                )
+        self.span_bits = sum(1 << examples.span_names.index(name) for name in self.config.spans)
+
     def facts(self) -> list[str]:
-        where = "added" if self.added else "the tokenizer's own"
-        return [f"mask token: {self.mask_token} (id {self.mask_id}, {where})"]
+        origin = "added" if self.added else "the tokenizer's own"
+        return [f"mask token: {self.mask_token} (id {self.mask_id}, {origin})"]
+
+    def most_new_tokens(self) -> int:
+        return 1
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         chosen, candidates = self.choose(batch, progress, draw)
         noise = torch.full_like(batch.input_ids, self.mask_id)
         if self.config.random_fraction > 0:
-            where = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
+            kind = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
             ids = draw("masked_thought.id", batch.epoch, batch.example, batch.positions) % self.known_ids
-            noise = torch.where(below(where, self.config.random_fraction), ids, noise)
+            noise = torch.where(below(kind, self.config.random_fraction), ids, noise)
         corrupted = replace(
             batch,
             input_ids=torch.where(chosen, noise, batch.input_ids),
@@ -74,6 +93,8 @@ class MaskedThought(Method):
             candidates &= batch.loss_mask
         elif c.target == "prompt":
             candidates &= ~batch.loss_mask
+        if c.spans:
+            candidates &= (batch.spans & (self.span_bits or 0)) != 0
         p = self.probability(batch, progress, draw)
         if c.granularity == "token":
             chosen = below(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)
@@ -90,6 +111,10 @@ class MaskedThought(Method):
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
         if c.schedule == "uniform":
             return ratio * draw.unit("masked_thought.ratio", batch.epoch, batch.example)
+        if c.schedule == "falling":
+            return (2 * (1 - progress) * ratio).clamp(max=1)
+        if c.schedule == "late":
+            return ratio * float(progress >= c.warmup_fraction)
         if c.schedule == "constant" or c.warmup_fraction == 0:
             return ratio
         return ratio * min(1.0, progress / c.warmup_fraction)
@@ -101,7 +126,7 @@ class MaskedThought(Method):
 def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
     """Positions covered by runs, bool [R, T]: position j starts one with probability q, its length is geometric.
 
-    Starts are drawn at every position of the example, in front of the targets too, so that the first target token is
+    Starts are drawn at every position of the example, before the targets too, so that the first target token is
     covered as often as any other. Lengths do not depend on p, so the masked sets nest while p grows.
     """
     start = below(draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean))
@@ -114,11 +139,11 @@ def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
 
 
 def example_end(first: Tensor, batch: Batch) -> Tensor:
-    """Column behind the last one of the example at each position [R, T]: a run never goes on into the next example."""
+    """Column after the last one of the example at each position [R, T]: a run never goes on into the next example."""
     ends = torch.zeros_like(first)
     for r, row in enumerate(batch.lengths):
-        own = torch.tensor(row, device=first.device)
-        ends[r] = torch.repeat_interleave(torch.cumsum(own, 0), own)
+        lengths = torch.tensor(row, device=first.device)
+        ends[r] = torch.repeat_interleave(torch.cumsum(lengths, 0), lengths)
     return ends
 
 

@@ -8,16 +8,17 @@ Formulas and how they differ from the published code: docs/methods.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.data.pack import Batch
-from mft_cli.methods.base import Corrupted, label_count, model_inputs
+from mft_cli.methods.base import Corrupted, Inputs, label_count, model_inputs
+from mft_cli.methods.cost import ExtraPass
 from mft_cli.methods.masked_thought import MaskedThought
 from mft_cli.models.kernels.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
 from mft_cli.models.vocabulary import embedding_rows
@@ -40,15 +41,33 @@ class NoisyThought(MaskedThought):
 
     marked_as = "noise in the input, still trained on"
 
-    def prepare(self, tokenizer: Any) -> list[str]:
+    def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         self.known_ids = len(tokenizer)
         return []
 
-    def adapt(self, model: nn.Module, tokenizer: Any) -> nn.Module:
+    def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         return model
 
     def facts(self) -> list[str]:
         return [describe(self.config)]
+
+    def most_new_tokens(self) -> int:
+        return 0
+
+    def extra_passes(self, label_share: float, ratios: Sequence[float | None]) -> tuple[ExtraPass, ...]:
+        products = head_products(self.config)
+        if not products:
+            return ()
+        share = self.mean_share(label_share, ratios)
+        return (ExtraPass(f"clean pass (noise={self.config.noise})", products, share),)
+
+    def mean_share(self, label_share: float, ratios: Sequence[float | None]) -> float:
+        """Mean over the run of the share of all tokens that are chosen. Of sources with ratios of their own: the largest."""
+        c = self.config
+        ratio = max(c.mask_ratio if r is None else r for r in ratios)
+        means = {"linear": 1 - c.warmup_fraction / 2, "uniform": 0.5, "late": 1 - c.warmup_fraction}
+        mean = means.get(c.schedule, 1.0)  # of falling too, while twice the ratio is below 1
+        return ratio * mean * {"response": label_share, "prompt": 1 - label_share}.get(c.target, 1.0)
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         """Marks the batch where the forward pass puts the noise."""
@@ -61,7 +80,7 @@ class NoisyThought(MaskedThought):
             return Corrupted(marked, counts)
         return Corrupted(marked, counts, {"masked_share": (int(chosen.sum()), int(candidates.sum()))}, noisy=chosen)
 
-    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+    def inputs(self, model: nn.Module, batch: Batch) -> Inputs:
         return noisy_inputs(model, batch, self.config, self.known_ids) if is_marked(batch) else model_inputs(batch)
 
 
@@ -87,21 +106,21 @@ def head_products(c: MaskedThoughtConfig) -> int:
     return {"expected": 2, "sample": 1}.get(c.mixup_with, 0) if c.noise == "mixup" else 0
 
 
-def noisy_inputs(model: Any, batch: Batch, c: MaskedThoughtConfig, words: int) -> dict[str, Any]:
-    """Keyword arguments of the forward pass of a marked batch. `words`: ids that a token may be drawn from."""
-    draws, words = batch.extra[DRAWS][batch.extra[AT]], min(words, embedding_rows(model))
+def noisy_inputs(model: nn.Module, batch: Batch, c: MaskedThoughtConfig, vocabulary: int) -> Inputs:
+    """Keyword arguments of the forward pass of a marked batch. `vocabulary`: ids that a token may be drawn from."""
+    draws, vocabulary = batch.extra[DRAWS][batch.extra[AT]], min(vocabulary, embedding_rows(model))
     if c.noise == "neftune":
         return neftune_inputs(model, batch, c.neftune_alpha)
     if c.noise == "dropout":
-        return changed_embeddings(model, batch, lambda own: dropout(own, draws, c.dropout_rate))
+        return changed_embeddings(model, batch, lambda embedded: dropout(embedded, draws, c.dropout_rate))
     if c.noise == "mixup":
-        other = other_embeddings(model, batch, draws, c, words)
-        return changed_embeddings(model, batch, lambda own: (1 - c.mixup_share) * own + c.mixup_share * other)
-    ids = sample(model, predicting(model, batch), draws, words, c.temperature)
+        other = other_embeddings(model, batch, draws, c, vocabulary)
+        return changed_embeddings(model, batch, lambda embedded: (1 - c.mixup_share) * embedded + c.mixup_share * other)
+    ids = sample(model, predicting(model, batch), draws, vocabulary, c.temperature)
     return model_inputs(replace(batch, input_ids=batch.input_ids.index_put((batch.extra[AT],), ids)))
 
 
-def changed_embeddings(model: Any, batch: Batch, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def changed_embeddings(model: nn.Module, batch: Batch, change: Callable[[Tensor], Tensor]) -> Inputs:
     """The forward pass's arguments with `change` (of [N, D]) applied to the N marked positions' embeddings."""
     embedded = embeddings(model, batch.input_ids)
     at = batch.extra[AT]
@@ -110,29 +129,33 @@ def changed_embeddings(model: Any, batch: Batch, change: Callable[[Tensor], Tens
     return inputs
 
 
-def embeddings(model: Any, ids: Tensor) -> Tensor:
+def embeddings(model: nn.Module, ids: Tensor) -> Tensor:
     """[..., D], as the model's body would look them up."""
-    found: Tensor = model.get_input_embeddings()(ids)
-    return found
+    embedded: Tensor = model.get_input_embeddings()(ids)  # type: ignore[operator]
+    return embedded
 
 
 # ---- the formulas ---------------------------------------------------------------------------------------------------
 
 
-def dropout(own: Tensor, draws: Tensor, rate: float) -> Tensor:
-    """Every number of `own` [N, D] is 0 with probability `rate`, else divided by 1 - rate; in steps of 1 / 65,536."""
+def dropout(embedded: Tensor, draws: Tensor, rate: float) -> Tensor:
+    """Every number of `embedded` [N, D] is 0 with probability `rate`, else divided by 1 - rate; in steps of 1 / 65,536."""
     limit = round(rate * 65536)
     if limit == 65536:
-        return torch.zeros_like(own)
-    drop = spread(draws, own.shape[-1], torch.int16) < limit - 32768
-    return (own * (65536 / (65536 - limit))).masked_fill(drop, 0)
+        return torch.zeros_like(embedded)
+    drop = spread(draws, embedded.shape[-1], torch.int16) < limit - 32768
+    return (embedded * (65536 / (65536 - limit))).masked_fill(drop, 0)
 
 
-def neftune_inputs(model: Any, batch: Batch, alpha: float) -> dict[str, Any]:
+def neftune_inputs(model: nn.Module, batch: Batch, alpha: float) -> Inputs:
     """NEFTune (arXiv 2310.05914) at the marked positions."""
     at = batch.extra[AT]
     draws, lengths = batch.extra[DRAWS][at], example_lengths(batch)[at]
-    return changed_embeddings(model, batch, lambda own: own + neftune(draws, lengths, own.shape[-1], alpha).to(own))
+
+    def noisy(embedded: Tensor) -> Tensor:
+        return embedded + neftune(draws, lengths, embedded.shape[-1], alpha).to(embedded)
+
+    return changed_embeddings(model, batch, noisy)
 
 
 def neftune(draws: Tensor, lengths: Tensor, width: int, alpha: float) -> Tensor:
@@ -147,21 +170,21 @@ def example_lengths(batch: Batch) -> Tensor:
     return torch.stack(rows).to(batch.input_ids.device)
 
 
-def other_embeddings(model: Any, batch: Batch, draws: Tensor, c: MaskedThoughtConfig, words: int) -> Tensor:
+def other_embeddings(model: nn.Module, batch: Batch, draws: Tensor, c: MaskedThoughtConfig, vocabulary: int) -> Tensor:
     """What is mixed into the marked positions' embeddings, [N, D]."""
     if c.mixup_with == "random":
-        return embeddings(model, draws % words)
+        return embeddings(model, draws % vocabulary)
     hidden = predicting(model, batch)
     if c.mixup_with == "sample":
-        return embeddings(model, sample(model, hidden, draws, words, c.temperature))
-    return expected(model, hidden, words, c.temperature)
+        return embeddings(model, sample(model, hidden, draws, vocabulary, c.temperature))
+    return expected(model, hidden, vocabulary, c.temperature)
 
 
 # ---- what the model predicts ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def predicting(model: Any, batch: Batch) -> Tensor:
+def predicting(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, D] from which the clean model predicts the marked positions: those of the positions before.
 
     Every rank makes this pass, also for a batch without marks: ZeRO-3's collectives are counted.
@@ -170,21 +193,23 @@ def predicting(model: Any, batch: Batch) -> Tensor:
     return hidden[batch.extra[AT].roll(-1, 1)]  # an example's first position is never marked: nothing rolls over
 
 
-def sample(model: nn.Module, hidden: Tensor, draws: Tensor, words: int, temperature: float) -> Tensor:
-    """Ids [N] drawn from softmax(logits / temperature) over the first `words` words."""
-    drawn: Tensor = with_head(model, _sample, model, hidden, draws, words, temperature)
+def sample(model: nn.Module, hidden: Tensor, draws: Tensor, vocabulary: int, temperature: float) -> Tensor:
+    """Ids [N] drawn from softmax(logits / temperature) over the first `vocabulary` ids."""
+    drawn: Tensor = with_head(model, _sample, model, hidden, draws, vocabulary, temperature)
     return drawn
 
 
 @torch.no_grad()
-def _sample(model: nn.Module, hidden: Tensor, draws: Tensor, words: int, temperature: float) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // words)
+def _sample(model: nn.Module, hidden: Tensor, draws: Tensor, vocabulary: int, temperature: float) -> Tensor:
+    rows = max(1, BLOCK_ELEMENTS // vocabulary)
     parts = zip(hidden.split(rows), draws.split(rows), strict=True)
-    return torch.cat([race(logits_below(model, part, words) / temperature, own) for part, own in parts])
+    return torch.cat(
+        [race(logits_below(model, part, vocabulary) / temperature, part_draws) for part, part_draws in parts]
+    )
 
 
 def race(logits: Tensor, draws: Tensor) -> Tensor:
-    """Ids [n] drawn from softmax(logits [n, V]) by one exponential clock a word: the first to ring wins.
+    """Ids [n] drawn from softmax(logits [n, V]) by one exponential clock a token: the first to ring wins.
 
     Unlike a search in the cumulated distribution, rounding moves the outcome only where two clocks all but tie.
     """
@@ -193,9 +218,9 @@ def race(logits: Tensor, draws: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def expected(model: Any, hidden: Tensor, words: int, temperature: float) -> Tensor:
-    """sum over words of probability x embedding, [N, D], a constant: its gradient would keep N x words probabilities."""
-    table = embeddings(model, torch.arange(words, device=hidden.device))
+def expected(model: nn.Module, hidden: Tensor, vocabulary: int, temperature: float) -> Tensor:
+    """sum over tokens of probability x embedding, [N, D], a constant: its gradient would keep N x V probabilities."""
+    table = embeddings(model, torch.arange(vocabulary, device=hidden.device))
     mean: Tensor = with_head(model, _expected, model, hidden, table, temperature)
     return mean
 

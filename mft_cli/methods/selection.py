@@ -37,10 +37,10 @@ def keep_largest(scores: Tensor, removed: int) -> Tensor:
     check_numbers(bits, upper)
     if removed == 0 or removed == flat.numel():
         return torch.full(scores.shape, removed == 0, dtype=torch.bool, device=scores.device)
-    edge, left = boundary(upper, removed)
+    edge, in_edge = boundary(upper, removed)
     kept, at_edge = split_at_bin(bits, edge)
     lower = (bits[at_edge] & 0xFFFF).to(torch.int64)
-    value, ties = boundary(torch.bincount(lower, minlength=2**16), left)
+    value, ties = boundary(torch.bincount(lower, minlength=2**16), in_edge)
     kept[at_edge] = lower > value
     kept[at_edge[lower == value][ties:]] = True
     return kept.view(scores.shape)
@@ -91,6 +91,6 @@ def split_at_bin(bits: Tensor, edge: int) -> tuple[Tensor, Tensor]:
     source, target, inside = bits.numpy(), above.numpy(), []
     for start in range(0, len(source), CHUNK):
         magnitude = source[start : start + CHUNK] & np.int32(MAGNITUDE)
-        own = np.greater_equal(magnitude, (edge + 1) << 16, out=target[start : start + CHUNK])
-        inside.append(np.flatnonzero((magnitude >= edge << 16) ^ own) + start)
+        above_edge = np.greater_equal(magnitude, (edge + 1) << 16, out=target[start : start + CHUNK])
+        inside.append(np.flatnonzero((magnitude >= edge << 16) ^ above_edge) + start)
     return above, torch.from_numpy(np.concatenate(inside))

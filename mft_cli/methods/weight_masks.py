@@ -109,7 +109,7 @@ def read(path: Path) -> Masks:
             header = handle.metadata() or {}
             packed = {n: handle.get_tensor(n) for n in handle.keys()}  # noqa: SIM118  not a dict
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not a masks file ({error}); give one that a mask_finetune export holds") from None
+        raise UserError(f"{file}: is not a masks file ({error}); give one that a mask_finetune export holds") from None
     if header.get("format") != FORMAT:
         raise UserError(f"{file}: not a masks file of this version; expected {FORMAT}, it has {header.get('format')}")
     if "digest" in header and header["digest"] != contents_digest(packed, header):  # files of older versions have none
@@ -134,7 +134,7 @@ def base_folder(config: ModelConfig) -> Path:
     try:
         return Path(snapshot_download(located, revision=config.revision, allow_patterns=patterns))
     except Exception as error:  # hub and network errors, not found: all mean that it is not here
-        raise UserError(f"model.path={config.path}: not in the hub's cache and not to be had ({error})") from None
+        raise UserError(f"model.path={config.path}: not in the hub's cache and unavailable ({error})") from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -150,8 +150,8 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def weights_digest(folder: Path) -> str:
     """Digest of all weights, the same however they are spread over files."""
-    found = sorted((name, tensor_digest(tensor)) for name, tensor in tensors(folder))
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    digests = sorted((name, tensor_digest(tensor)) for name, tensor in tensors(folder))
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -174,18 +174,18 @@ def stored_name(name: str, known: set[str]) -> str:
 
 def write_masked_weights(base: Path, masks: Masks, out: Path) -> None:
     """The base's weight files with removed entries 0, file by file; every other byte of a tensor stays."""
-    left = set(masks)
+    missing = set(masks)
     for file in weight_files(base):
         with safe_open(file, "pt") as handle:
             held = {n: handle.get_tensor(n) for n in handle.keys()}  # noqa: SIM118  not a dict
             metadata = handle.metadata() or {"format": "pt"}
-        for name in left & set(held):
+        for name in missing & set(held):
             check_shape(name, held[name], masks)
             held[name] = masked(held[name], masks[name])
-        left -= set(held)
+        missing -= set(held)
         save_file(held, out / file.name, metadata=metadata)
-    if left:
-        raise UserError(f"{base}: no weight {min(left)}; these masks belong to another model")
+    if missing:
+        raise UserError(f"{base}: no weight {min(missing)}; these masks belong to another model")
 
 
 def check_shape(name: str, weight: Tensor, masks: Masks) -> None:
@@ -271,15 +271,15 @@ class Sparsity:
 
 
 def inspect(masks: Masks) -> list[Sparsity]:
-    found = []
+    layers = []
     for name in masks:
         module = name.removesuffix(".weight")
         entries = int(np.prod(masks.shapes[name], dtype=np.int64))
         dotted = f".{module}"  # a name may begin with its layer's number
-        found.append(
+        layers.append(
             Sparsity(name, layer_of(dotted), module.rsplit(".", 1)[-1], kind_of(module), masks.removed(name), entries)
         )
-    return sorted(found, key=lambda s: s.layer)
+    return sorted(layers, key=lambda s: s.layer)
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def same_start(first: Masks, second: Masks) -> bool:
 
 def diff(first: Masks, second: Masks) -> list[Overlap]:
     """One entry for each weight that both mask, and their sum last, named `all`. Raises UserError if there is none."""
-    found = []
+    overlaps = []
     for name in first:
         if name not in second.packed:
             continue
@@ -328,8 +328,8 @@ def diff(first: Masks, second: Masks) -> list[Overlap]:
         a, b = first.removed(name), second.removed(name)
         chance = a * b / entries
         variance = chance * (entries - a) * (entries - b) / (entries * max(1, entries - 1))
-        found.append(Overlap(name, a, b, entries - kept_by_one, chance, variance))
-    if not found:
+        overlaps.append(Overlap(name, a, b, entries - kept_by_one, chance, variance))
+    if not overlaps:
         raise UserError("the two mask no weight in common: masks of other layers, or of other models")
-    total = [sum(getattr(o, f) for o in found) for f in ("first", "second", "both", "chance", "variance")]
-    return [*found, Overlap("all", *total)]
+    total = [sum(getattr(o, f) for o in overlaps) for f in ("first", "second", "both", "chance", "variance")]
+    return [*overlaps, Overlap("all", *total)]

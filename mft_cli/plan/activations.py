@@ -37,7 +37,7 @@ class Micro:
     fast: bool
     cpu: bool
     dropout: bool = False
-    clean: int = 0  # products with the head in method.noise's pass over the clean rows; 0: there is none
+    extra: int | None = None  # products with the head in a pass before the training's own; None: there is no such
 
     @property
     def short(self) -> bool:
@@ -85,10 +85,10 @@ def around_layers(s: Shape, m: Micro) -> float:
 
 def kept(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> Item:
     """All activations that are alive when the forward pass ends."""
-    one = m.positions * m.compute * s.width if checkpointing else layer_bytes(s, m, trained)
+    of_layer = m.positions * m.compute * s.width if checkpointing else layer_bytes(s, m, trained)
     letters = f"{m.compute}D = " if checkpointing else ""
     return Item(
-        "activations", f"L {s.layers} x {letters}{one / m.positions:,.0f} B x M {m.positions:,}", s.layers * one
+        "activations", f"L {s.layers} x {letters}{of_layer / m.positions:,.0f} B x M {m.positions:,}", s.layers * of_layer
     )  # fmt: skip
 
 
@@ -149,20 +149,20 @@ def working(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> list[I
     )  # fmt: skip
     end = Item("embedding's gradient", f"{m.compute} x V x D", end_of_backward(s, m, trained))
     most = max((forward, scaling, backward), key=lambda item: item.bytes)
-    return max(([layers, around, most], [end], clean_pass(s, m)), key=lambda items: sum(i.bytes for i in items))
+    return max(([layers, around, most], [end], extra_pass(s, m)), key=lambda items: sum(i.bytes for i in items))
 
 
-def clean_pass(s: Shape, m: Micro) -> list[Item]:
-    """Before the forward pass, where method.noise makes one over the clean rows: nothing is kept for backward. The mean
-    embedding under the prediction reads a copy of the whole table. Its logits are made in small blocks."""
-    if not m.clean:
+def extra_pass(s: Shape, m: Micro) -> list[Item]:
+    """A method's pass before the training's own: nothing is kept for backward. Its logits are made in small blocks;
+    a second product with them, the mean embedding under a prediction, reads a copy of the whole table."""
+    if m.extra is None:
         return []
-    one = m.positions * sum(value for _, value in layer_terms(s, m))
-    items = [
-        Item("clean pass", f"one layer, M {m.positions:,}", one),
-        Item("clean pass's blocks of logits", f"4 x 4 B x {BLOCK_ELEMENTS:,}", 16 * BLOCK_ELEMENTS),
-    ]
-    if m.clean > 1:
+    layer = m.positions * sum(value for _, value in layer_terms(s, m))
+    items = [Item("extra pass", f"one layer, M {m.positions:,}", layer)]
+    if m.extra:
+        blocks = Item("extra pass's blocks of logits", f"4 x 4 B x {BLOCK_ELEMENTS:,}", 16 * BLOCK_ELEMENTS)
+        items.append(blocks)
+    if m.extra > 1:
         items.append(Item("embedding table", f"{m.compute} B x V x D", m.compute * s.head))
     return items
 
@@ -170,10 +170,10 @@ def clean_pass(s: Shape, m: Micro) -> list[Item]:
 def forward_only(s: Shape, m: Micro, trained: Trained) -> list[Item]:
     """Nothing is kept for backward: one layer's activations, W * M of the masked layers, and the logits."""
     product = m.compute * trained.scores
-    one = m.positions * sum(value for _, value in layer_terms(s, m))
+    layer = m.positions * sum(value for _, value in layer_terms(s, m))
     return [
         Item("W * M", f"{m.compute} B x {trained.scores:,} masked weights", product),
-        Item("activations", f"one layer, M {m.positions:,}", one),
+        Item("activations", f"one layer, M {m.positions:,}", layer),
         Item("logits and loss", head_formula(s, m, trained), head_forward(s, m, trained)),
     ]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
-from mft_cli.methods.noise import head_products
 from mft_cli.plan.activations import Micro
 from mft_cli.plan.memory import Problem, StageMemory, fewest_gpus, make_problem, table
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape, read_shape
 from mft_cli.plan.trained import Trained, count_trained
-from mft_cli.plan.work import DataFacts, Disk, Work, make_disk, make_work, read_data
+from mft_cli.plan.work import DataFacts, Disk, Work, extra_passes, make_disk, make_work, read_data
 
 
 @dataclass(frozen=True)
@@ -70,5 +68,5 @@ def make_micro(config: TrainConfig, data: DataFacts, row: int) -> Micro:
         positions=positions, labels=max(1, round(positions * (data.label_share or 1.0))), chunk=t.logits_chunk,
         document=min(data.document or row, row), compute=4 if t.precision == "fp32" else 2, fast=t.fast_modules,
         cpu=config.launch.device == "cpu", dropout=config.peft.name != "none" and config.peft.dropout > 0,
-        clean=head_products(config.method) if isinstance(config.method, MaskedThoughtConfig) else 0,
+        extra=max((e.products for e in extra_passes(config, data)), default=None),
     )  # fmt: skip

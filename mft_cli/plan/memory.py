@@ -207,15 +207,15 @@ def cpu_items(p: Problem, stage: str) -> list[Item]:
         return []
     b, t, share = p.micro.compute, p.trained, p.gpus_per_node / p.gpus
     of = f" x {p.gpus_per_node}/{p.gpus}"
-    own = p.gradient
+    gradient = p.gradient
     full = 4 if b < 4 else 0
     optimizer = optimizer_item(b, t)
     return [
         Item("parameters", f"{b} B x {t.total:,}{of}", t.parameter_bytes(b) * share),
         Item(
             "gradients",
-            f"({own} B + {full} B for the step in fp32) x {t.trained:,}{of}",
-            (own + full) * t.trained * share,
+            f"({gradient} B + {full} B for the step in fp32) x {t.trained:,}{of}",
+            (gradient + full) * t.trained * share,
         ),
         Item("optimizer", f"{optimizer.formula}{of}", optimizer.bytes * share),
     ]

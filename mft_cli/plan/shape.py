@@ -10,11 +10,13 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from transformers import PreTrainedModel
 
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import quiet_transformers
 from mft_cli.errors import UserError
 from mft_cli.models.loading import flops_per_token, locate
+from mft_cli.models.vocabulary import table
 from mft_cli.plan.presets import ARCHITECTURES
 
 
@@ -65,7 +67,7 @@ class Shape:
         return self.vocabulary * self.width
 
     def flops_per_token(self, length: float) -> float:
-        """models.flops_per_token, the formula behind the `mfu` that a training logs."""
+        """models.flops_per_token, the formula of the `mfu` that a training logs."""
         return flops_per_token(self.model, length)
 
 
@@ -107,7 +109,7 @@ def from_arch(arch: str) -> dict[str, Any]:
     return values
 
 
-def measure(source: Any, where: str) -> Shape:
+def measure(source: Any, origin: str) -> Shape:
     """Builds the model on the meta device and counts. `source` is a transformers configuration or its numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -115,24 +117,24 @@ def measure(source: Any, where: str) -> Shape:
         config = AutoConfig.for_model(**source) if isinstance(source, dict) else source
         with quiet_transformers(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        return shape_of(model, where)
+        return shape_of(model, origin)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        text = json.dumps(source) if isinstance(source, dict) else where
+        text = json.dumps(source) if isinstance(source, dict) else origin
         raise UserError(f"{text}: no causal language model can be built from this configuration ({error})") from None
 
 
-def shape_of(model: nn.Module, where: str) -> Shape:
-    own: Any = model
-    config, embedding, head = own.config, own.get_input_embeddings().weight, own.get_output_embeddings().weight
+def shape_of(model: PreTrainedModel, origin: str) -> Shape:
+    config = model.config
+    embedding, head = (table(e) for e in (model.get_input_embeddings(), model.get_output_embeddings()))
     heads = int(config.num_attention_heads)
-    body = getattr(own, own.base_model_prefix)
+    body = getattr(model, model.base_model_prefix)
     linears = tuple(
         Linear(name, m.weight.shape[0], m.weight.shape[1])
         for name, m in body.named_modules()
         if isinstance(m, nn.Linear)
     )
     return Shape(
-        source=where, parameters=sum(p.numel() for p in model.parameters()), vocabulary=head.shape[0],
+        source=origin, parameters=sum(p.numel() for p in model.parameters()), vocabulary=head.shape[0],
         width=int(config.hidden_size), inner=int(config.intermediate_size), layers=int(config.num_hidden_layers),
         heads=heads, kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads), tied=head is embedding,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from mft_cli.console import duration
@@ -9,7 +10,7 @@ from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
 from mft_cli.plan.trained import Trained
-from mft_cli.plan.work import Work
+from mft_cli.plan.work import PassWork, Work
 
 LEFT_OUT = (
     "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
@@ -69,8 +70,10 @@ def activation_lines(p: Plan) -> list[str]:
         "  kept per layer and position:",
     ]
     lines += [f"    {text} = {value:,.0f} B" for text, value in terms]
-    one = sum(v for _, v in terms)
-    lines.append(f"    = {one:,.0f} B; x M {m.positions:,} x L {s.layers} = {gb(one * m.positions * s.layers)}")
+    of_layer = sum(v for _, v in terms)
+    lines.append(
+        f"    = {of_layer:,.0f} B; x M {m.positions:,} x L {s.layers} = {gb(of_layer * m.positions * s.layers)}"
+    )
     kept = m.compute * s.width
     lines.append(
         f"  with gradient checkpointing {m.compute}D = {kept:,} B; x M x L = {gb(kept * m.positions * s.layers)}, "
@@ -133,25 +136,25 @@ def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
 def asked_for(p: Plan) -> str:
     """The stage and the checkpointing that the configuration has."""
     name, on = own_stage(p.config), p.config.train.gradient_checkpointing
-    found = next((s for s in p.stages if s.stage == name and s.checkpointing == on), None)
+    chosen = next((s for s in p.stages if s.stage == name and s.checkpointing == on), None)
     how = f"{name} {'with' if on else 'without'} gradient checkpointing"
-    if found is None:
+    if chosen is None:
         return "this configuration: an offload that is not in the table"
-    cpu = f", and {gb(found.cpu_total)} of processors' memory on each node" if found.cpu else ""
-    return f"this configuration: {how}, {gb(found.total)}{cpu}: {'fits' if found.fits else 'too much'}"
+    cpu = f", and {gb(chosen.cpu_total)} of processors' memory on each node" if chosen.cpu else ""
+    return f"this configuration: {how}, {gb(chosen.total)}{cpu}: {'fits' if chosen.fits else 'too much'}"
 
 
 def verdict(p: Plan) -> list[str]:
     lines = [asked_for(p)]
     for checkpointing in (False, True):
         how = "with" if checkpointing else "without"
-        found = p.lowest(checkpointing)
-        if found is None:
+        chosen = p.lowest(checkpointing)
+        if chosen is None:
             lines.append(f"{how} gradient checkpointing nothing fits")
         else:
-            cpu = f", and {gb(found.cpu_total)} of processors' memory on each node" if found.cpu else ""
-            lines.append(f"{how} gradient checkpointing the lowest that fits: {found.stage}, {gb(found.total)}{cpu}")
-        if found is None or found.stage == "zero3_offload":
+            cpu = f", and {gb(chosen.cpu_total)} of processors' memory on each node" if chosen.cpu else ""
+            lines.append(f"{how} gradient checkpointing the lowest that fits: {chosen.stage}, {gb(chosen.total)}{cpu}")
+        if chosen is None or chosen.stage == "zero3_offload":
             gpus = p.fewest_gpus(checkpointing)
             enough = f"fits from {gpus} such GPUs on" if gpus else "does not fit on 4,096 such GPUs"
             lines.append(f"  zero3 without offload {enough}")
@@ -170,7 +173,7 @@ def work_lines(p: Plan) -> list[str]:
         return [d.missing]
     t = p.config.train
     lines = [
-        f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.where})",
+        f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.origin})",
         f"steps    {d.rows:,} / global_batch_size {t.global_batch_size} = {w.steps_per_epoch:,} an epoch, {w.steps:,} in all; "
         f"about {w.micro_batches} forward passes a GPU in each",
         *flops_lines(p, w),
@@ -191,25 +194,28 @@ def flops_lines(p: Plan, w: Work) -> list[str]:
     weights = "6 x adapters + 4 x frozen weights" if p.trained.adapters else "6 x weights"
     attention = f"6 x L x D x {p.data.document or 0:,.0f} tokens"
     first, of_all = f"FLOPs    {w.flops_per_token:.4g} a token ({weights} + {attention})", f"x {w.tokens:,.0f} tokens"
-    if w.clean is None:
+    if not w.extra:
         return [f"{first} {of_all} = {w.flops:.4g}"]
-    c = w.clean
-    times = f"{c.products} products" if c.products > 1 else "1 product"
-    return [
-        first,
-        f"         + {c.flops_per_token:.4g} a token of the clean pass (noise={c.noise}): a third of that without the head, "
-        f"and for {c.share:.3f} of the tokens (chosen, mean of the run) {times} of 2VD",
-        f"         {of_all} = {w.flops:.4g}",
-    ]
+    return [first, *map(pass_line, w.extra), f"         {of_all} = {w.flops:.4g}"]
+
+
+def pass_line(extra: PassWork) -> str:
+    """The FLOPs of a pass before the training's own."""
+    times = f"{extra.products} products" if extra.products > 1 else "1 product"
+    head = f", and for {extra.share:.3f} of the tokens (chosen, mean of the run) {times} of 2VD"
+    return f"         + {extra.flops_per_token:.4g} a token of the {extra.name}: a third of that without the head" + (
+        head if extra.products else ""
+    )
 
 
 def mfu_remark(p: Plan, w: Work) -> str:
     """What the mfu that was given counts."""
     text = "mfu counts the model's operations as training logs them"
-    if w.clean is not None:
-        share = w.flops_per_token / (w.flops_per_token + w.clean.flops_per_token)
-        text += f", and the clean pass, which the log leaves out: it will say {p.settings.mfu * share:.2f}"
-    computed = w.flops_per_token + (w.clean.flops_per_token if w.clean else 0.0)
+    computed = w.flops_per_token + sum(e.flops_per_token for e in w.extra)
+    if w.extra:
+        names = " and the ".join(e.name for e in w.extra)
+        logged = p.settings.mfu * w.flops_per_token / computed
+        text += f", and the {names}, which the log leaves out: it will say {logged:.2f}"
     more = w.recomputed / computed
     text += f"; gradient checkpointing, which mfu leaves out, computes {more:.0%} more"
     if p.config.train.gradient_checkpointing and w.seconds is not None:
@@ -246,13 +252,17 @@ def as_json(p: Plan) -> dict[str, Any]:
         "limit": p.settings.limit,
         "stages": [stage_values(s) for s in p.stages],
         "lowest": {
-            "plain": found.stage if (found := p.lowest(False)) else None,
-            "gradient_checkpointing": found.stage if (found := p.lowest(True)) else None,
+            "plain": stage_name(p.lowest(False)),
+            "gradient_checkpointing": stage_name(p.lowest(True)),
         },
         "data": vars(p.data),
-        "work": None if p.work is None else vars(p.work),
+        "work": None if p.work is None else asdict(p.work),
         "disk": {**vars(p.disk), "total": p.disk.total},
     }
+
+
+def stage_name(s: StageMemory | None) -> str | None:
+    return s.stage if s else None
 
 
 def stage_values(s: StageMemory) -> dict[str, Any]:

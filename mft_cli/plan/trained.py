@@ -1,22 +1,17 @@
-"""Which parameters a run trains: all, adapters and new tokens' rows (LoRA), or a score a weight (mask_finetune)."""
+"""Which parameters a run trains: those that its method names, or adapters and the rows of new tokens (LoRA)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from mft_cli.config.checks import layer_numbers
 from mft_cli.config.schema.launching import PeftConfig
-from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.methods.masked_layers import KINDS, check_patterns, layer_of, matches
-from mft_cli.methods.refine.head import HeadSettings, count_parameters
+from mft_cli.methods.base import Method
 from mft_cli.models.loading import load_tokenizer, locate
 from mft_cli.plan.shape import Linear, Shape
 
-SCORE_METHODS = ("mask_finetune",)  # methods that freeze the weights and train a score for each of them
 # NF4: half a byte a weight, an 8-bit scale for 64 weights, a 32-bit scale for 256 of those (arXiv 2305.14314, 3.)
 BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -53,19 +48,17 @@ class Trained:
 def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     """Raises UserError where adapters would sit on no module."""
     peft = config.peft
-    if config.method.name in SCORE_METHODS:
-        return with_scores(config.method, shape)
-    if isinstance(config.method, ChunkRefineConfig) and peft.name == "none":
-        return with_refinement(config.method, shape)
+    method = make(config.method, config.train.logits_chunk)
+    method.check_peft(peft.name)
     if peft.name == "none":
-        return Trained(shape.parameters, 0, note=f"all {shape.parameters:,} parameters train")
+        return Trained(**vars(method.trained_parameters(shape)))
     adapted = targets(peft, shape)
     adapters = sum(peft.rank * (x.rows + x.columns) for x in adapted)
     quantized = sum(x.weights for x in shape.linears) if peft.name == "qlora" else 0
-    count, said = new_tokens(config)
+    count, known = new_tokens(config, method)
     rows = count * shape.width * (1 if shape.tied else 2)
     trained = adapters + rows
-    beside = f", and {said} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
+    beside = f", and {known} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
     note = (
         f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,}{beside}; "
         f"{trained:,} trained of {shape.parameters + trained:,} parameters"
@@ -76,13 +69,12 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     )  # fmt: skip
 
 
-def new_tokens(config: TrainConfig) -> tuple[int, str]:
+def new_tokens(config: TrainConfig, method: Method) -> tuple[int, str]:
     """Tokens that the method adds, whose embedding rows train beside adapters, and how that is known.
 
     Where the tokenizer is not here, all that the method may add: the eight tags, or a mask token.
     """
-    method = make(config.method, config.train.logits_chunk)
-    most = len(method.new_tokens) or int(hasattr(config.method, "mask_token"))
+    most = method.most_new_tokens()
     if not most:
         return 0, ""
     try:
@@ -92,47 +84,12 @@ def new_tokens(config: TrainConfig) -> tuple[int, str]:
     return count, f"{count} new tokens"
 
 
-def with_refinement(method: ChunkRefineConfig, shape: Shape) -> Trained:
-    """The refinement head, and the backbone if it trains. A frozen backbone's activations are counted as if kept."""
-    settings = HeadSettings(
-        hidden_size=shape.width, mask_id=0, mask_token="", chunk_size=method.chunk_size, width=method.width,
-        layers=method.layers, heads=method.heads, context=method.context,
-    )  # fmt: skip
-    head = count_parameters(settings)
-    if method.backbone == "trained":
-        return Trained(
-            shape.parameters + head, 0, note=f"all {shape.parameters:,} parameters and a head of {head:,} train"
-        )
-    note = f"{method.name}: a head of {head:,} parameters trains, {shape.parameters:,} parameters are frozen"
-    return Trained(head, shape.parameters, trains_head=False, note=note)
-
-
 def targets(peft: PeftConfig, shape: Shape) -> tuple[Linear, ...]:
-    """The adapted layers, by peft's rule: a target is a module's name or the end of it behind a dot."""
+    """The adapted layers, by peft's rule: a target is a module's name or the end of it after a dot."""
     if peft.targets == ["auto"]:
         return shape.linears
-    found = tuple(x for x in shape.linears if any(x.name == t or x.name.endswith(f".{t}") for t in peft.targets))
-    if not found:
+    adapted = tuple(x for x in shape.linears if any(x.name == t or x.name.endswith(f".{t}") for t in peft.targets))
+    if not adapted:
         names = sorted({x.name.rsplit(".", 1)[-1] for x in shape.linears})
         raise UserError(f"peft.targets={peft.targets}: no such linear layer in the model; it has {', '.join(names)}")
-    return found
-
-
-def with_scores(method: Any, shape: Shape) -> Trained:
-    """Scores of the weights that method.layers and method.modules mean."""
-    chosen = layer_numbers(getattr(method, "layers", None), shape.layers)
-    kinds = getattr(method, "modules", None) or KINDS
-    check_patterns(kinds, [x.name for x in shape.linears], "method.modules")
-    scored = tuple(x for x in shape.linears if layer_of(x.name) in chosen and any(matches(x.name, k) for k in kinds))
-    scores = sum(x.weights for x in scored)
-    if getattr(method, "scores", "learned") != "learned":
-        note = (
-            f"{method.name}: {method.scores} scores of {scores:,} weights in {len(scored)} linear layers choose what is "
-            f"removed; nothing trains, no step is made"
-        )
-        return Trained(0, shape.parameters + scores, scores=scores, trains_head=False, note=note)
-    note = (
-        f"{method.name}: a score for each of {scores:,} weights in {len(scored)} linear layers trains, "
-        f"{shape.parameters:,} weights are frozen"
-    )
-    return Trained(scores, shape.parameters, scores=scores, trains_head=False, note=note)
+    return adapted

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.load import load, validation_size
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
 from mft_cli.methods import make
-from mft_cli.methods.noise import head_products
+from mft_cli.methods.cost import ExtraPass
 from mft_cli.models.loading import load_tokenizer, locate
 from mft_cli.plan.settings import Settings
 from mft_cli.plan.shape import Shape
@@ -29,7 +28,7 @@ class DataFacts:
     document: float | None = None  # length of the example that a token stands in, on average
     label_share: float | None = None
     longest: int | None = None
-    where: str = ""
+    origin: str = ""
     missing: str = ""
 
     @property
@@ -45,12 +44,12 @@ def read_data(config: TrainConfig, settings: Settings) -> DataFacts:
         return counted(config, settings)
     except UserError as error:
         reason = str(error).splitlines()[0]
-    rows, where = settings.rows, "stated with rows="
+    rows, origin = settings.rows, "stated with rows="
     if rows is None:
         rows = rows_without_tokenizer(config)
-        where = "counted, not tokenized"
+        origin = "counted, not tokenized"
     if rows is not None and settings.mean_tokens is not None:
-        return stated(rows, settings.mean_tokens, settings.label_share, f"{where}; mean_tokens= stated")
+        return stated(rows, settings.mean_tokens, settings.label_share, f"{origin}; mean_tokens= stated")
     lacking = " and ".join(n for n, v in (("rows=", rows), ("mean_tokens=", settings.mean_tokens)) if v is None)
     return DataFacts(
         rows, settings.mean_tokens, settings.mean_tokens, settings.label_share,
@@ -58,8 +57,8 @@ def read_data(config: TrainConfig, settings: Settings) -> DataFacts:
     )  # fmt: skip
 
 
-def stated(rows: int, mean: float, labels: float | None, where: str) -> DataFacts:
-    return DataFacts(rows, mean, mean, labels, None, where)
+def stated(rows: int, mean: float, labels: float | None, origin: str) -> DataFacts:
+    return DataFacts(rows, mean, mean, labels, None, origin)
 
 
 def counted(config: TrainConfig, settings: Settings) -> DataFacts:
@@ -82,48 +81,42 @@ def rows_without_tokenizer(config: TrainConfig) -> int | None:
     """Training rows of the sources alone, before anything is dropped for its length; None if they are not here."""
     data = config.data
     try:
-        found = sum(
+        rows = sum(
             len(load_rows(s, name=n, seed=config.seed, on_bad_row=data.on_bad_row).rows)
             for n, s in data.sources.items()
         )
     except UserError:
         return None
     if data.validation.source is None:
-        found -= data.validation.rows or validation_size(data.validation.fraction, found)
-    return max(1, round(data.fraction * found)) if found > 0 else None
+        rows -= data.validation.rows or validation_size(data.validation.fraction, rows)
+    return max(1, round(data.fraction * rows)) if rows > 0 else None
+
+
+def extra_passes(config: TrainConfig, data: DataFacts) -> tuple[ExtraPass, ...]:
+    """What the method computes before the training's own forward pass."""
+    ratios = [source.mask_ratio for source in config.data.sources.values()]
+    return make(config.method, config.train.logits_chunk).extra_passes(data.label_share or 1.0, ratios)
 
 
 @dataclass(frozen=True)
-class CleanPass:
-    """What method.noise=model_sample and mixup compute before the training's own forward pass."""
+class PassWork:
+    """A method's pass before the training's own, and its FLOPs for a token, on average."""
 
-    noise: str
-    products: int  # with the head, for a chosen token
-    share: float  # of all tokens that are chosen, on average over the run
+    name: str
+    products: int
+    share: float
     flops_per_token: float
 
 
-def clean_pass(config: TrainConfig, shape: Shape, data: DataFacts, length: float) -> CleanPass | None:
-    """None where the method makes no such pass. Its head (2VD) is applied to chosen tokens only."""
-    method = config.method
-    products = head_products(method) if isinstance(method, MaskedThoughtConfig) else 0
-    if not isinstance(method, MaskedThoughtConfig) or not products:
-        return None
-    share = chosen_share(config, method, data.label_share or 1.0)
-    flops = body_forward(shape, length) + share * products * 2 * shape.head
-    return CleanPass(method.noise, products, share, flops)
+def pass_work(extra: ExtraPass, shape: Shape, length: float) -> PassWork:
+    """Its head (2VD) is applied to a share of the tokens only."""
+    flops = body_forward(shape, length) + extra.share * extra.products * 2 * shape.head
+    return PassWork(extra.name, extra.products, extra.share, flops)
 
 
 def body_forward(shape: Shape, length: float) -> float:
     """FLOPs of a token in a forward pass without the head: a third of forward and backward, less the head's 2VD."""
     return shape.flops_per_token(length) / 3 - 2 * shape.head
-
-
-def chosen_share(config: TrainConfig, method: MaskedThoughtConfig, labels: float) -> float:
-    """Mean over the run of the share of all tokens that are chosen. Sources with ratios of their own: the largest."""
-    ratio = max(method.mask_ratio if s.mask_ratio is None else s.mask_ratio for s in config.data.sources.values())
-    mean = {"linear": 1 - method.warmup_fraction / 2, "uniform": 0.5}.get(method.schedule, 1.0)
-    return ratio * mean * {"response": labels, "prompt": 1 - labels}.get(method.target, 1.0)
 
 
 def trained_flops(shape: Shape, trained: Trained, length: float) -> float:
@@ -146,7 +139,7 @@ class Work:
     tokens: float
     micro_batches: int  # forward passes of one rank in a step
     flops_per_token: float
-    clean: CleanPass | None
+    extra: tuple[PassWork, ...]
     recomputed: float  # FLOPs of a token that gradient checkpointing adds
     flops: float
     seconds: float | None
@@ -169,11 +162,12 @@ def make_work(
     micro = math.ceil(math.ceil(step_rows / t.micro_batch_size) / settings.gpus)
     length = data.document or data.mean_tokens
     per_token = trained_flops(shape, trained, length)
-    clean, recomputed = clean_pass(config, shape, data, length), body_forward(shape, length)
-    flops = tokens * (per_token + (clean.flops_per_token if clean else 0.0))
+    extra = tuple(pass_work(e, shape, length) for e in extra_passes(config, data))
+    recomputed = body_forward(shape, length)
+    flops = tokens * (per_token + sum(e.flops_per_token for e in extra))
     peak = settings.peak_tflops
     seconds = None if peak is None else flops / (settings.gpus * peak * 1e12 * settings.mfu)
-    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, clean, recomputed, flops, seconds)
+    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, extra, recomputed, flops, seconds)
 
 
 def tokens_of(steps: int, per_epoch: int, config: TrainConfig, data: DataFacts) -> float:

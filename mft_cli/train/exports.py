@@ -96,7 +96,7 @@ def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.St
         return given_back(name, adapters.plain(name, tensor, merge))
 
     read = tensor if adapters is None else merged
-    parts = {part: {n: tensor(n) for n in names} for part, names in ready.method.beside(model).items()}
+    parts = {part: {n: tensor(n) for n in names} for part, names in ready.method.extra_files(model).items()}
     elsewhere = {n for tensors in parts.values() for n in tensors}
     names = [n for n in model.state_dict() if n not in elsewhere]
     if adapters is not None:
@@ -126,7 +126,7 @@ def with_parts(
     def write(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
         for part, tensors in parts.items():
             dtype = ready.fit.engine.dtype
-            ready.method.write_beside(folder / part, {n: t.to(dtype) for n, t in tensors.items()})
+            ready.method.write_extra_files(folder / part, {n: t.to(dtype) for n, t in tensors.items()})
         if other is not None:
             other(folder, probe, expected)
 

@@ -291,8 +291,7 @@ def make_engine(
 
 def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:
     """What only the method and the machine know. Raises UserError."""
-    if config.peft.name != "none" and method.peft_refusal:
-        raise UserError(f"peft.name={config.peft.name}: {method.peft_refusal}; set peft=none")
+    method.check_peft(config.peft.name)
     if config.train.optimizer == "adamw_8bit_paged" and device.type != "cuda":
         raise UserError(
             "train.optimizer=adamw_8bit_paged pages a GPU's memory, and torch sees no GPU: set it to adamw_8bit"

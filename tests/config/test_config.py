@@ -9,6 +9,7 @@ import pytest
 
 from mft_cli.config import checks, load, schema, validate
 from mft_cli.config import compose as config
+from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.errors import UserError
 from tests.support.tiny import ROOT, mft
 
@@ -108,7 +109,7 @@ def test_every_option_composes(group: str, option: str):
 def test_plain_form_round_trips():
     built = validate.build(schema.TrainConfig, {"method": {"name": "masked_thought"}, "train": {"epochs": 2}})
     assert validate.build(schema.TrainConfig, validate.to_plain(built)) == built
-    assert isinstance(built.method, schema.MaskedThoughtConfig)
+    assert isinstance(built.method, MaskedThoughtConfig)
     assert built.train.epochs == 2.0
 
 

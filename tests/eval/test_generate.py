@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from mft_cli.config.load import generate_config
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.data.pack import make_batch
 from mft_cli.errors import UserError
-from mft_cli.eval.engines.base import Loading, Request, Sampling
-from mft_cli.eval.engines.hf import load_model
+from mft_cli.eval.engines.base import Engine, Loading, Request, Sampling
+from mft_cli.eval.engines.decoders import DecoderEngine
+from mft_cli.eval.engines.hf import HfEngine, Row, load_model
 from mft_cli.eval.engines.load import choose_engine
-from mft_cli.eval.engines.refine import RefineEngine
 from mft_cli.eval.generate import Asked, generate
-from mft_cli.methods.refine.decode import Decoder
+from mft_cli.methods.decoding import DecoderSettings
+from mft_cli.methods.refine.decode import RefineDecoder
 from mft_cli.methods.refine.folder import read_head
+from mft_cli.methods.refine.text import Text
 from mft_cli.train.run import train
 from tests.methods.test_chunk_refine import make_examples
 from tests.methods.test_contract import settings
@@ -41,12 +44,14 @@ def runs(tiny_model, problem_file, tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-def engine(export: Path, tokenizer, batch_size: int = 4, accept: int = 3) -> RefineEngine:
-    loading = Loading("refine", str(export), None, str(export), "float32", "cpu", 512, False)
-    return RefineEngine(loading, tokenizer, batch_size, accept)
+def engine(
+    export: Path, tokenizer, batch_size: int = 4, accept: int = 3, decode: str = "refine", steps: int | None = None
+) -> DecoderEngine:
+    loading = Loading(decode, str(export), None, str(export), "float32", "cpu", 512, False)
+    return DecoderEngine(loading, tokenizer, batch_size, DecoderSettings(accept, "confidence", steps))
 
 
-def run(made: RefineEngine, requests: list[Request], sampling: Sampling) -> dict:
+def run(made: Engine, requests: list[Request], sampling: Sampling) -> dict:
     found: dict = {}
     made.generate(requests, set(), sampling, found.__setitem__, lambda n: None)
     return found
@@ -64,15 +69,15 @@ def test_decoding_sees_what_training_saw(runs, hidden):
     export = runs[hidden]
     model, head = load_model(export, "float32", "cpu", False), read_head(export).eval()
     prompt, finished = PROMPTS[0], list(range(60, 76))  # two finished chunks of 8
-    decoder = Decoder(model, head, 3)
+    decoder = RefineDecoder(model, export, DecoderSettings(3))
     with torch.no_grad():
-        decoder.start([PROMPTS[2], prompt])  # the longer one pads the other
+        decoder.start([PROMPTS[2], prompt], (2,))  # the longer one pads the other
         for i in (0, 8):
             ids = torch.tensor([finished[i : i + 8]] * 2)
             decoder.finish(ids, torch.ones_like(ids, dtype=torch.bool))
         ids = torch.full((2, 8), head.settings.mask_id)
         open_ = torch.ones_like(ids, dtype=torch.bool)
-        decoded = decoder.refine(ids, open_, open_.any(1))
+        decoded, _ = decoder.refine(ids, open_, open_.any(1))
     batch = make_batch(make_examples([[len(prompt), 24]]), [[0]], 0, 2)
     batch.input_ids[0] = torch.tensor([*prompt, *finished, *[77] * 8])
     method = ChunkRefine(ChunkRefineConfig(**HEAD, hidden=hidden))
@@ -125,6 +130,85 @@ def test_whole_chunks_stay_inside_the_context(runs, tokenizer):
     requests = [Request((1, *[50] * 499), 12), Request((1, *[50] * 505), 6)]
     found = run(engine(runs["backbone"], tokenizer), requests, Sampling(0.0, 1.0, (), ()))
     assert [found[i].tokens for i in (0, 1)] == [8, 0]
+
+
+# ---- decode=verify --------------------------------------------------------------------------------------------------
+
+
+def plain_engine(export: Path, tokenizer) -> HfEngine:
+    return HfEngine(load_model(export, "float32", "cpu", False), tokenizer, 4)
+
+
+def requests_of(tokens: int) -> list[Request]:
+    return [Request(p, tokens - 3 * i, seed=i) for i, p in enumerate(PROMPTS)]
+
+
+@pytest.mark.parametrize("hidden", ["backbone", "embedding"])
+@pytest.mark.parametrize("sampling", [Sampling(0.0, 1.0, (), (2,)), Sampling(0.9, 0.95, ("7",), (2,))])
+def test_verified_text_is_the_plain_one_token_for_token(runs, tokenizer, hidden, sampling):
+    """Greedy, and sampled with the same random numbers; the rows of a batch are of different lengths."""
+    plain = run(plain_engine(runs[hidden], tokenizer), requests_of(40), sampling)
+    made = engine(runs[hidden], tokenizer, decode="verify")
+    assert run(made, requests_of(40), sampling) == plain
+    tally = made.decoder.tally
+    assert tally.tokens >= tally.passes  # never more passes than plain decoding
+    assert run(engine(runs[hidden], tokenizer, 1, decode="verify"), requests_of(40), sampling) == plain
+
+
+@pytest.mark.parametrize("hidden", ["backbone", "embedding"])
+def test_right_drafts_save_passes_and_wrong_ones_change_nothing(runs, tokenizer, hidden, monkeypatch):
+    """The draft is the backbone's own text with every tenth token wrong."""
+    greedy = Sampling(0.0, 1.0, (), ())
+    model = plain_engine(runs[hidden], tokenizer)
+    text: list[int] = []
+    monkeypatch.setattr(Row, "finished", lambda row, _: len(row.ids) >= 40 and not text.extend(row.ids))
+    plain = run(model, [Request(PROMPTS[0], 40)], greedy)
+    monkeypatch.undo()
+    made = engine(runs[hidden], tokenizer, decode="verify")
+    draft_of = made.decoder.refine
+
+    def mostly_right(read: torch.Tensor) -> list[list[int]]:
+        at = made.decoder.tally.tokens
+        return [[3 if (at + i) % 10 == 0 else t for i, t in enumerate(text[at : at + len(d)])] for d in draft_of(read)]
+
+    monkeypatch.setattr(made.decoder, "refine", mostly_right)
+    assert run(made, [Request(PROMPTS[0], 40)], greedy) == plain
+    assert made.decoder.tally.accepted > 20
+    assert made.decoder.tally.tokens / made.decoder.tally.passes > 2
+
+
+def test_the_heads_worth_can_be_asked(runs, tokenizer):
+    """refine_steps=0 drafts with the backbone's own states of the mask tokens."""
+    made = engine(runs["backbone"], tokenizer, decode="verify", steps=0)
+    made.decoder.start(PROMPTS, (2,))
+    hidden = torch.randn(3, 8, made.decoder.readings.shape[-1])
+    torch.testing.assert_close(made.decoder.refined(hidden).hidden[:, 0], hidden)
+
+
+def test_the_first_open_slot_of_refine_is_the_backbones(runs, tokenizer):
+    """Accepting one token from the left in each round is the backbone's own greedy text."""
+    greedy = Sampling(0.0, 1.0, (), (2,))
+    loading = Loading("refine", str(runs["backbone"]), None, str(runs["backbone"]), "float32", "cpu", 512, False)
+    left = DecoderEngine(loading, tokenizer, 4, DecoderSettings(1, "left"))
+    assert run(left, requests_of(24), greedy) == run(plain_engine(runs["backbone"], tokenizer), requests_of(24), greedy)
+
+
+def test_refine_says_so_where_the_head_never_saw_a_partly_filled_chunk(runs, tokenizer):
+    made = engine(runs["backbone"], tokenizer)
+    assert "not trained on partly filled chunks" not in made.decoder.describe()
+    made.decoder.settings = replace(made.decoder.settings, partial_fill=0.0)
+    assert "not trained on partly filled chunks" in made.decoder.describe()
+
+
+def test_sliding_windows_cannot_take_a_token_back():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=4,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"sliding-window attention.*eval\.decode=plain"):
+        Text(MistralForCausalLM(config), [(1, 2)])
 
 
 # ---- the commands ---------------------------------------------------------------------------------------------------

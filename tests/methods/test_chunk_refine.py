@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.data.encode import Examples
 from mft_cli.data.pack import make_batch
@@ -20,7 +21,10 @@ from mft_cli.methods.refine.layout import choose_chunks, find_chunks
 from mft_cli.models.kernels.cross_entropy import hidden_states
 from mft_cli.rng import Draw
 
-SMALL = {"width": 32, "heads": 4, "layers": 2, "chunk_size": 4, "max_steps": 4}
+SMALL = {
+    "width": 32, "heads": 4, "layers": 2, "chunk_size": 4, "max_steps": 4, "partial_fill": 0.0, "filled_prefixes": 0.0,
+    "supervise": "last",
+}  # fmt: skip
 DRAW = Draw(7)
 
 
@@ -122,6 +126,64 @@ def test_a_part_of_a_chunk(ready):
     assert (layout.open.sum(-1)[layout.real] >= 1).all()
     assert int(layout.open.sum()) == b.counts["masked_tokens"] == int(masked_b.sum())
     assert torch.equal(b.batch.labels, clean.labels)
+
+
+def test_half_of_the_partly_masked_chunks_are_filled_prefixes(ready):
+    """By default; a prefix has at least one token, and at least one token after it is masked."""
+    examples = make_examples([[5, 80]] * 40)
+    clean = make_batch(examples, [list(range(40))], 0, 2)
+    method, _ = ready(mask_ratio=0.5, partial_fill=1.0, filled_prefixes=1.0)
+    layout = layout_of(method.corrupt(clean, 0.0, DRAW).batch)
+    open_, slots = layout.open[layout.real], layout.slots[layout.real]
+    whole = slots.all(-1)
+    assert open_[whole][:, -1].all()
+    assert not open_[whole][:, 0].any()
+    assert (open_.long().diff(dim=-1)[whole] >= 0).all()  # masked from some token to the end
+    assert {1, 2, 3} == set(open_[whole].sum(-1).tolist())
+    mixed, _ = ready(mask_ratio=0.5, partial_fill=1.0, filled_prefixes=0.5)
+    layout = layout_of(mixed.corrupt(clean, 0.0, DRAW).batch)
+    open_ = layout.open[layout.real & layout.slots.all(-1)]
+    is_prefix = (open_.long().diff(dim=-1) >= 0).all(-1) & ~open_[:, 0]
+    assert 0.5 < is_prefix.float().mean() < 0.85  # random parts may look like one
+    assert (ChunkRefineConfig().partial_fill, ChunkRefineConfig().filled_prefixes) == (0.5, 0.5)
+    assert ChunkRefineConfig().supervise == "every_step"
+
+
+def test_a_loss_is_told_with_its_floors(ready):
+    """Counting the training's tokens, and the backbone's own loss at the first open slot, whose state is exact."""
+    examples = make_examples([[5, 50]] * 4)
+    method, model = ready(mask_ratio=0.5)
+    method.check(examples)
+    batch = method.corrupt(make_batch(examples, [[0, 1, 2, 3]], 0, 2), 0.0, DRAW).batch
+    metrics = method.loss(model, batch).metrics
+    layout = layout_of(batch)
+    labels = at(batch.labels, layout.columns)
+    tokens = torch.from_numpy(examples.tokens[examples.loss_mask].astype("int64"))
+    counts = torch.bincount(tokens, minlength=method.mask_id + 1) + 1.0
+    unigram = first = 0.0
+    hidden = at(method.states(model, batch), layout.columns)
+    for row, chunk in layout.real.nonzero().tolist():
+        slots = layout.open[row, chunk].nonzero()[:, 0]
+        true_ids = labels[row, chunk, slots]
+        unigram -= float((counts[true_ids] / counts.sum()).log().mean())
+        logits = model.get_output_embeddings()(hidden[row, chunk, slots[0]])[: method.vocab_size]
+        first += float(torch.nn.functional.cross_entropy(logits[None], true_ids[:1]))
+    assert float(metrics["masked_loss_unigram"][0]) == pytest.approx(unigram, rel=1e-4)
+    assert float(metrics["first_slot_loss"][0]) == pytest.approx(first, rel=1e-4)
+
+
+def test_without_steps_the_backbones_states_are_read(ready):
+    method, model = ready(max_steps=0, supervise="every_step")
+    batch = method.corrupt(make_batch(make_examples([[5, 50]] * 4), [[0, 1, 2, 3]], 0, 2), 0.0, DRAW).batch
+    metrics = method.loss(model, batch).metrics
+    assert float(metrics["masked_loss"][0]) == pytest.approx(float(metrics["masked_loss_before"][0]), rel=1e-4)
+    ChunkRefineConfig(max_steps=0).check(ModelConfig())
+
+
+def test_a_head_that_is_told_nothing_is_warned_of(ready):
+    blind, _ = ready(hidden="embedding", context="none")
+    assert any("told nothing of the question" in line for line in blind.facts())
+    assert not any("WARNING" in line for line in ready(hidden="embedding")[0].facts())
 
 
 # ---- causality ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mft_cli.config.checks import layer_numbers
+from mft_cli.config.layer_numbers import layer_numbers
 from mft_cli.config.schema.methods import MaskFinetuneConfig
 from mft_cli.data.questions import read_questions
 from mft_cli.errors import UserError
@@ -378,8 +378,8 @@ def test_presets_are_the_papers():
         "llama31_code": "20-23", "llama31_instructions": "24-27",
     }  # fmt: skip
     for name, layers in published.items():
-        values = yaml.safe_load(Path(CONF / "method" / f"mask_finetune_{name}.yaml").read_text())
-        config = MaskFinetuneConfig(**values)
+        values = yaml.safe_load(Path(CONF / "experiment" / f"paper_mask_finetune_{name}.yaml").read_text())
+        config = MaskFinetuneConfig(**values["method"])
         assert (config.layers, config.mask_ratio, config.selection) == (layers, 0.1, "local")
     values = yaml.safe_load(Path(CONF / "method" / "mask_finetune_global.yaml").read_text())
     assert (MaskFinetuneConfig(**values).selection, values["threshold"]) == ("global", -0.035)

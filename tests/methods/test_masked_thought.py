@@ -125,6 +125,18 @@ def test_linear_schedule(progress: float, expected: float):
     assert float(method(warmup_fraction=0.0).probability(batch(), 0.0, Draw(1)).min()) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "progress", "expected"),
+    [("late", 0.0, 0.0), ("late", 0.59, 0.0), ("late", 0.6, 0.3), ("late", 1.0, 0.3), ("falling", 0.0, 0.6),
+     ("falling", 0.5, 0.3), ("falling", 0.9, 0.06)],
+)  # fmt: skip
+def test_late_and_falling_schedules(schedule: str, progress: float, expected: float):
+    made = method(schedule=schedule, mask_ratio=0.3, warmup_fraction=0.6)
+    assert made.probability(batch(), progress, Draw(1)).unique().item() == pytest.approx(expected, abs=1e-9)
+    high = method(schedule=schedule, mask_ratio=0.8, warmup_fraction=0.0)
+    assert high.probability(batch(), 0.0, Draw(1)).max() <= 1
+
+
 def test_uniform_schedule_draws_one_ratio_an_example():
     clean = batch(examples=300)
     p = method(schedule="uniform").probability(clean, 0.0, Draw(1))
@@ -178,6 +190,27 @@ def test_a_source_has_its_own_ratio():
     clean = batch(ratio=0.05)
     share = float(masked(method(), clean)[clean.loss_mask].float().mean())
     assert abs(share - 0.05) < 0.02
+
+
+def test_only_named_spans_are_corrupted():
+    """The ablation that isolates a mechanism: numbers alone, by the sources' own names of them."""
+    made, clean = method(spans=["numbers", "answer"], schedule="constant", mask_ratio=1.0), batch()
+    examples = replace(no_examples(), span_names=("numbers", "operators", "answer"))
+    made.check(examples)
+    clean = replace(clean, spans=torch.randint(0, 8, clean.spans.shape, dtype=clean.spans.dtype))
+    chosen, candidates = made.choose(clean, 1.0, Draw(1))
+    assert torch.equal(chosen, candidates)
+    assert torch.equal(chosen, clean.loss_mask & ((clean.spans & 0b101) != 0) & clean.real)
+    with pytest.raises(UserError, match=r"method\.spans=.*no source has a span 'numbers'; there are steps"):
+        method(spans=["numbers"]).check(replace(no_examples(), span_names=("steps",)))
+
+
+def no_examples() -> Examples:
+    nothing = np.zeros(0, np.int64)
+    return Examples(
+        ids=nothing, offsets=np.zeros(1, np.int64), tokens=nothing, loss_mask=nothing > 0, lines=nothing, spans=nothing,
+        ratio=nothing, keys=[],
+    )  # fmt: skip
 
 
 def test_drop_attention_hides_the_chosen_positions():

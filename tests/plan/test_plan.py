@@ -10,6 +10,7 @@ import pytest
 from mft_cli.answers.critique_format import TAGS
 from mft_cli.config import schema
 from mft_cli.config.compose import CONF
+from mft_cli.config.schema.methods import MaskedCritiqueConfig, MaskedThoughtConfig, MaskFinetuneConfig, SftConfig
 from mft_cli.config.validate import build_from_texts
 from mft_cli.errors import UserError
 from mft_cli.plan.activations import Micro, head_forward, layer_bytes
@@ -20,7 +21,7 @@ from mft_cli.plan.settings import PlanOptions, Settings, settings_of
 from mft_cli.plan.shape import Shape, measure
 from mft_cli.plan.show import as_text
 from mft_cli.plan.trained import Trained, count_trained
-from mft_cli.plan.work import DataFacts, clean_pass
+from mft_cli.plan.work import DataFacts, extra_passes, pass_work
 from tests.support.tiny import mft, tiny_overrides
 
 PUBLISHED = {  # parameters as the model pages state them
@@ -131,22 +132,24 @@ def test_qlora_holds_four_bits_a_weight():
 
 
 def test_scores_are_trained_and_weights_frozen():
-    class Scored:
-        name, layers, modules = "mask_finetune", "4-7", None
+    config = make_config(method=MaskFinetuneConfig(layers="4-7"))
+    trained = count_trained(config, measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table"))
+    assert trained.trained == trained.scores == 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert trained.frozen == 6_738_415_616
 
-    config = make_config()
-    object.__setattr__(config, "method", Scored())
-    found = count_trained(config, measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table"))
-    assert found.trained == found.scores == 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    assert found.frozen == 6_738_415_616
+
+def test_adapters_that_the_method_does_not_train_are_refused():
+    config = make_config(peft=schema.PeftConfig(name="lora"), method=MaskFinetuneConfig(layers="4-7"))
+    with pytest.raises(UserError, match=r"peft\.name=lora: mask_finetune freezes every weight"):
+        count_trained(config, measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table"))
 
 
 @pytest.mark.parametrize("scores", ["random", "magnitude"])
 def test_scores_that_never_train_have_no_gradients_and_no_moments(scores: str):
     """Held: weights and scores in 16 bits, an fp32 copy of the scores, a mask. The checkpoint has 4 + 1 bytes a score."""
     size = 4 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    learned = planned(gpus=1, method=schema.MaskFinetuneConfig(layers="4-7"))
-    plain = planned(gpus=1, method=schema.MaskFinetuneConfig(layers="4-7", scores=scores))
+    learned = planned(gpus=1, method=MaskFinetuneConfig(layers="4-7"))
+    plain = planned(gpus=1, method=MaskFinetuneConfig(layers="4-7", scores=scores))
     held = stage(plain, "none")
     assert (held.part("parameters"), held.part("masks")) == (2 * (6_738_415_616 + size), size)
     assert (held.part("gradients"), held.part("optimizer")) == (0, 4 * size)
@@ -184,13 +187,13 @@ def test_rows_of_new_tokens_train_beside_adapters(tiny_model: Path, tmp_path: Pa
 
 
 def config_class(name: str) -> type:
-    return {"masked_critique": schema.MaskedCritiqueConfig, "sft": schema.SftConfig}[name]
+    return {"masked_critique": MaskedCritiqueConfig, "sft": SftConfig}[name]
 
 
 def test_without_a_tokenizer_all_tokens_that_a_method_may_add_are_counted():
     """Llama-2 is not here: eight tags x 4,096 x 2 embeddings."""
     peft = schema.PeftConfig(name="lora", rank=16, targets=["q_proj", "v_proj"])
-    p = planned(gpus=1, peft=peft, method=schema.MaskedCritiqueConfig())
+    p = planned(gpus=1, peft=peft, method=MaskedCritiqueConfig())
     assert p.trained.trained == 8_388_608 + 8 * 4096 * 2
     assert "at most 8 new tokens" in p.trained.note
 
@@ -218,13 +221,14 @@ def test_adapters_need_no_gradient_of_frozen_weights():
 )
 def test_the_clean_pass_of_noise_is_counted(more: dict[str, str], products: int):
     """mask_ratio 0.3, a ramp over half of the run: 0.225 of the tokens are chosen on average."""
-    method = schema.MaskedThoughtConfig(mask_ratio=0.3, warmup_fraction=0.5, **more)
+    method = MaskedThoughtConfig(mask_ratio=0.3, warmup_fraction=0.5, **more)
     p = planned(method=method)
     head = 32000 * 4096
     body = 2 * (6_738_415_616 - 2 * head) + 2 * 32 * 4096 * 200
-    assert p.work.clean.flops_per_token == pytest.approx(body + 0.225 * products * 2 * head)
+    (extra,) = p.work.extra
+    assert extra.flops_per_token == pytest.approx(body + 0.225 * products * 2 * head)
     plain = planned().work
-    assert p.work.seconds / plain.seconds == pytest.approx(1 + p.work.clean.flops_per_token / plain.flops_per_token)
+    assert p.work.seconds / plain.seconds == pytest.approx(1 + extra.flops_per_token / plain.flops_per_token)
     assert 1.31 < p.work.seconds / plain.seconds < 1.34
     assert f"(noise={more['noise']})" in as_text(p)
     assert "it will say 0.30" in as_text(p)
@@ -234,18 +238,18 @@ def test_the_clean_pass_of_noise_is_counted(more: dict[str, str], products: int)
     "more", [{"noise": "token"}, {"noise": "dropout"}, {"noise": "neftune"}, {"noise": "mixup", "mixup_with": "random"}]
 )
 def test_other_noise_needs_no_clean_pass(more: dict[str, str]):
-    p = planned(method=schema.MaskedThoughtConfig(**more))
-    assert p.work.clean is None
+    p = planned(method=MaskedThoughtConfig(**more))
+    assert p.work.extra == ()
     assert p.work.flops == planned().work.flops
 
 
 def test_the_embedding_table_of_mixup_is_the_peak_where_little_else_is_kept():
     """Qwen2.5-0.5B, LoRA, short rows, checkpointed: the table of 151,936 x 896 numbers is more than the activations."""
     more = {"peft": schema.PeftConfig(name="lora"), "train": schema.TrainingConfig(row_length=64, packing=True)}
-    mixed = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=schema.MaskedThoughtConfig(noise="mixup"), **more)
+    mixed = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=MaskedThoughtConfig(noise="mixup"), **more)
     names = {i.name: i.bytes for i in stage(mixed, "none", True).work}
     assert names["embedding table"] == 2 * 151_936 * 896
-    plain = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=schema.MaskedThoughtConfig(), **more)
+    plain = planned("Qwen/Qwen2.5-0.5B", gpus=1, method=MaskedThoughtConfig(), **more)
     assert stage(plain, "none", True).work_total < stage(mixed, "none", True).work_total
 
 
@@ -364,7 +368,7 @@ def test_the_clean_pass_computes_what_the_plan_says(noise: str, products: int):
     }  # fmt: skip
     shape = measure(numbers, "test")
     model = LlamaForCausalLM._from_config(shape.model.config, attn_implementation=register("sdpa"))
-    method = schema.MaskedThoughtConfig(noise=noise, mask_ratio=0.25, schedule="constant")
+    method = MaskedThoughtConfig(noise=noise, mask_ratio=0.25, schedule="constant")
     length, zeros = 200, torch.zeros(1, 200, dtype=torch.long)
     batch = Batch(
         zeros, zeros, zeros > -1, torch.arange(length)[None], zeros, zeros > -1, zeros, zeros, zeros, [[length]]
@@ -375,9 +379,10 @@ def test_the_clean_pass_computes_what_the_plan_says(noise: str, products: int):
         noisy_inputs(model, batch, method, 97)
     whole = 4 * shape.layers * shape.queries * length**2
     config = make_config(method=method)
-    said = clean_pass(config, shape, DataFacts(rows=1, mean_tokens=length), length)
-    assert said.products == products
-    assert said.flops_per_token * length == pytest.approx(counter.get_total_flops() - whole / 2, rel=0.01)
+    (extra,) = extra_passes(config, DataFacts(rows=1, mean_tokens=length))
+    counted = pass_work(extra, shape, length)
+    assert counted.products == products
+    assert counted.flops_per_token * length == pytest.approx(counter.get_total_flops() - whole / 2, rel=0.01)
 
 
 def test_logits_are_chunked():

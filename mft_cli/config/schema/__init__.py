@@ -17,15 +17,7 @@ from mft_cli.config.schema.inputs import (
     expand,
 )
 from mft_cli.config.schema.launching import DeepspeedConfig, LaunchConfig, PeftConfig, SlurmConfig
-from mft_cli.config.schema.methods import (
-    AnyMethod,
-    ChunkRefineConfig,
-    MaskedCritiqueConfig,
-    MaskedThoughtConfig,
-    MaskFinetuneConfig,
-    MethodConfig,
-    SftConfig,
-)
+from mft_cli.config.schema.methods import AnyMethod, MethodConfig, method_classes
 from mft_cli.config.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.config.schema.training import CheckpointConfig, LogConfig, SweepConfig, TrainingConfig
 
@@ -33,10 +25,9 @@ from mft_cli.config.schema.training import CheckpointConfig, LogConfig, SweepCon
 ROOTS: dict[str, type] = {"train": TrainConfig, "eval": EvalRunConfig, "critique": CritiqueRunConfig}
 
 __all__ = [
-    "ROOTS",
-    "AnyMethod", "ApiConfig", "BenchmarkConfig", "BudgetConfig", "CheckpointConfig", "ChunkRefineConfig",
-    "CritiqueRunConfig", "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig",
-    "MaskFinetuneConfig", "MaskedCritiqueConfig", "MaskedThoughtConfig", "MethodConfig", "ModelConfig", "PeftConfig",
-    "PromptConfig", "RunConfig", "SftConfig", "Shot", "SlurmConfig", "SolutionsConfig", "SourceConfig", "SweepConfig",
-    "TeacherConfig", "TrainConfig", "TrainingConfig", "ValidationConfig", "expand",
+    "ROOTS", "AnyMethod", "ApiConfig", "BenchmarkConfig", "BudgetConfig", "CheckpointConfig", "CritiqueRunConfig",
+    "DataConfig", "DeepspeedConfig", "EvalConfig", "EvalRunConfig", "LaunchConfig", "LogConfig", "MethodConfig",
+    "ModelConfig", "PeftConfig", "PromptConfig", "RunConfig", "Shot", "SlurmConfig", "SolutionsConfig",
+    "SourceConfig", "SweepConfig", "TeacherConfig", "TrainConfig", "TrainingConfig", "ValidationConfig", "expand",
+    "method_classes",
 ]  # fmt: skip

@@ -93,9 +93,21 @@ class EvalConfig:
     engine: Literal["auto", "vllm", "hf", "api"] = key(
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )
-    decode: Literal["plain", "refine"] = key("plain", "refine: unmask chunk by chunk with method=chunk_refine's head.")
+    decode: str = key(
+        "plain",
+        "plain; with an exported refinement head also verify (it drafts, the model verifies: plain's text in fewer "
+        "passes) and refine (chunks are unmasked by the head).",
+    )
     refine_accept: AtLeastOne = key(
         4, "Tokens of a chunk that are accepted in a round (decode=refine).", needs="decode=refine"
+    )
+    refine_order: Literal["left", "confidence"] = key(
+        "left", "Which of them: from the left, or the most confident ones (decode=refine).", needs="decode=refine"
+    )
+    refine_steps: Count | None = key(
+        None,
+        "Refinement steps at most; null: as trained; 0: the backbone alone (decode=verify, refine).",
+        needs="decode=refine|verify",
     )
     api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.", needs="engine=api")
     judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")

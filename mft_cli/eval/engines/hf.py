@@ -107,7 +107,7 @@ class HfEngine(Engine):
 
     def _batch(self, unit: Unit, sampling: Sampling, report: OnCompletion, tokens: OnTokens) -> None:
         logits, cache, mask = self._prefill([request.prompt for _, request in unit])
-        rows = [_Row(index, request, sampling) for index, request in unit]
+        rows = [Row(index, request, sampling) for index, request in unit]
         while True:
             chosen = [row.choose(line) for row, line in zip(rows, logits, strict=True)]
             tokens(len(rows))
@@ -155,7 +155,7 @@ class HfEngine(Engine):
         return out.logits[:, -1].float(), out.past_key_values
 
 
-class _Row:
+class Row:
     """One completion in the making."""
 
     def __init__(self, index: int, request: Request, sampling: Sampling):

@@ -37,10 +37,12 @@ def choose_engine(config: EvalConfig) -> tuple[str, str]:
         if util.find_spec("openai") is None:
             raise UserError("eval.engine=api needs the Python package openai: pip install openai")
         return "api", _version("openai")
-    if config.decode == "refine":
+    if config.decode != "plain":
         if config.replicas is not None and config.replicas > 1:
-            raise UserError(f"eval.replicas={config.replicas}: eval.decode=refine runs in one process; set it to 1")
-        return "refine", _version("transformers")
+            raise UserError(
+                f"eval.replicas={config.replicas}: eval.decode={config.decode} runs in one process; set it to 1"
+            )
+        return config.decode, _version("transformers")
     installed = util.find_spec("vllm") is not None
     if config.engine == "vllm" and not installed:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
@@ -61,14 +63,14 @@ def _version(*names: str) -> str:
 
 def load_engine(loading: Loading, tokenizer: Tokenizer, config: EvalConfig) -> Engine:
     """Load the model into an engine of this process. Raises UserError if it cannot be loaded."""
-    if loading.name == "refine":
-        from mft_cli.eval.engines.refine import RefineEngine
+    if config.decode == loading.name:
+        from mft_cli.eval.engines.decoders import DecoderEngine, decoder_settings
 
         if loading.adapter:
             raise UserError(
-                f"{loading.adapter}: eval.decode=refine needs the merged model with its head in the same folder"
+                f"{loading.adapter}: eval.decode={config.decode} needs the merged model with its head in the same folder"
             )
-        return RefineEngine(loading, tokenizer, config.batch_size, config.refine_accept)
+        return DecoderEngine(loading, tokenizer, config.batch_size, decoder_settings(config))
     if loading.name == "vllm":
         from mft_cli.eval.engines.vllm import VllmEngine
 

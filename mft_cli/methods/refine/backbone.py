@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from mft_cli.distributed.zero import is_partitioned
 from mft_cli.errors import UserError
@@ -13,7 +11,7 @@ from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.kernels.cross_entropy import hidden_states
 
 
-def refuse_bidirectional(model: nn.Module) -> None:
+def refuse_bidirectional(model: PreTrainedModel) -> None:
     """Raises UserError. Asks the attention modules, then tries it out: changing the last token must change no other state.
 
     A backbone that ZeRO-3 has cut into parts cannot be tried out here; its attention refuses in the first step.
@@ -29,7 +27,7 @@ def refuse_bidirectional(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def sees_later(model: Any) -> bool:
+def sees_later(model: PreTrainedModel) -> bool:
     """Whether the states of earlier tokens depend on the last one."""
     device = next(model.parameters()).device
     ids = torch.arange(6, device=device).remainder(model.get_input_embeddings().weight.shape[0])[None].repeat(2, 1)

@@ -1,5 +1,6 @@
-"""Decoding by refinement: a chunk of mask tokens behind the finished text, refined; the most confident tokens are
-accepted and the rest refined again, until the chunk is full. The finished text is in the backbone's cache.
+"""Decoding by refinement: a chunk of mask tokens after the finished text, refined; some tokens are accepted, from the left
+or the most confident ones, and the rest is refined again, until the chunk is full. The first open slot is left to the
+backbone, whose state there is exact. The finished text is in the backbone's cache.
 
 All rows of a batch work on their n-th chunk at the same time. B rows, C slots a chunk, D the backbone's width.
 """
@@ -8,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
-from mft_cli.methods.refine.head import Context, Refined, RefineHead
+from mft_cli.methods.decoding import Completion, DecoderSettings
+from mft_cli.methods.refine.folder import head_digest, open_head
+from mft_cli.methods.refine.head import Context, Refined
 from mft_cli.models.kernels.cross_entropy import causal_lm, head_is_plain, hidden_states, own_logits
 
 
@@ -34,19 +38,27 @@ class Tally:
 Choose = Callable[[Tensor], tuple[Tensor, Tensor]]  # logits [n, V] -> tokens [n], their probabilities [n]
 
 
-class Decoder:
-    """Left-padded prompts in, chunk after chunk out."""
+class RefineDecoder:
+    """Left-padded prompts in, chunk after chunk out. See Decoder."""
 
-    def __init__(self, model: Any, head: RefineHead, accept: int):
-        self.model, self.head, self.accept = model, head, accept
-        self.size, self.settings = head.settings.chunk_size, head.settings
+    def __init__(self, model: PreTrainedModel, folder: Path, settings: DecoderSettings):
+        self.model, self.head = model, open_head(folder, model, settings.steps)
+        self.accept, self.order = settings.accept, settings.order
+        self.settings = self.head.settings
+        self.size = self.granularity = self.settings.chunk_size
         self.plain_head = head_is_plain(model)
         self.tally = Tally()
 
-    def start(self, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Read the prompts: cache, last state, and the codes of the prompts' own chunks."""
-        from transformers import DynamicCache
+    @staticmethod
+    def facts(folder: Path, settings: DecoderSettings) -> dict[str, object]:
+        """The head and how its tokens are accepted: both decide the text."""
+        return {"head": head_digest(folder), "refine_accept": settings.accept, "refine_order": settings.order} | (
+            {} if settings.steps is None else {"refine_steps": settings.steps}
+        )
 
+    def start(self, prompts: Sequence[tuple[int, ...]], ends: Sequence[int]) -> None:
+        """Read the prompts: cache, last state, and the codes of the prompts' own chunks."""
+        self.ends = ends
         device = next(self.model.parameters()).device
         length = max(map(len, prompts))
         ids = torch.zeros(len(prompts), length, dtype=torch.long, device=device)  # padding is masked: any id will do
@@ -64,8 +76,25 @@ class Decoder:
             rows = torch.arange(len(prompts), device=device)[:, None, None]
             self.keep(states[rows, columns], slots)
 
+    def extend(self, completions: Sequence[Completion]) -> None:
+        """A chunk for every completion."""
+        chunks = self.chunk([completion.propose for completion in completions], self.ends).tolist()
+        for completion, ids in zip(completions, chunks, strict=True):
+            completion.take_all(ids)
+
+    def describe(self) -> str:
+        """What decoding did."""
+        untrained = (
+            ""
+            if self.settings.partial_fill
+            else (
+                "; the head was not trained on partly filled chunks, which this decoding meets: method.partial_fill=0.5 does it"
+            )
+        )
+        return self.tally.describe() + untrained
+
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states [B, T, D] of ids [B, T] behind what the cache holds, which is prolonged by them."""
+        """Hidden states [B, T, D] of ids [B, T] after what the cache holds, which is prolonged by them."""
         if self.settings.hidden == "embedding":
             embedded: Tensor = self.model.get_input_embeddings()(ids)
             return embedded
@@ -89,14 +118,17 @@ class Decoder:
         end_ids = torch.tensor(list(ends), dtype=torch.long, device=device)
         self.tally.chunks += rows
         while bool(open_.any()):
-            refined = self.refine(ids, slots, open_.any(1))
+            refined, came_in = self.refine(ids, slots, open_.any(1))
             for row in open_.any(1).nonzero()[:, 0].tolist():
-                here = open_[row].nonzero()[:, 0]
-                tokens, sure = choose[row](self.logits(refined.hidden[row, 0][here]))
-                best = sure.topk(min(self.accept, len(here))).indices
-                ids[row, here[best]] = tokens[best]
-                open_[row, here[best]] = False
-            # nothing is needed behind an end token, and training never saw anything there
+                open_slots = open_[row].nonzero()[:, 0]
+                hidden = refined.hidden[row, 0][open_slots]
+                if self.settings.hidden == "backbone":
+                    hidden[0] = came_in[row, 0, open_slots[0]]  # exact: everything before it is filled
+                tokens, sure = choose[row](self.logits(hidden))
+                best = self.accepted(sure)
+                ids[row, open_slots[best]] = tokens[best]
+                open_[row, open_slots[best]] = False
+            # nothing is needed after an end token, and training never saw anything there
             ended = torch.isin(ids, end_ids).long().cumsum(1)
             slots = (ended == 0) | ((ended == 1) & torch.isin(ids, end_ids))
             open_ &= slots
@@ -104,8 +136,13 @@ class Decoder:
         self.finish(ids, slots)
         return ids
 
-    def refine(self, ids: Tensor, slots: Tensor, working: Tensor) -> Refined:
-        """The head's view of a chunk as it stands [B, C]; the cache is left as it was."""
+    def accepted(self, sure: Tensor) -> Tensor:
+        """Which of the open slots, whose proposals have probabilities `sure` [n], are accepted in a round."""
+        count = min(self.accept, len(sure))
+        return torch.arange(count, device=sure.device) if self.order == "left" else sure.topk(count).indices
+
+    def refine(self, ids: Tensor, slots: Tensor, working: Tensor) -> tuple[Refined, Tensor]:
+        """The head's view of a chunk as it stands [B, C], and the states that came in; the cache is left as it was."""
         before = self.cache.get_seq_length()
         mask = torch.cat([self.mask, torch.ones_like(ids[:, 1:])], 1)
         states = self.states(ids[:, :-1], mask)
@@ -122,10 +159,10 @@ class Decoder:
         self.tally.rounds += int(working.sum())
         self.tally.refinements += int(refined.refined.sum())
         self.tally.steps += int(refined.steps.sum())
-        return refined
+        return refined, hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[n, V] in fp32; the mask token is no answer."""
+        """[n, V] in fp32; the mask token is never an answer."""
         made = self.model.get_output_embeddings()(hidden) if self.plain_head else own_logits(self.model, hidden)
         logits: Tensor = made.float()
         logits[:, self.settings.mask_id] = -torch.inf
@@ -139,7 +176,7 @@ class Decoder:
         self.keep(hidden[:, None], slots[:, None])
         self.last = states[:, -1]
 
-    def keep_rows(self, rows: list[int]) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         index = torch.tensor(rows, device=self.last.device)
         if self.cache.get_seq_length():
@@ -150,7 +187,7 @@ class Decoder:
 
 def prompt_columns(lengths: list[int], width: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Columns and slots [B, K, C] of the chunks of left-padded prompts, cut from their first token on as in training."""
-    own = torch.tensor(lengths, device=device)[:, None, None]
+    length = torch.tensor(lengths, device=device)[:, None, None]
     token = torch.arange(-(-max(lengths) // size) * size, device=device).view(1, -1, size)
-    slots = (token < own) & (token > 0)  # nothing predicts the first token
-    return torch.where(slots, width - own + token - 1, 0), slots
+    slots = (token < length) & (token > 0)  # nothing predicts the first token
+    return torch.where(slots, width - length + token - 1, 0), slots

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mft_cli.errors import UserError
 from mft_cli.files import digest_of, file_digest, read_json, write_json
@@ -29,8 +30,8 @@ def read_settings(export: Path) -> HeadSettings:
     path = export / FOLDER / "config.json"
     if not path.is_file():
         raise UserError(
-            f"model.path={export}: decode=refine needs the head that method=chunk_refine exports beside the model "
-            f"({FOLDER}/), and there is none; use decode=plain"
+            f"model.path={export}: eval.decode needs the head that method=chunk_refine exports beside the model "
+            f"({FOLDER}/), and there is none; use eval.decode=plain"
         )
     try:
         return HeadSettings(**read_json(path))
@@ -57,6 +58,15 @@ def read_head(export: Path, into: RefineHead | None = None) -> RefineHead:
         )
     with torch.no_grad():
         head.load_state_dict(tensors)
+    return head
+
+
+def open_head(export: Path, model: PreTrainedModel, steps: int | None) -> RefineHead:
+    """The head of an export for decoding with its backbone; `steps`: refinement steps at most, None: the export's."""
+    weight = next(model.parameters())
+    head = read_head(export).to(weight.dtype).to(weight.device).eval()
+    if steps is not None:
+        head.settings = replace(head.settings, max_steps=steps)
     return head
 
 

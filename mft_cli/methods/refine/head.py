@@ -36,6 +36,7 @@ class HeadSettings:
     threshold: float = 0.01
     early_stop: bool = True  # in inference
     low_confidence_only: bool = False
+    partial_fill: float = 0.0  # share of the training's masked chunks that were partly filled
 
 
 @dataclass
@@ -150,7 +151,7 @@ class RefineHead(nn.Module):
         """The same weights for the same seed, whatever was drawn before.
 
         With usual small weights an update hardly moves h, and so z: the first cosine is 1.0000 and the rule stops every
-        chunk at once. Large updates would move z, and spoil the states that came in. So updates start small, and the
+        chunk at once. Large updates would move z, and distort the states that came in. So updates start small, and the
         encoder reads their direction at full size.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -180,11 +181,11 @@ class RefineHead(nn.Module):
         z: Tensor = self.encoder(x, came_in, slots)
         if self.attend is not None and context is not None:
             chunks, size = z.shape[1:3]
-            own, others = (
+            of_masked, of_others = (
                 (mine[:, :, None, :, None] & there[:, None, None]).expand(-1, -1, size, -1, -1)
                 for mine, there in ((context.earlier, slots), (context.other_earlier, context.slots))
             )
-            allowed = torch.cat([others.flatten(3), own.flatten(3)], 3).flatten(1, 2)
+            allowed = torch.cat([of_others.flatten(3), of_masked.flatten(3)], 3).flatten(1, 2)
             read = torch.cat([context.codes.flatten(1, 2), z.flatten(1, 2)], 1)
             z = self.attend(z.flatten(1, 2), read, allowed).unflatten(1, (chunks, size))
         return self.norm(z)

@@ -75,10 +75,13 @@ def choose_chunks(chunks: Chunks, p: Tensor, epoch: int, draw: Draw) -> Tensor:
     return chosen & ~(several & (chosen_of == all_of) & (draws == extreme("amax", -1)))
 
 
-def choose_tokens(batch: Batch, chunks: Chunks, masked: Tensor, partial: float, draw: Draw) -> Tensor:
+def choose_tokens(
+    batch: Batch, chunks: Chunks, masked: Tensor, partial: float, draw: Draw, prefixes: float = 0.0
+) -> Tensor:
     """bool [R, T], tokens to mask: all of a masked chunk, or, in a share `partial` of the chunks, some of it.
 
-    A partly masked chunk has its own ratio from U(0, 1); its token with the smallest draw is masked in any case.
+    A partly masked chunk has its own ratio from U(0, 1); its token with the smallest draw is masked in any case. A share
+    `prefixes` of the partly masked ones keeps a prefix instead, of 1 to all but one of its tokens, and is masked after it.
     """
     inside = chunks.of_token.clamp(min=0)
     chosen = batch.real & (masked[inside] if len(masked) else torch.zeros_like(batch.real))
@@ -90,6 +93,12 @@ def choose_tokens(batch: Batch, chunks: Chunks, masked: Tensor, partial: float, 
     tokens = torch.where(batch.positions == 0, torch.ones_like(tokens), tokens)  # nothing predicts it
     least = torch.full_like(ratio, 2.0).scatter_reduce(0, inside[batch.real], tokens[batch.real], "amin")
     some = (tokens < ratio[inside]) | (tokens == least[inside])
+    if prefixes:
+        kept = torch.where(chunks.length > 1, 1 + (ratio * (chunks.length - 1)).long(), 0)
+        column = torch.arange(batch.input_ids.shape[1], device=kept.device)
+        after_prefix = column - chunks.first[inside] >= kept[inside]
+        is_prefix = below(draw("chunk_refine.prefix", batch.epoch, chunks.id, chunks.position), prefixes)
+        some = torch.where(is_prefix[inside], after_prefix, some)
     return chosen & (some | ~partly[inside])
 
 
@@ -134,7 +143,7 @@ def lay_out(batch: Batch, chunks: Chunks, masked: Tensor, tokens: Tensor, size: 
 
 
 def table(chosen: Tensor, row: Tensor, rows: int) -> Tensor:
-    """The chosen chunks of every row side by side, int64 [R, most of a row], -1 behind a row's last."""
+    """The chosen chunks of every row side by side, int64 [R, most of a row], -1 after a row's last."""
     picked = chosen.nonzero()[:, 0]
     of = row[picked]
     count = torch.bincount(of, minlength=rows)
@@ -169,9 +178,9 @@ def is_earlier(chunks: Chunks, mine: Tensor, theirs: Tensor) -> Tensor:
 def shares(batch: Batch, chunks: Chunks, masked: Tensor) -> Tensor:
     """float32 [R, T]: at a position that predicts a token of an unmasked response chunk 1 / the chunk's labels."""
     predicted = F.pad(chunks.of_token[:, 1:], (0, 1), value=-1)
-    wanted = (batch.labels != IGNORE) & (predicted >= 0)
+    unmasked = (batch.labels != IGNORE) & (predicted >= 0)
     if not len(masked):
-        return torch.zeros_like(wanted, dtype=torch.float32)
-    wanted &= ~masked[predicted.clamp(min=0)]
-    count = torch.bincount(predicted[wanted], minlength=len(masked)).clamp(min=1)
-    return torch.where(wanted, 1.0 / count[predicted.clamp(min=0)], 0.0).float()
+        return torch.zeros_like(unmasked, dtype=torch.float32)
+    unmasked &= ~masked[predicted.clamp(min=0)]
+    count = torch.bincount(predicted[unmasked], minlength=len(masked)).clamp(min=1)
+    return torch.where(unmasked, 1.0 / count[predicted.clamp(min=0)], 0.0).float()

@@ -9,7 +9,7 @@ from datetime import datetime
 from mft_cli.report import wording
 from mft_cli.report.compare.notices import NOTE
 from mft_cli.report.compare.pairs import Pair
-from mft_cli.report.read import masked_chunks
+from mft_cli.report.read.sample_tables import sample_tables
 from mft_cli.report.render import tables
 from mft_cli.report.render.blocks import blocks
 from mft_cli.report.render.plots import Plot
@@ -46,7 +46,7 @@ def render(summary: Summary, plots: Sequence[tuple[Plot, str]], made: datetime |
     written = (made or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z")
     lines = [f"# {wording.count(len(summary.runs), 'run')} compared", "", f"Written {written}.", ""]
     lines += notices(summary) + in_short(summary) + scores(summary) + seeds(summary)
-    lines += pairs(summary) + more(summary) + runs(summary) + curves(plots) + masked_texts(summary) + flips(summary)
+    lines += pairs(summary) + more(summary) + runs(summary) + curves(plots) + sampled_texts(summary) + flips(summary)
     lines += ["## How to read", "", *(f"- **{term}**: {text}" for term, text in tables.METHOD)]
     return "\n".join(lines) + "\n"
 
@@ -170,12 +170,12 @@ def curves(plots: Sequence[tuple[Plot, str]]) -> list[str]:
     return lines
 
 
-def masked_texts(summary: Summary) -> list[str]:
-    """Predicted against true text of masked chunks, of the runs that logged some."""
+def sampled_texts(summary: Summary) -> list[str]:
+    """Tables of what the runs' methods sampled, such as predicted against true text."""
     lines = []
     for run in summary.runs:
-        if rows := masked_chunks.chunk_rows(run):
-            lines += [f"## Masked chunks: {cell(run.label)}", "", *table(masked_chunks.HEAD, [r.cells for r in rows])]
+        for made in sample_tables(run):
+            lines += [f"## {made.title}: {cell(run.label)}", "", *table(made.head, made.rows)]
     return lines
 
 

@@ -21,7 +21,7 @@ from mft_cli.report import wording
 from mft_cli.report.compare.flips import PER_PAIR
 from mft_cli.report.compare.notices import ALARM, NOTE, WARNING
 from mft_cli.report.compare.pairs import Pair
-from mft_cli.report.read import masked_chunks
+from mft_cli.report.read.sample_tables import sample_tables
 from mft_cli.report.render import tables
 from mft_cli.report.render.blocks import blocks
 from mft_cli.report.render.plots import Plot, colour
@@ -73,7 +73,7 @@ def render(summary: Summary, plots: list[Plot], made: datetime | None = None) ->
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment()
     page.globals.update(tables=tables, wording=wording, score_scale=score_scale, difference_scale=difference_scale)
-    page.globals.update(masked_chunks=masked_chunks)
+    page.globals.update(sample_tables=sample_tables)
     return page.get_template("page.html.jinja").render(
         s=summary,
         blocks=blocks(summary),

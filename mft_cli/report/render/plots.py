@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mft_cli.config.schema.methods import method_classes
 from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Run
 from mft_cli.report.wording import is_number, one_line
@@ -57,17 +58,7 @@ CURVES = (
     ),
     Curve("validation-loss", "Validation loss", "loss (nats/token)", "validation", "loss"),
     Curve("masked-share", "Masked share", "share of target tokens", "training", "masked_share"),
-    Curve("masked-chunks", "Masked chunks", "share of response chunks", "training", "masked_chunk_share"),
-    Curve("masked-chunk-loss", "Masked chunks' loss", "mean of chunk means (nats/token)", "training", "masked_loss"),
-    Curve(
-        "unmasked-chunk-loss", "Unmasked chunks' loss", "mean of chunk means (nats/token)", "training", "unmasked_loss"
-    ),
-    Curve("chunk-weight", "Weight of a masked chunk", "weight in the loss", "training", "chunk_weight"),
-    Curve("refinement-steps", "Refinement steps", "mean steps of a masked chunk", "training", "mean_steps"),
-    Curve("removed-share", "Removed weights", "share of the masked weights", "training", "removed_share"),
-    Curve("mask-changes", "Changes of the mask", "share of the masked weights, in a step", "training", "mask_changes"),
-    Curve("format-reward", "Format", "share of examples with the format", "training", "format_reward"),
-    Curve("tag-loss", "Loss of tags and answer", "loss (nats/token)", "training", "tag_loss"),
+    *(Curve(m.name, m.title, m.unit, "training", m.field) for method in method_classes() for m in method.monitors),
     Curve("learning-rate", "Learning rate", "learning rate", "training", "learning_rate"),
     Curve("gradient-norm", "Gradient norm", "norm before clipping", "training", "grad_norm"),
     Curve("tokens-per-second", "Throughput", "tokens/s", "training", "tokens_per_s"),

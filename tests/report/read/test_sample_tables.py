@@ -1,11 +1,11 @@
-"""The report's table of masked chunks, and curves of what only chunk refinement logs."""
+"""The report's tables of what a method samples, and curves of what only one method logs."""
 
 import json
 from pathlib import Path
 
 from mft_cli import report
-from mft_cli.report.read.masked_chunks import chunk_rows
 from mft_cli.report.read.runs import read_runs
+from mft_cli.report.read.sample_tables import sample_tables
 from mft_cli.report.render import plots
 from tests.support.fake_runs import fake_run, write_lines
 
@@ -25,8 +25,10 @@ def test_predicted_against_true_text(tmp_path: Path) -> None:
         {"step": 4, "row": "a:2", "completion": "of another method"},
     ]
     write_lines(run / "samples.jsonl", rows)
-    (found,) = chunk_rows(read_runs([run])[0])
-    assert found.cells == ("4", "a:1", "1", "2.500", "1.30", "4", "12.5 %", "the sum is", "<b>so 3 + 4")
+    (table,) = sample_tables(read_runs([run])[0])
+    assert table.head == ("step", "example", "chunk", "loss", "weight", "steps", "confidence", "predicted", "true")
+    (cells,) = table.rows
+    assert cells == ("4", "a:1", "1", "2.500", "1.30", "4", "12.5 %", "the sum is", "<b>so 3 + 4")
     paths = report.build([run], tmp_path / "out")
     page = paths.html.read_text(encoding="utf-8")
     assert "Masked chunks: run" in page
@@ -38,7 +40,7 @@ def test_predicted_against_true_text(tmp_path: Path) -> None:
 def test_no_samples_no_table(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", steps=4)
     write_lines(run / "samples.jsonl", [{"step": 4, "row": "a:2", "completion": "x"}])
-    assert chunk_rows(read_runs([run])[0]) == []
+    assert sample_tables(read_runs([run])[0]) == []
     page = report.build([run], tmp_path / "out").html.read_text(encoding="utf-8")
     assert "Masked chunks" not in page
 
