@@ -13,6 +13,7 @@ import torch
 from mft_cli.cli.data_show import legend_of
 from mft_cli.config import compose as config
 from mft_cli.config import load, schema, validate
+from mft_cli.config.schema.methods import SftConfig
 from mft_cli.console import Log
 from mft_cli.data.pack import IGNORE
 from mft_cli.methods import make
@@ -242,7 +243,7 @@ def test_problems_differ_in_length():
     lengths = {len(r["answer"]) for r in problems(40)}
     assert len(lengths) > 3
     assert IGNORE == -100
-    assert replace(schema.SftConfig()) == schema.SftConfig()
+    assert replace(SftConfig()) == SftConfig()
 
 
 def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, tmp_path):
