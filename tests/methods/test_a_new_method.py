@@ -111,8 +111,11 @@ def test_it_trains_is_shown_planned_and_reported(house: Path, tmp_path: Path, ti
     assert extra["name"] == "first look"
     assert work["flops"] == pytest.approx(work["tokens"] * (work["flops_per_token"] + extra["flops_per_token"]))
     code = "from mft_cli.report.render.plots import CURVES; print([c.field for c in CURVES])"
-    env = {**os.environ, "PYTHONPATH": str(house)}
-    assert "first_look" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout
+    listed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(house)},
+    )  # fmt: skip
+    assert "first_look" in listed.stdout
 
 
 def test_its_own_check_of_its_keys_is_asked(house: Path, tmp_path: Path, tiny_model: Path, problem_file: Path):

@@ -1,0 +1,69 @@
+"""eval.decode=verify against plain: passes of the backbone and wall time, the same text.
+
+    python scripts/bench/verify.py EXPORT [questions=8] [tokens=64] [data=gsm8k]
+
+EXPORT is the export of a chunk_refine run. Greedy, in fp32, one question at a time, so that the number of passes is what
+counts; refine_steps=0 in the last column says what the head is worth: the draft is then made of the backbone's own states.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
+from mft_cli.eval.engines.decoders import DecoderEngine
+from mft_cli.eval.engines.hf import HfEngine, load_model
+from mft_cli.methods.decoding import DecoderSettings
+
+QUESTIONS = [
+    "A baker fills 6 trays with 14 rolls each and sells 59 rolls. How many rolls are left?",
+    "A train ticket costs $18. Two adults and three children travel; children pay half. What do they pay?",
+    "Mira reads 12 pages a day for 9 days. How many pages has she read?",
+    "A tank holds 300 litres and is two thirds full. How many litres are in it?",
+    "Three boxes hold 24 pencils each. Five children share them equally. How many are left over?",
+    "A shirt costs $20 and is 25% off. What is the price of four such shirts?",
+    "How many legs do 3 dogs and 2 hens have?",
+    "Tom has twice as many marbles as Ann, who has 17. How many do they have together?",
+]
+
+
+def timed(engine: HfEngine, requests: list[Request], ends: tuple[int, ...]) -> tuple[dict[int, Completion], float]:
+    """Completions and seconds, the model's first touch not counted."""
+    sampling = Sampling(0.0, 1.0, (), ends)
+    engine.generate(requests[:1], set(), sampling, lambda i, c: None, lambda n: None)
+    completions: dict[int, Completion] = {}
+    start = time.perf_counter()
+    engine.generate(requests, set(), sampling, completions.__setitem__, lambda n: None)
+    return completions, time.perf_counter() - start
+
+
+def main() -> None:
+    from transformers import AutoTokenizer
+
+    export = Path(sys.argv[1])
+    options = dict(argument.split("=", 1) for argument in sys.argv[2:])
+    count, tokens = int(options.get("questions", 8)), int(options.get("tokens", 64))
+    torch.set_num_threads(int(options.get("threads", 1)))
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    prompts = [f"Question: {q}\n\nLet's solve this step by step:\n" for q in QUESTIONS[:count]]
+    requests = [Request(tuple(tokenizer(p)["input_ids"]), tokens) for p in prompts]
+    ends = (int(tokenizer.eos_token_id),)
+    loading = Loading("verify", str(export), None, str(export), "float32", "cpu", 2048, False)
+    plain, plain_s = timed(HfEngine(load_model(export, "float32", "cpu", False), tokenizer, 1), requests, ends)
+    made = sum(c.tokens for c in plain.values())
+    print(f"plain: {made} tokens in {made} passes, {plain_s:.2f} s")
+    for steps in (None, 0):
+        engine = DecoderEngine(loading, tokenizer, 1, DecoderSettings(steps=steps))
+        verified, seconds = timed(engine, requests, ends)
+        same = sum(verified[i].text == plain[i].text for i in plain)
+        label = "verify" if steps is None else "verify, refine_steps=0"
+        print(f"{label}: {seconds:.2f} s, {plain_s / seconds:.2f} times as fast, {same} of {len(plain)} texts equal")
+        print(f"  {engine.decoder.describe()}")
+
+
+if __name__ == "__main__":
+    main()
