@@ -69,13 +69,8 @@ def run_training(config: TrainConfig) -> None:
     from mft_cli.data.layouts import resolve_local
     from mft_cli.eval.preflight import check_planned
 
-<<<<<<< HEAD
-    decoders = ["refine"] if config.method.name == "chunk_refine" else []
     resolve_local(config.data)
-    check_planned(config.eval, decoders)  # not after the hours of training
-=======
     check_planned(config.eval, config.method.decoders)  # not after the hours of training
->>>>>>> 86632d2 (The fifth method is looked for in its own house)
     with requeueing(config.launch):
         from mft_cli.train.run import train
 
