@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SMALL = [  # minutes on one core, most of them for every_step
-    "model=smollm2_135m", "data=gsm8k", "prompt=step_by_step_marked", "method.partial_fill=0.5",
+    "model=smollm2_135m", "data=gsm8k", "prompt=step_by_step_marked", "method.partial_fill=0.5", "method.filled_prefixes=0",
     "data.sources.gsm8k.rows=224", "data.validation.rows=32", "data.validation.every_steps=16",
     "train.global_batch_size=4", "train.max_steps=48", "train.learning_rate=3e-4", "train.warmup_steps=4",
     "train.min_ratio=0.1", "train.precision=bf16",
