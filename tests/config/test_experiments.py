@@ -77,7 +77,7 @@ def test_every_preset_trains_two_steps(preset: str, tiny_model: Path, tmp_path: 
         "launch": {"device": "cpu", "threads": 1},
         "train": {**values["train"], "max_steps": 2, "precision": "fp32", "global_batch_size": 4, "optimizer": "adamw"},
     }  # fmt: skip
-    config["data"] |= {"max_length": 512}
+    config["data"] |= {"max_length": 512, "validation": {}}
     if values["method"]["name"] == NEEDS_AN_EXPORT:
         config["method"] |= {"layers": "0-1"}
     if "chunk" in preset:
