@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mft_cli.eval.metrics_file import Facts
 from mft_cli.eval.plan import Plan
+from mft_cli.files import JsonObject
 
 ENTROPY = {
     "hf": "exact, from all logits",
@@ -14,7 +14,7 @@ ENTROPY = {
 }
 
 
-def confidence_metrics(plan: Plan, engine: str) -> Facts:
+def confidence_metrics(plan: Plan, engine: str) -> JsonObject:
     """Means over completions of mean_logprob and mean_entropy (nats a token), and how the entropy was computed."""
     records = plan.records()
 

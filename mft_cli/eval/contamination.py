@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mft_cli.eval.metrics_file import Facts, Metrics, Overlap
+from mft_cli.eval.metrics_file import Metrics, Overlap
+from mft_cli.files import JsonObject
 from mft_cli.stats import intervals
 
 
-def contamination(facts: Facts, benchmark: str, derived_from: Sequence[str]) -> str | None:
+def contamination(facts: JsonObject, benchmark: str, derived_from: Sequence[str]) -> str | None:
     """The reason why a score is contaminated, or None. A benchmark's own name counts as one of its tags."""
     tags = {benchmark, *derived_from}
     shared = sorted(tags & set(facts.get("derived_from") or ()))
@@ -51,7 +52,7 @@ def reason(declared: str | None, measured: Overlap | None) -> str | None:
     return "; ".join(parts) or None
 
 
-def split_accuracy(metrics: Metrics, scores: Sequence[Facts]) -> None:
+def split_accuracy(metrics: Metrics, scores: Sequence[JsonObject]) -> None:
     """Adds to metrics["overlap"] the accuracy on the problems that were trained on, and on the rest with an interval."""
     measured = metrics.get("overlap")
     if not measured or not measured["problems"]:

@@ -15,8 +15,8 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
 from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine
-from mft_cli.eval.metrics_file import Facts
 from mft_cli.eval.plan import Subject, pick_prompt
+from mft_cli.files import JsonObject
 from mft_cli.models.folder import open_model
 from mft_cli.models.loading import load_tokenizer
 from mft_cli.models.vocabulary import structure_tokens
@@ -47,7 +47,7 @@ class Results:
         self.tokens += completion.tokens
 
 
-def generate(config: EvalRunConfig, asked: Asked) -> list[Facts]:
+def generate(config: EvalRunConfig, asked: Asked) -> list[JsonObject]:
     """One record a completion, in the order of the questions. Prints them, or writes asked.out. Raises UserError."""
     device, dtype = device_and_dtype(config)
     folder = open_model(config.model)
@@ -102,7 +102,7 @@ def requests_of(
         yield Request(prompt, room, sampling_seed(config.eval.seed, question, sample))
 
 
-def write(rows: list[Facts], asked: Asked) -> None:
+def write(rows: list[JsonObject], asked: Asked) -> None:
     """JSON lines into asked.out; on the screen the bare text of one completion, else each under its question."""
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,16 @@ import numpy as np
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import Record, read_lines
-from mft_cli.eval.metrics_file import Facts, Metrics
+from mft_cli.eval.metrics_file import Metrics
+from mft_cli.files import JsonObject
 from mft_cli.stats import intervals
 
 MOST_VALUES = 12  # of a label that are told apart: GSM-IC has hundreds of sentence templates
 
 
-def group_metrics(records: Sequence[Record], scores: Sequence[Record], benchmark: BenchmarkConfig, out: Path) -> Facts:
+def group_metrics(
+    records: Sequence[Record], scores: Sequence[Record], benchmark: BenchmarkConfig, out: Path
+) -> JsonObject:
     """{"groups": {...}} for a benchmark with `group`, else nothing. Notes the base problem in every score as `group`.
 
     problems           base problems
@@ -47,7 +50,7 @@ def group_metrics(records: Sequence[Record], scores: Sequence[Record], benchmark
     return {"groups": {**groups, "labels": by_label([part.get("labels") or {} for part in parts], scores)}}
 
 
-def by_base_problem(scores: Sequence[Record]) -> Facts:
+def by_base_problem(scores: Sequence[Record]) -> JsonObject:
     """Accuracies over base problems of scores that have their `group`."""
     groups: dict[str, list[bool]] = {}
     for score in scores:
@@ -64,9 +67,9 @@ def by_base_problem(scores: Sequence[Record]) -> Facts:
     }
 
 
-def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> dict[str, Facts]:
+def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> dict[str, JsonObject]:
     """The same for each value of each label; values beyond the MOST_VALUES most frequent are together as `others`."""
-    by_name: dict[str, Facts] = {}
+    by_name: dict[str, JsonObject] = {}
     for name in dict.fromkeys(name for label in labels for name in label):
         counts = Counter(label[name] for label in labels if name in label).most_common()
         kept = sorted(value for value, _ in counts[:MOST_VALUES])
@@ -78,7 +81,7 @@ def by_label(labels: Sequence[Mapping[str, str]], scores: Sequence[Record]) -> d
     return by_name
 
 
-def of_label(scores: Sequence[Record]) -> Facts:
+def of_label(scores: Sequence[Record]) -> JsonObject:
     """`n` completions, their `accuracy`, and what `by_base_problem` says of them alone."""
     return {"n": len(scores), "accuracy": sum(s["correct"] for s in scores) / len(scores), **by_base_problem(scores)}
 
@@ -121,7 +124,9 @@ def bootstrap_ratio(
     return float(low), float(high)
 
 
-def against_clean(accuracy: float, robust: float, groups: list[str], benchmark: BenchmarkConfig, out: Path) -> Facts:
+def against_clean(
+    accuracy: float, robust: float, groups: list[str], benchmark: BenchmarkConfig, out: Path
+) -> JsonObject:
     """Accuracy on the clean base problems, and both accuracies divided by it; null where that is not known or zero."""
     clean = clean_accuracy(groups, out.parent / benchmark.clean / "scores.jsonl") if benchmark.clean else None
     return {

@@ -11,12 +11,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mft_cli.errors import UserError
-from mft_cli.files import digest_of, file_digest, write_atomically
+from mft_cli.files import JsonObject, digest_of, file_digest, write_atomically
 
-Record = dict[str, Any]
+Record = JsonObject
 NOTHING: Mapping[str, type] = {}
 
 

@@ -20,7 +20,7 @@ from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.console import text_table
 from mft_cli.data.files import download_place, is_url, local_files
 from mft_cli.errors import UserError
-from mft_cli.eval.metrics_file import Facts
+from mft_cli.files import JsonObject
 
 COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
@@ -45,7 +45,7 @@ def print_list(extra: Iterable[Path], as_json: bool) -> None:
         print(f"not listed: {problem}")
 
 
-def listing(extra: Iterable[Path] = ()) -> tuple[list[Facts], dict[str, list[str]], list[str]]:
+def listing(extra: Iterable[Path] = ()) -> tuple[list[JsonObject], dict[str, list[str]], list[str]]:
     """(a row a benchmark, suite -> members, sentences about files that do not compose), also of the folders `extra`."""
     extra = list(extra)
     files = {file.stem: file for root in (CONF, *extra) for file in sorted((root / "eval").glob("*.yaml"))}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Required, TypedDict
 
-from mft_cli.files import digest_of, file_digest, read_json, write_json
-
-Facts = dict[str, Any]  # a JSON object
+from mft_cli.files import JsonObject, digest_of, file_digest, read_json, write_json
 
 
 class GoldLogprob(TypedDict):
@@ -46,7 +44,7 @@ class FirstPass(TypedDict):
     corrected: int
     broken: int
     generations_digest: str
-    prompt: Facts
+    prompt: JsonObject
     seconds: dict[str, float]
 
 
@@ -71,9 +69,9 @@ class Metrics(TypedDict, total=False):
     majority_at: dict[str, float]
     majority_tie_rule: str
     overlap: Overlap | None
-    prompt: Facts
+    prompt: JsonObject
     prompt_text: str
-    engine: Facts
+    engine: JsonObject
     model: dict[str, str]
     settings_digest: str
     generations_digest: str
@@ -81,16 +79,16 @@ class Metrics(TypedDict, total=False):
     gold_digest: str | None
     digest: str  # of all else but the times
     seconds: dict[str, float]
-    logprobs: Facts
+    logprobs: JsonObject
     first_pass: FirstPass
-    preference: Facts
-    groups: Facts
-    failure_detection: Facts
+    preference: JsonObject
+    groups: JsonObject
+    failure_detection: JsonObject
     answer_from: dict[str, int]  # completions by where their answer was read
-    format_adherence: Facts  # of a model that has a critique's tags
-    instruction_following: Facts
-    verdicts: Facts
-    sandbox: Facts
+    format_adherence: JsonObject  # of a model that has a critique's tags
+    instruction_following: JsonObject
+    verdicts: JsonObject
+    sandbox: JsonObject
 
 
 def write_metrics(folder: Path, metrics: Metrics) -> None:

@@ -17,9 +17,9 @@ from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines.base import Completion, Request, Sampling
 from mft_cli.eval.grading.graders import SCORING_VERSION
 from mft_cli.eval.journal import Journal, Record, completion_key
-from mft_cli.eval.metrics_file import Facts, Overlap
+from mft_cli.eval.metrics_file import Overlap
 from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames, Problem, base_questions, load_problems
-from mft_cli.files import digest_of
+from mft_cli.files import JsonObject, digest_of
 from mft_cli.models.folder import ModelFolder
 from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import sampling_seed
@@ -34,7 +34,7 @@ class Subject:
 
     folder: ModelFolder
     tokenizer: Any
-    engine: Facts
+    engine: JsonObject
     by_text: bool = False
 
     def room(self, prompt: Prompt, most: int, *more: int | None, config: EvalConfig) -> int:
@@ -113,7 +113,7 @@ class Plan:
         return [{**record, "gold": golds[record["id"]]} for record in done]
 
 
-def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: Facts, tokenizer: Any) -> PromptConfig:
+def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: JsonObject, tokenizer: Any) -> PromptConfig:
     """The benchmark's own prompt, else eval.prompt, else the export's, else chat where a template exists, else raw."""
     if (chosen := benchmark.prompt or config.prompt) is not None:
         return chosen

@@ -17,7 +17,7 @@ from mft_cli.data.files import downloaded, is_url, local_files, local_hint, offl
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.listing import location
-from mft_cli.eval.metrics_file import Facts
+from mft_cli.files import JsonObject
 from mft_cli.models.folder import check_context, context_of, download, read_settings, weight_files
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # CPUAttentionBackend of vllm 0.32
@@ -62,7 +62,7 @@ def check_template(key: str, prompt: PromptConfig | None) -> None:
 
 
 def check_trained_model(
-    config: EvalConfig, settings: Facts, chat_template: object, prompt: PromptConfig, device: str
+    config: EvalConfig, settings: JsonObject, chat_template: object, prompt: PromptConfig, device: str
 ) -> None:
     """Raises UserError if the model that is trained (its config.json: `settings`) cannot be evaluated as asked.
 
@@ -88,7 +88,7 @@ def check_trained_model(
             )
 
 
-def head_size(settings: Facts) -> int | None:
+def head_size(settings: JsonObject) -> int | None:
     """Width of an attention head by a config.json; None if it does not say."""
     text = settings.get("text_config") or settings
     width, heads = text.get("hidden_size"), text.get("num_attention_heads")

@@ -19,8 +19,8 @@ from mft_cli.eval.grading.format_adherence import adherence_metrics
 from mft_cli.eval.grading.graders import SCORING_VERSION, UNPARSED, grade, more_metrics
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
-from mft_cli.eval.metrics_file import Facts, Metrics, write_metrics
-from mft_cli.files import file_digest, write_atomically
+from mft_cli.eval.metrics_file import Metrics, write_metrics
+from mft_cli.files import JsonObject, file_digest, write_atomically
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 from mft_cli.stats.failure_detection import failure_detection
@@ -37,7 +37,7 @@ def score_file(
     gold_by_id: dict[str, str] | None = None,
     *,
     eval_config: EvalConfig | None = None,
-    extra: Facts | None = None,
+    extra: JsonObject | None = None,
     warnings: Sequence[str] = (),
     common_samples: bool = False,
     expects_format: bool = False,
@@ -56,7 +56,7 @@ def score_file(
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config, common_samples=common_samples)
     scores = grade(ordered, benchmark, config)
-    facts: Facts = {
+    facts: JsonObject = {
         **summarise(name, ordered, scores, len(golds), config.failure_threshold),
         **group_metrics(ordered, scores, benchmark, out),
         **more_metrics(scores, benchmark),

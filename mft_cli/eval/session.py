@@ -24,11 +24,12 @@ from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engi
 from mft_cli.eval.engines.replicas import Replicas
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import read_lines
-from mft_cli.eval.metrics_file import Facts, GoldLogprob, Metrics, write_metrics
+from mft_cli.eval.metrics_file import GoldLogprob, Metrics, write_metrics
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
+from mft_cli.files import JsonObject
 from mft_cli.models.folder import check_context, open_endpoint, open_model
 from mft_cli.models.loading import load_tokenizer
 
@@ -64,7 +65,7 @@ class Session:
         config = self.config
         self.device, self.dtype = device_and_dtype(config)
         self.devices = replica_devices(config.eval, config.launch, self.device)
-        facts: Facts = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
+        facts: JsonObject = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
         wide = config.eval.tensor_parallel
         folder = open_model(config.model)
         if name == config.eval.decode:
@@ -238,7 +239,7 @@ class Session:
             write_metrics(plan.out, metrics)
         return metrics
 
-    def _preferences(self, plan: Plan) -> Facts:
+    def _preferences(self, plan: Plan) -> JsonObject:
         """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
         from mft_cli.eval.grading.preferences import preference_metrics
 

@@ -29,7 +29,7 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told aloud.")
+    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told.")
     answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
         "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
     )
@@ -52,7 +52,7 @@ class BenchmarkConfig:
         False, "Word problems: a completion that announces no answer ends in it; false: it is unparsed."
     )
     prompt: PromptConfig | None = key(None, "The benchmark's own prompt; null: the run's, or eval.prompt.")
-    instruction: str | None = key(None, "Text behind the question, in any prompt: how the answer is to be given.")
+    instruction: str | None = key(None, "Text after the question, in any prompt: how the answer is to be given.")
     second_prompt: PromptConfig | None = key(
         None, "Prompt of a second pass; {question} and {solution}, the first pass's completion, go into its template."
     )
@@ -116,7 +116,7 @@ class EvalConfig:
     logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
     token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.", needs="logprobs=true")
     logprobs_top: AtLeastOne = key(
-        20, "Likeliest tokens that the entropy is computed from where not all are to be had.", needs="logprobs=true"
+        20, "Likeliest tokens that the entropy is computed from where not all are available.", needs="logprobs=true"
     )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
@@ -130,7 +130,7 @@ class EvalConfig:
     )
     kv_cache_gb: Positive = key(2.0, "vllm's cache on CPU in GiB.", needs="engine=auto|vllm")
     gpu_memory: Fraction = key(0.9, "Share of a GPU's memory for vllm.", needs="engine=auto|vllm")
-    gold_logprob: bool = key(True, "Also measure the mean log-probability of the gold solutions.")
+    gold_logprob: bool = key(True, "Also measure the mean log-likelihood per token of the gold solutions.")
     limit: AtLeastOne | None = key(
         None, "Take at most this many problems (seeded draw) of every benchmark that has no limit of its own."
     )

@@ -30,7 +30,7 @@ from mft_cli.eval.engines.base import (
     cut_at_stop,
     entropy_of_top,
 )
-from mft_cli.eval.metrics_file import Facts
+from mft_cli.files import JsonObject
 
 AGAIN = (408, 409, 425, 429)  # and every 5xx: try again
 MOST_STOPS = 4  # what OpenAI takes; the others are cut here
@@ -56,7 +56,7 @@ class JsonMessages:
         return json.dumps(messages, ensure_ascii=False)
 
 
-def endpoint_facts(api: ApiConfig) -> Facts:
+def endpoint_facts(api: ApiConfig) -> JsonObject:
     """What decides completions, for keys and metrics: no key, no waits, no numbers of tries."""
     return {
         "name": "api",
@@ -188,10 +188,10 @@ class ApiEngine(Engine):
 
     # ---- the two directions ----
 
-    def body(self, request: Request, sampling: Sampling) -> tuple[str, Facts]:
+    def body(self, request: Request, sampling: Sampling) -> tuple[str, JsonObject]:
         """(messages, text or tokens; the body of the request)."""
         send = self.api.send if self.api.send != "auto" else "messages" if request.chat else "text"
-        body: Facts = {
+        body: JsonObject = {
             "model": self.api.model,
             "temperature": sampling.temperature,
             self.api.max_tokens_field: request.max_new_tokens,
@@ -233,7 +233,7 @@ class ApiEngine(Engine):
         self.client.close()
 
 
-def measures(logprobs: Facts | None, send: str) -> tuple[list[float], list[float]]:
+def measures(logprobs: JsonObject | None, send: str) -> tuple[list[float], list[float]]:
     """(log-probability, entropy from the likeliest) of every token; empty where the endpoint gives none."""
     if not logprobs:
         return [], []

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from mft_cli.errors import STOP_SIGNALS, UserError
 from mft_cli.eval.engines.base import Completion, Engine, Request, Sampling, Unit
-from mft_cli.eval.metrics_file import Facts
+from mft_cli.files import JsonObject
 from mft_cli.signals import die_with_parent
 
 CHUNK = 1 << 16
@@ -29,7 +29,7 @@ class Lines:
     def __init__(self, descriptor: int):
         self.descriptor, self.buffer = descriptor, b""
 
-    def next(self, wait: bool) -> Facts | None:
+    def next(self, wait: bool) -> JsonObject | None:
         """The next message; None if there is none yet. Raises EOFError at the end of the stream."""
         while b"\n" not in self.buffer:
             if not wait and not select.select([self.descriptor], [], [], 0)[0]:
@@ -39,7 +39,7 @@ class Lines:
                 raise EOFError
             self.buffer += chunk
         line, _, self.buffer = self.buffer.partition(b"\n")
-        message: Facts = json.loads(line)
+        message: JsonObject = json.loads(line)
         return message
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     os._exit(0)  # libraries' threads would only delay the end
 
 
-def load(settings: Facts) -> Engine:
+def load(settings: JsonObject) -> Engine:
     import torch
 
     from mft_cli.config.schema.evaluation import EvalConfig
@@ -122,7 +122,7 @@ def serve(engine: Engine, lines: Lines, reply: Reply) -> None:
 
     while True:
         s = (lines.next(wait=True) or {})["sampling"]
-        values: Facts = {k: tuple(v) if isinstance(v, list) else v for k, v in s.items()}
+        values: JsonObject = {k: tuple(v) if isinstance(v, list) else v for k, v in s.items()}
         sampling = Sampling(**values)
         engine.run(FromParent(lines), sampling, report, lambda count: reply(tokens=count))
 

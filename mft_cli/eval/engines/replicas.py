@@ -38,13 +38,13 @@ from mft_cli.eval.engines.base import (
     batches,
     by_prompt,
 )
-from mft_cli.eval.metrics_file import Facts
+from mft_cli.files import JsonObject
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 VLLM_WINDOW = 320  # completions handed to a vllm replica: its 256 side by side, and some that wait for a free place
 DEATHS_OF_A_UNIT = 2  # work that ended this many replicas is not given to a third
 
-Event = tuple["Replica", Facts | None]  # a message of a replica; None: it is dead
+Event = tuple["Replica", JsonObject | None]  # a message of a replica; None: it is dead
 
 
 class Replicas(Engine):
@@ -167,7 +167,7 @@ class Replica:
                 break  # a torn last line
         events.put((self, None))
 
-    def send(self, message: Facts) -> None:
+    def send(self, message: JsonObject) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its death is an event that is on its way
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -212,7 +212,7 @@ class Replica:
                 self.process.stdin.close()
 
 
-def raise_error(replica: Replica, message: Facts) -> None:
+def raise_error(replica: Replica, message: JsonObject) -> None:
     """An exception inside a worker, raised here."""
     if "error" in message:
         if message["user"]:

@@ -27,8 +27,7 @@ from mft_cli.eval.engines.base import (
     entropy_of_top,
     finish,
 )
-from mft_cli.eval.metrics_file import Facts
-from mft_cli.files import read_json
+from mft_cli.files import JsonObject, read_json
 
 MAX_SEQUENCES = 256  # vLLM's own default on CPU; completions that are generated side by side
 
@@ -138,7 +137,7 @@ class VllmEngine(Engine):
             torch.cuda.empty_cache()
 
 
-def lora_settings(adapter: str | None) -> Facts:
+def lora_settings(adapter: str | None) -> JsonObject:
     """What LLM(...) needs to serve an adapter on top of the base model."""
     if adapter is None:
         return {}

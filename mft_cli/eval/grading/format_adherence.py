@@ -37,5 +37,9 @@ def format_adherence(text: str) -> Adherence:
 def adherence_metrics(texts: Sequence[str]) -> dict[str, object]:
     """Shares (0 to 1) of `n` texts for each part of the format, and the 95 % interval (Wilson) of the whole format."""
     each = [format_adherence(text) for text in texts]
-    shares = {name: sum(bool(one[name]) for one in each) / len(each) for name in Adherence.__annotations__}  # type: ignore[literal-required]
-    return {"n": len(each), **shares, "interval": list(wilson(sum(one["format"] for one in each), len(each)))}
+    shares = {name: sum(bool(adherence[name]) for adherence in each) / len(each) for name in Adherence.__annotations__}  # type: ignore[literal-required]
+    return {
+        "n": len(each),
+        **shares,
+        "interval": list(wilson(sum(adherence["format"] for adherence in each), len(each))),
+    }
