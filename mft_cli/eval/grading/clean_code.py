@@ -12,15 +12,18 @@ import re
 import textwrap
 import warnings
 
+from mft_cli.answers.extraction import without_thoughts
+
 FENCE = re.compile(
     r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.DOTALL | re.MULTILINE
 )
 PYTHON = ("python", "py", "python3", "")
-THINKING_END = "</think>"
 # Where a body ends: the next line that is not indented, unless it closes a bracket or a text of the body.
 OUTSIDE = re.compile(r"^(?=[^\s)\]}#\"'])", re.MULTILINE)
 NEXT = re.compile(r"^(?:(?:async )?def |class |@|if __name__|print\(|assert |```|~~~)", re.MULTILINE)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+BLOCKS = ("body", "orelse", "handlers", "finalbody")
+LOOK_UPS = {"globals", "locals", "vars", "eval", "exec"}
 DOING = (
     ast.Return, ast.Yield, ast.Raise, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.If, ast.For, ast.While, ast.With,
     ast.Try, ast.Assert, ast.Delete, ast.Call,
@@ -39,7 +42,7 @@ def program_of(completion: str, prompt: str, entry_point: str) -> str | None:
 
 
 def _program(completion: str, prompt: str, entry_point: str) -> str | None:
-    text = completion.rpartition(THINKING_END)[2].replace("\r\n", "\n").replace("\x00", "")
+    text = without_thoughts(completion).replace("\r\n", "\n").replace("\x00", "")
     head = completed(prompt)
     for code in candidates(text, prompt, entry_point):
         whole = f"{head}\n\n{code}\n"
@@ -58,9 +61,10 @@ def candidates(text: str, prompt: str, entry_point: str) -> list[str]:
     if re.match(r"\n*[ \t]+\S", text) and (first := continuation(text, prompt)):
         return [first]
     blocks = [(m[1].lower(), m[2]) for m in FENCE.finditer(text)]
-    fenced = [textwrap.dedent(body) for language, body in blocks if language in PYTHON]
-    named = [b for b in fenced if _names(b, entry_point)]
+    fenced = [without_prompts(textwrap.dedent(body)) for language, body in blocks if language in PYTHON]
+    named = [b for b in reversed(fenced) if _names(b, entry_point)]  # of two versions the last counts
     whole = [longest_program(b, entry_point) for b in named]
+    text = without_prompts(text) if not blocks else text
     if _names(text, entry_point):
         whole.append(longest_program(text, entry_point))
     bodies = [b for block in [*fenced, text] if (b := continuation(block, prompt))]
@@ -69,7 +73,16 @@ def candidates(text: str, prompt: str, entry_point: str) -> list[str]:
 
 def _names(text: str, entry_point: str) -> bool:
     name = re.escape(entry_point)
-    return re.search(rf"^(?:[ \t]*(?:async )?def {name}\b|{name}[ \t]*=[^=])", text, re.MULTILINE) is not None
+    defined = rf"^(?:[ \t]*(?:async )?def {name}\b|{name}[ \t]*(?::[^=\n]+)?=[^=]|(?:from|import) [^\n]*\bas {name}\b)"
+    return re.search(defined, text, re.MULTILINE) is not None
+
+
+def without_prompts(text: str) -> str:
+    """The program of an interactive session: what stands after >>> and ... where a definition is typed in."""
+    if not re.search(r"^>>> (?:(?:async )?def |class |@|from |import )", text, re.MULTILINE):
+        return text
+    lines = (re.match(r"(?:>>>|\.\.\.)(?: (.*)|$)", line) for line in text.split("\n"))
+    return "\n".join(match[1] or "" for match in lines if match)
 
 
 def longest_program(text: str, entry_point: str) -> str:
@@ -125,10 +138,9 @@ def compiles(source: str) -> bool:
 
 
 def defines(source: str, name: str) -> bool:
-    return any(isinstance(n, DEFINITIONS) and n.name == name for n in ast.parse(source).body) or any(
-        isinstance(n, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in n.targets)
-        for n in ast.parse(source).body
-    )
+    """Whether a program defines the name at its top level: a function, a class, an assignment, an import."""
+    kinds = (*DEFINITIONS, ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
+    return any(isinstance(node, kinds) and name in _bound(node) for node in ast.parse(source).body)
 
 
 def needed(source: str, entry_point: str) -> str | None:
@@ -137,19 +149,20 @@ def needed(source: str, entry_point: str) -> str | None:
     bound = [_bound(node) for node in body]
     needed_names, keep = {entry_point}, set[int]()
     while True:
-        added = {i for i, names in enumerate(bound) if names & (needed_names | {"*"})} - keep
+        every = needed_names & LOOK_UPS  # a look-up by a name that is made at run time may ask for anything
+        added = {i for i, names in enumerate(bound) if names & (needed_names | {"*"}) or (every and names)} - keep
         if not added:
             break
         keep |= added
-        needed_names |= {n.id for i in added for n in ast.walk(body[i]) if isinstance(n, ast.Name)}
+        needed_names |= {name for i in added for node in ast.walk(body[i]) for name in _mentioned(node)}
     try:
         return "\n\n".join(ast.unparse(body[i]) for i in sorted(keep)) + "\n"
     except (RecursionError, ValueError):
         return None
 
 
-def _bound(node: ast.stmt) -> set[str]:
-    """Names that a top-level statement defines; nothing for what merely does something (a call, an assertion, a loop)."""
+def _bound(node: ast.stmt | ast.excepthandler) -> set[str]:
+    """Names that a top-level statement defines or changes; nothing for an example that is printed or asserted."""
     if isinstance(node, DEFINITIONS):
         return {node.name}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -157,10 +170,31 @@ def _bound(node: ast.stmt) -> set[str]:
     if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         return {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-    if isinstance(node, (ast.Try, ast.If)) and not _is_main_guard(node):  # an import that may fail, a version switch
-        return {name for child in node.body for name in _bound(child)}
-    return set()
+    if isinstance(node, ast.Expr):
+        return _receiver(node.value)
+    if _is_main_guard(node):
+        return set()
+    inner = [child for part in BLOCKS for child in getattr(node, part, [])]  # of a loop, an if, a try
+    return {name for child in inner for name in _bound(child)}
 
 
-def _is_main_guard(node: ast.stmt) -> bool:
+def _receiver(call: ast.expr) -> set[str]:
+    """The name whose method is called, which may change it: table.append(x), sys.setrecursionlimit(n)."""
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)):
+        return set()
+    return {node.id for node in ast.walk(call.func) if isinstance(node, ast.Name)}
+
+
+def _mentioned(node: ast.AST) -> set[str]:
+    """Names that a node uses, those in texts among them: globals()["helper"]."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    return (
+        {node.value}
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier()
+        else set()
+    )
+
+
+def _is_main_guard(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))

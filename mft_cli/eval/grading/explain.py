@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
 from mft_cli.answers.extraction import candidates, cut_new_turn, thoughts_end
 from mft_cli.answers.find import find_answer, reader_of, without_cut_word
 from mft_cli.answers.numbers import separate_groups
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
+from mft_cli.eval.completions import arrange
 from mft_cli.eval.grading.answers import reading
 from mft_cli.eval.grading.graders import grade
-from mft_cli.eval.journal import Record
+from mft_cli.eval.journal import Record, read_lines
 
+ID_FIELDS = ("id", "task_id", "key", "unique_id", "problem_id", "ID")
 SHOWN = 120  # characters of a candidate
 READ_TYPES = ("number", "math", "choice", "text")
 
 
-def explain(records: Sequence[Record], id: str, benchmark: BenchmarkConfig, config: EvalConfig) -> str:
-    """The steps for the completions of one problem. `records` carry their gold. Raises UserError for an unknown id."""
-    chosen = [record for record in records if record["id"] == id]
+def explain_file(path: Path, name: str, benchmark: BenchmarkConfig, config: EvalConfig, id: str) -> str:
+    """The steps for one problem of a file of completions, by its id in the file or in scores.jsonl. Raises UserError."""
+    lines, _ = read_lines(path)
+    texts = {line.get("completion") for line in lines if id in {str(line.get(field)) for field in ID_FIELDS}}
+    ordered, _ = arrange(path, name, benchmark, lines, None, config)
+    chosen = [record for record in ordered if record["id"] == id or record["completion"] in texts]
     if not chosen:
-        raise UserError(f"--explain {id}: there is no such problem; the ids stand in scores.jsonl")
-    return "\n\n".join("\n".join(_steps(record, benchmark, config)) for record in chosen)
+        raise UserError(f"--explain {id}: {path} has no such problem; ids stand in the file and in scores.jsonl")
+    return "\n\n".join("\n".join(steps(record, benchmark, config)) for record in chosen)
 
 
-def _steps(record: Record, benchmark: BenchmarkConfig, config: EvalConfig) -> Iterator[str]:
+def steps(record: Record, benchmark: BenchmarkConfig, config: EvalConfig) -> Iterator[str]:
+    """What was done with one completion, a line each; `record` carries its gold."""
     text = record["completion"]
     yield f"problem {record['id']}, sample {record.get('sample', 0)}: {len(text)} characters, answer type {benchmark.answer_type}"
     if record.get("finish_reason") == "length":

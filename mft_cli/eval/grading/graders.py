@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Required, TypedDict, cast
 
+from mft_cli.answers.extraction import without_thoughts
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.eval.journal import Record
 
@@ -88,6 +89,12 @@ def gold_parts(gold: str) -> GoldParts:
         if isinstance(parts, dict) and isinstance(parts.get("answer"), str):
             return cast(GoldParts, parts)
     return {"answer": gold}
+
+
+def visible_text(record: Record) -> str:
+    """What a reader of the answer sees: the completion without its thoughts, "" while a thought is still open."""
+    prompt = record.get("prompt")
+    return without_thoughts(record["completion"], prompt if isinstance(prompt, str) else None)
 
 
 def check_needs(benchmark: BenchmarkConfig, config: EvalConfig) -> None:

@@ -60,15 +60,20 @@ def sentences(text: str) -> int:
 
 
 def _goes_on(text: str, end: re.Match[str]) -> bool:
+    small = (
+        re.match(r"\s+[a-z]", text[end.end() :]) is not None
+    )  # a sentence may begin so, but not in the midst of one:
+    if small and (end.group().startswith(("..", "…")) or end.group()[-1] in "\"'”’)"):  # "Go!" she said
+        return True
     if not end.group().startswith(".") or end.group().startswith(".."):
-        return bool(re.match(r"\s+[a-z]", text[end.end() :]))
+        return False
     before = re.search(r"\S*\Z", text[: end.start()])
     word = before.group().strip("\"'“‘([*_").lower() if before else ""
     line = text[text.rfind("\n", 0, end.start()) + 1 : end.start()]
     initial = re.fullmatch(r"[^\W\d_]", word) is not None and word != "i"
     listed = re.fullmatch(r"\s*(?:\d{1,3}|[a-z])", line) is not None
     more = end.end() < len(text)
-    return more and (word in ABBREVIATIONS or initial or listed or bool(re.match(r"\s+[a-z]", text[end.end() :])))
+    return more and (word in ABBREVIATIONS or initial or listed)
 
 
 def _paragraph_count(parts: Sequence[str]) -> int | None:

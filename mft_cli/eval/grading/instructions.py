@@ -14,7 +14,7 @@ from typing import Any
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
-from mft_cli.eval.grading.graders import OK, UNPARSED
+from mft_cli.eval.grading.graders import OK, UNPARSED, visible_text
 from mft_cli.eval.grading.ifeval import follows
 from mft_cli.eval.grading.language import detector
 from mft_cli.eval.journal import Record
@@ -32,7 +32,7 @@ def grade_instructions(records: Sequence[Record], benchmark: BenchmarkConfig, co
 
 def _score(record: Record) -> Record:
     instructions, arguments = read_gold(record)
-    text = record["completion"]
+    text = visible_text(record)
     strict = [follows(i, a, text) for i, a in zip(instructions, arguments, strict=True)]
     loose = [
         kept or any(follows(i, a, variant) for variant in loose_variants(text))

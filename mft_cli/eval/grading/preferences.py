@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mft_cli.answers.extraction import without_thoughts
 from mft_cli.config.schema.evaluation import ApiConfig, BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.api import ApiEngine, endpoint_facts
 from mft_cli.eval.engines.base import Completion, Request, Sampling
-from mft_cli.eval.grading.graders import OK, UNPARSED
+from mft_cli.eval.grading.graders import OK, UNPARSED, visible_text
 from mft_cli.eval.grading.length_control import length_controlled_win_rate, win_rate
 from mft_cli.eval.journal import Journal, Record
 from mft_cli.files import cache_folder, digest_of, write_json
@@ -36,6 +37,10 @@ that does what was asked, correctly and completely, without padding. The order o
 </answer_B>
 
 Reply with the one letter of the better answer, A or B, and nothing else."""
+STRUCTURED = re.compile(  # "key": "A", \boxed{A}, <b>A, **A; "is A", "prefer answer A"
+    r"[:={\[>*]\s*[\"'*{(\\]*(?:\w*\{)?[AB](?![A-Za-z'’])|\b(?:is|choose|prefer|verdict|winner)\W+(?:answer\W+)?[AB]\b",
+    re.IGNORECASE,
+)
 ANSWER_TOKENS = 8  # eval.judge.extra gives a judge that thinks aloud more
 
 
@@ -61,8 +66,9 @@ def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, con
                 "answer": {0.0: "loss", 1.0: "win"}.get(preference, "tie"),
                 "correct": preference > 0.5,
                 "status": UNPARSED if votes == [None, None] else OK,
+                "unclear": votes.count(None),
                 "preference": preference,
-                "length": len(record["completion"]),
+                "length": len(visible_text(record)),
                 "reference_length": len(gold["output"]),
             }
         )
@@ -71,15 +77,29 @@ def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, con
 
 def question(record: Record, gold: dict[str, str], first: bool) -> str:
     """What the judge is asked; the completion is answer A if `first`. Filled in one go: answers may hold {B}."""
-    two = (record["completion"], gold["output"])
+    two = (visible_text(record), gold["output"])
     values = {"instruction": gold["instruction"], "A": two[0 if first else 1], "B": two[1 if first else 0]}
     return re.sub(r"\{(instruction|A|B)\}", lambda match: values[match[1]], QUESTION)
 
 
 def vote(answer: str, ours: str) -> float | None:
-    """1 if the judge's last single letter is ours, 0 if it is the other's, None if there is none."""
-    letters = re.findall(r"(?<![A-Za-z])[AB](?![A-Za-z])", answer)
-    return float(letters[-1] == ours) if letters else None
+    """1 if the judge says our letter, 0 if the other one, None if its reply is unclear.
+
+    The letter is the reply's first word, as it was asked for, or the only one of a structured reply ({"better": "A"},
+    \\boxed{B}, "Answer: B", "The better answer is **A**."); what follows </think> is the reply.
+    """
+    reply = without_thoughts(answer).strip()
+    first = re.match(
+        r"[\s\"'`*(\[<{]*(?:(?:answer|assistant|output|option)[\s_]*)?([AB])(?![A-Za-z'’])(?!\s+(?:and|or)\b)", reply
+    )
+    if first and not re.match(r"\s+[a-z]", reply[first.end() :]):
+        return float(first[1] == ours)
+    if first and re.match(r"\s+(?:is|answers|does|gives|wins|seems)\b", reply[first.end() :]):
+        worse = re.match(r"\s+(?:is|seems)\s+(?:\w+\s)?(?:worse|wrong|incorrect|weaker|not)\b", reply[first.end() :])
+        return None if worse else float(first[1] == ours)
+    letters = re.findall(r"(?<![A-Za-z])[AB](?![A-Za-z'’])", reply)
+    structured = STRUCTURED.search(reply)
+    return float(letters[0] == ours) if len(letters) == 1 and structured else None
 
 
 def judge(questions: Sequence[str], api: ApiConfig) -> list[str]:
@@ -112,7 +132,7 @@ def preference_metrics(
     """Win rates in percent for metrics.json. Writes model_outputs.json and annotations.json as alpaca_eval has them."""
     golds = [json.loads(score["gold"]) for score in scores]
     outputs = [
-        {"dataset": g.get("dataset"), "instruction": g["instruction"], "output": r["completion"], "generator": model}
+        {"dataset": g.get("dataset"), "instruction": g["instruction"], "output": visible_text(r), "generator": model}
         for g, r in zip(golds, records, strict=True)
     ]
     annotations = [
@@ -120,7 +140,7 @@ def preference_metrics(
             "instruction": g["instruction"],
             "output_1": g["output"],
             "generator_1": g.get("generator"),
-            "output_2": r["completion"],
+            "output_2": visible_text(r),
             "generator_2": model,
             "annotator": api.model,
             "preference": 1 + s["preference"],  # theirs is 1 for the reference, 2 for the model
@@ -142,4 +162,6 @@ def preference_metrics(
         "reference": sorted({str(g.get("generator")) for g in golds}),
         "judge": endpoint_facts(api),
         "orders": "both, averaged",
+        "unclear": sum(s["unclear"] for s in scores),
+        "replies": 2 * len(scores),
     }

@@ -40,7 +40,27 @@ def test_length_control_at_its_edges() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "value"), [("A", 1.0), ("B.", 0.0), ("Answer: A", 1.0), ("**B**", 0.0), ("neither", None), ("", None)]
+    ("answer", "value"),
+    [
+        ("A", 1.0),
+        ("B.", 0.0),
+        ("Answer: A", 1.0),
+        ("**B**", 0.0),
+        ("neither", None),
+        ("", None),
+        ("A is better than B", 1.0),
+        ("B is better than A", 0.0),
+        ("A is worse than B", None),
+        ("A or B", None),
+        ("Both A and B are good", None),
+        ('{"better": "B"}', 0.0),
+        (r"\boxed{A}", 1.0),
+        ("The better answer is A.", 1.0),
+        ("A good answer needs sources", None),
+        ("<think>B, surely B.</think>A", 1.0),
+        ("<think>A", None),
+        ("I cannot say which; B has a typo", None),
+    ],
 )
 def test_votes(answer: str, value: float | None) -> None:
     assert vote(answer, "A") == value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,30 @@ def test_what_a_small_model_really_wrote():
             assert "```" not in program
             assert "print(" not in program
     assert found == {"chat": [True] * 12, "raw": [False] * 8}  # after the bare prompts it wrote only prose
+
+
+# name: (completion, f(3) under plain execution; None where there is no program)
+AS_PYTHON = {
+    'loop': ('```python\ntable = [0]\nfor i in range(1, 20):\n    table.append(table[-1] + i)\n\ndef f(n):\n    return table[n]\n```', 6),
+    'loop2': ('```python\ntable = {}\nfor i in range(20):\n    table[i] = i * 2\n\ndef f(n):\n    return table[n]\nassert f(1) == 99\n```', 6),
+    'alias': ('```python\nfrom math import sqrt as f\n```', 1.7320508075688772),
+    'alias2': ('```python\nimport numpy as np, math as m\ndef f(n):\n    return m.floor(n)\n```', 3),
+    'globals': ("```python\ndef helper(n):\n    return n + 1\n\ndef f(n):\n    return globals()['helper'](n)\n```", 4),
+    'globals2': ("```python\ndef op_3(n):\n    return n + 7\n\ndef f(n):\n    return globals()[f'op_{n}'](n)\n```", 10),
+    'session': ('```python\n>>> def f(n):\n...     return n * 5\n...\n>>> f(2)\n10\n```', 15),
+    'session2': ('```\ndef f(n):\n    return n * 5\n\n>>> f(2)\n10\n```', 15),
+    'two': ('First:\n```python\ndef f(n):\n    return 0\n```\nBetter:\n```python\ndef f(n):\n    return n * n\n```', 9),
+    'two_in_one': ('```python\ndef f(n):\n    return 0\n\ndef f(n):\n    return n * n\n```', 9),
+    'thought': ('<think>```python\ndef f(n):\n    return 1\n```', None),
+    'thought2': ('<think>```python\ndef f(n):\n    return 1\n```</think>\n```python\ndef f(n):\n    return 2\n```', 2),
+    'recursion': ('```python\nimport sys\nsys.setrecursionlimit(5000)\ndef f(n):\n    return sys.getrecursionlimit()\n```', 5000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AS_PYTHON)
+def test_programs_run_as_under_plain_execution(name: str) -> None:
+    completion, value = AS_PYTHON[name]
+    program = program_of(completion, 'def f(n):\n    """Give n."""\n', "f")
+    names: dict[str, Any] = {}
+    exec(program or "def f(n): return None", names)
+    assert names["f"](3) == value

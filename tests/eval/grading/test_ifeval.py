@@ -188,3 +188,16 @@ def test_language_is_the_same_every_time():
 def test_without_langdetect_the_user_hears_what_to_install():
     with pytest.raises(UserError, match="pip install langdetect"):
         follows("language:response_language", {"language": "de"}, "Guten Tag")
+
+
+def test_a_sentence_may_begin_with_a_small_letter() -> None:
+    assert sentences("it works. it is fine. we go. they stay! do you see?") == 5
+    assert sentences('"Stop!" she said. then she left... and came back. e.g. this one.') == 3
+
+
+def test_thoughts_are_not_judged() -> None:
+    gold = json.dumps({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "prompt": "x"})
+    texts = ["<think>a, b</think>No commas here.", "<think>a, b", "fine</think>\n\nbut, no"]
+    records = [{"id": str(i), "sample": 0, "completion": t, "gold": gold} for i, t in enumerate(texts)]
+    scores = grade_instructions(records, BenchmarkConfig(), EvalConfig())
+    assert [(s["correct"], s["status"]) for s in scores] == [(True, "ok"), (False, "unparsed"), (False, "ok")]

@@ -1,0 +1,57 @@
+"""The steps of a verdict, as `mft score --explain ID` prints them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.errors import UserError
+from mft_cli.eval.grading.explain import explain_file
+from mft_cli.eval.score import score_file
+
+BENCHMARK = BenchmarkConfig(markers=["####"], last_number=True)
+TEXTS = {
+    "a": "<think>5?</think>#### Step 2: add\n\\boxed{7 \\text{ in 2 days}}",
+    "b": "So 7 remain.",
+    "c": "<think>7",
+    "d": "#### 7\n\nQuestion: and 8?\n#### 8",
+}
+
+
+@pytest.fixture
+def completions(tmp_path: Path) -> Path:
+    lines = [{"id": id, "completion": text, "gold": "7"} for id, text in TEXTS.items()]
+    (tmp_path / "g.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "g.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("id", "steps"),
+    [
+        ("a", ["thoughts end at character 17", "read as '7'", "from box", "verdict: right, status ok"]),
+        ("b", ["answer: '7' from last_number", "verdict: right"]),
+        ("c", ["the thought is still open", "verdict: wrong, status unparsed"]),
+        ("d", ["cut where a new question begins: 'Question: and 8?", "answer: '7' from marker"]),
+    ],
+)
+def test_steps(completions: Path, id: str, steps: list[str]) -> None:
+    text = explain_file(completions, "x", BENCHMARK, EvalConfig(), id)
+    assert [step for step in steps if step not in text] == [], text
+
+
+def test_unknown_id(completions: Path) -> None:
+    with pytest.raises(UserError, match=r"--explain z: .* has no such problem"):
+        explain_file(completions, "x", BENCHMARK, EvalConfig(), "z")
+
+
+def test_metrics_count_where_answers_come_from(completions: Path, tmp_path: Path) -> None:
+    metrics = score_file(completions, "x", BENCHMARK, tmp_path / "s")
+    assert metrics["answer_from"] == {"box": 1, "last_number": 1, "marker": 1, "none": 1}
+    assert metrics["scoring_version"] == 2
+    assert any("1 of 4 answers are the last number" in warning for warning in metrics["warnings"])
+    scores = [json.loads(line) for line in (tmp_path / "s" / "scores.jsonl").read_text().splitlines()]
+    start, end = scores[0]["answer_span"]
+    assert (scores[0]["answer_from"], TEXTS["a"][start:end]) == ("box", "7")
