@@ -129,7 +129,7 @@ def test_what_a_small_model_really_wrote():
 # name: (completion, f(3) under plain execution; None where there is no program)
 AS_PYTHON = {
     'loop': ('```python\ntable = [0]\nfor i in range(1, 20):\n    table.append(table[-1] + i)\n\ndef f(n):\n    return table[n]\n```', 6),
-    'loop2': ('```python\ntable = {}\nfor i in range(20):\n    table[i] = i * 2\n\ndef f(n):\n    return table[n]\nassert f(1) == 99\n```', 6),
+    'loop2': ('```python\ntable = {}\nfor i in range(20):\n    table[i] = i * 2\n\ndef f(n):\n    return table[n]\nassert 0\n```', 6),
     'alias': ('```python\nfrom math import sqrt as f\n```', 1.7320508075688772),
     'alias2': ('```python\nimport numpy as np, math as m\ndef f(n):\n    return m.floor(n)\n```', 3),
     'globals': ("```python\ndef helper(n):\n    return n + 1\n\ndef f(n):\n    return globals()['helper'](n)\n```", 4),
