@@ -123,8 +123,8 @@ def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
         "WORLD_SIZE": per_node * nodes, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or "127.0.0.1",
         "MASTER_PORT": launch.port or allocation.free_port(), "OMP_NUM_THREADS": threads_per_rank(launch),
     }  # fmt: skip
-    places = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
-    return [{**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in place.items()}} for place in places]
+    variables = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
+    return [{**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in added.items()}} for added in variables]
 
 
 @dataclass

@@ -57,9 +57,9 @@ class Ranks:
         """Every rank's value, in the order of the ranks."""
         if self.world == 1:
             return [value]
-        found: list[T | None] = [None] * self.world
-        dist.all_gather_object(found, value)
-        return found  # type: ignore[return-value]
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
 
     def one_after_first(self, task: Callable[[], T]) -> T:
         """Rank 0 (of every node) does it first, so that the others find its result in a cache.
@@ -74,8 +74,8 @@ class Ranks:
             if mine and error is None:
                 try:
                     result = task()
-                except UserError as found:
-                    error = found
+                except UserError as mistake:
+                    error = mistake
             faults = [e for e in self.gather(str(error) if error else None) if e]
             if faults:
                 raise UserError(faults[0])

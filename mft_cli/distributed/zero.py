@@ -122,12 +122,14 @@ def use_files(zero: dict[str, Any]) -> None:
             "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
         )
     folder = Path(offload["nvme_path"])
-    own = folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"  # as deepspeed/runtime/swap_tensor names it
+    rank_folder = (
+        folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"
+    )  # as deepspeed/runtime/swap_tensor names it
 
     def remove() -> None:
-        shutil.rmtree(own, ignore_errors=True)
+        shutil.rmtree(rank_folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # the last rank of a node finds them empty
-            for empty in (own.parent, own.parent.parent, folder):
+            for empty in (rank_folder.parent, rank_folder.parent.parent, folder):
                 empty.rmdir()
 
     atexit.register(remove)

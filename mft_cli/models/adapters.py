@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from mft_cli.config.model_path import ADAPTER
 from mft_cli.config.schema.launching import PeftConfig
+from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import gathered, partition_rest, read_inside
 from mft_cli.errors import UserError
 from mft_cli.files import read_json
@@ -29,10 +31,7 @@ from mft_cli.rng import Draw, digest64, spread
 NAME = "default"  # peft's name of a model's only adapter
 PREFIX = "base_model.model."  # what peft puts in front of the names of a model's parameters
 FIELDS = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora"}  # our keys and peft's, decided by an old adapter
-Read = Callable[[str], Tensor]  # own name -> whole tensor; empty on ranks that do not write
-
-
-# ---- where a run starts ---------------------------------------------------------------------------------------------
+Read = Callable[[str], Tensor]  # name in the wrapped model -> whole tensor; empty on ranks that do not write
 
 
 # ---- putting adapters on --------------------------------------------------------------------------------------------
@@ -42,8 +41,8 @@ Read = Callable[[str], Tensor]  # own name -> whole tensor; empty on ranks that 
 class Adapters:
     """A model with adapters on its linear layers, as `model`, peft's wrapper around it."""
 
-    model: Any
-    base: Any  # the causal LM inside
+    model: Any  # peft's wrapper
+    base: PreTrainedModel  # the causal LM inside
     seen: Seen
     layers: dict[str, Any] = field(default_factory=dict)  # weight's name in the plain model -> adapted layer
     tables: dict[str, Any] = field(default_factory=dict)  # embedding's name in the plain model -> peft's token layer
@@ -59,7 +58,7 @@ class Adapters:
             elif hasattr(module, "trainable_tokens_delta"):
                 self.tables[f"{name.removesuffix('.token_adapter')}.weight"] = module
 
-    def see(self, batch: Any) -> None:
+    def draw_dropout_for(self, batch: Batch) -> None:
         """The batch that the next forward pass is for: dropout is drawn for its examples."""
         self.seen.batch = batch
 
@@ -94,21 +93,21 @@ class Adapters:
         trained = {n for n, p in self.model.named_parameters() if p.requires_grad}
         state = {n: read(n).cpu().float() for n in trained}
         settings = copy.deepcopy(self.model.peft_config[NAME])
-        found = get_peft_model_state_dict(self.model, state_dict=self.tied_too(state), save_embedding_layers=False)
+        tensors = get_peft_model_state_dict(self.model, state_dict=self.tied_too(state), save_embedding_layers=False)
         kept: dict[str, list[int]] = {}
         for module, ids in (settings.trainable_token_indices or {}).items():
             stay = [i for i, token in enumerate(ids) if keep(token)]
             name = f"{PREFIX}{module}.token_adapter.trainable_tokens_delta"
-            rows = found.pop(name)
+            rows = tensors.pop(name)
             if stay:
-                kept[module], found[name] = [ids[i] for i in stay], rows[stay]
+                kept[module], tensors[name] = [ids[i] for i in stay], rows[stay]
         settings.trainable_token_indices = kept or None
         settings.target_modules = sorted(settings.target_modules)  # a set, whose order differs from process to process
         settings.base_model_name_or_path, settings.inference_mode = base, True
         folder.mkdir(parents=True)
         settings.save_pretrained(str(folder))
         save_file(
-            {n: t.contiguous().clone() for n, t in sorted(found.items())}, folder / ADAPTER_WEIGHTS, {"format": "pt"}
+            {n: t.contiguous().clone() for n, t in sorted(tensors.items())}, folder / ADAPTER_WEIGHTS, {"format": "pt"}
         )
 
     def tied_too(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +115,9 @@ class Adapters:
         return {n: state[n] if n in state else torch.empty(0) for n in {*state, *map(self.rows_name, self.tables)}}
 
 
-def attach(model: Any, config: PeftConfig, seed: int, rows: list[int], adapter: Path | None = None) -> Adapters:
+def attach(
+    model: PreTrainedModel, config: PeftConfig, seed: int, rows: list[int], adapter: Path | None = None
+) -> Adapters:
     """Adapters on a loaded causal LM, whose own weights freeze; `rows` are the token ids whose embedding rows train.
 
     With `adapter` its weights are taken over. All ranks have to call. Raises UserError for targets that are not there
@@ -152,7 +153,7 @@ def attach(model: Any, config: PeftConfig, seed: int, rows: list[int], adapter: 
         take_over(made, config, adapter)
     for module in wrapped.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # else bitsandbytes packs 4-bit weights anew in the first evaluation on a CPU, and rounds their scales
+            # else bitsandbytes packs 4-bit weights again in the first evaluation on a CPU, and rounds their scales
             module.support_avx512bf16_for_cpu = False
     partition_rest(wrapped)
     for table in made.tables.values():  # it reads another module's weight and rows
@@ -160,7 +161,7 @@ def attach(model: Any, config: PeftConfig, seed: int, rows: list[int], adapter: 
     return made
 
 
-def whole_number(value: float) -> Any:
+def whole_number(value: float) -> float:
     """vLLM and peft write alpha as an integer where it is one."""
     return int(value) if value == int(value) else value
 
@@ -192,16 +193,18 @@ def take_over(made: Adapters, config: PeftConfig, folder: Path) -> None:
         raise UserError(
             f"model.path={folder}: not a plain LoRA adapter ({', '.join(unknown) or said.get('peft_type')})"
         )
-    stored, own = load_file(folder / ADAPTER_WEIGHTS), dict(made.model.named_parameters())
+    stored, parameters = load_file(folder / ADAPTER_WEIGHTS), dict(made.model.named_parameters())
     lora = [n for n in stored if "lora_" in n]
-    wanted = {n for n, p in own.items() if p.requires_grad and "lora_" in n}
-    if {own_name(n) for n in lora} != wanted or any(stored[n].shape != own[own_name(n)].shape for n in lora):
+    expected_names = {n for n, p in parameters.items() if p.requires_grad and "lora_" in n}
+    if {parameter_name(n) for n in lora} != expected_names or any(
+        stored[n].shape != parameters[parameter_name(n)].shape for n in lora
+    ):
         raise UserError(
             f"peft.targets={config.targets}: the adapter in {folder} sits on other layers; set peft.targets="
             f"{sorted(said.get('target_modules') or [])} or start from the merged export beside it"
         )
     for name in lora:
-        own[own_name(name)].copy_(stored[name])
+        parameters[parameter_name(name)].copy_(stored[name])
     old = adapter_rows(folder)
     for name, table in made.tables.items():
         key = made.rows_name(name).removesuffix(f".{NAME}")
@@ -210,7 +213,7 @@ def take_over(made: Adapters, config: PeftConfig, folder: Path) -> None:
             table.trainable_tokens_delta[NAME][places] = stored[key].to(table.trainable_tokens_delta[NAME].dtype)
 
 
-def own_name(stored: str) -> str:
+def parameter_name(stored: str) -> str:
     """The parameter that a tensor of an adapter's file belongs to."""
     return re.sub(r"\.weight$", f".{NAME}.weight", stored)
 
@@ -222,7 +225,7 @@ def own_name(stored: str) -> str:
 class Seen:
     """The batch whose passes are under way; the backward pass may compute the forward one again."""
 
-    batch: Any = None
+    batch: Batch | None = None
 
 
 class DrawnDropout(nn.Module):
@@ -253,10 +256,8 @@ class DrawnDropout(nn.Module):
 # ---- 4 bits ---------------------------------------------------------------------------------------------------------
 
 
-def four_bits(dtype: torch.dtype) -> Any:
+def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with doubly quantized scales (arXiv 2305.14314), computing in `dtype`; what from_pretrained takes."""
-    from transformers import BitsAndBytesConfig
-
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

@@ -22,6 +22,7 @@ from mft_cli.distributed.cores import threads_of_rank
 from mft_cli.errors import UserError
 
 Precision = Literal["bf16", "fp16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # dot products and tiles of Intel and AMD processors
 BF16_CAPABILITY = (8, 0)  # Ampere; V100 is 7.0, T4 is 7.5
@@ -93,8 +94,9 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 def choose_precision(asked: str, hardware: Hardware) -> Precision:
     """What `auto` is on this hardware; whatever else is asked for is taken as it is."""
-    if asked == "bf16" or asked == "fp16" or asked == "fp32":
-        return asked
+    for precision in PRECISIONS:
+        if asked == precision:
+            return precision
     if hardware.has_bf16:
         return "bf16"
     return "fp32" if hardware.capability is None else "fp16"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def open_model(config: ModelConfig) -> ModelFolder:
 
 
 def weights_digest(
-    files: list[Path], settings: dict[str, Any], digest_of_file: Callable[[Path], str] = file_digest
+    files: list[Path], settings: Mapping[str, object], digest_of_file: Callable[[Path], str] = file_digest
 ) -> str:
     """The digest that scores are kept with: of the weight files and config.json."""
     return digest_of([(f.name, digest_of_file(f)) for f in files] + [settings])
@@ -79,10 +79,11 @@ def weights_now(folder: Path) -> str | None:
         return None
 
 
-def context_of(settings: dict[str, Any]) -> int | None:
+def context_of(settings: Mapping[str, object]) -> int | None:
     """Positions that a model has by its config.json; None if it does not say."""
-    text = settings.get("text_config") if isinstance(settings.get("text_config"), dict) else settings
-    context = text.get("max_position_embeddings") or text.get("n_positions") if text else None
+    inner = settings.get("text_config")
+    text: Mapping[str, object] = inner if isinstance(inner, dict) else settings
+    context = text.get("max_position_embeddings") or text.get("n_positions")
     return context if isinstance(context, int) else None
 
 
@@ -132,9 +133,9 @@ def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
     if not named:
         raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
     beside = folder / named
-    where = str(beside) if not Path(named).exists() and beside.is_dir() else named
+    base_path = str(beside) if not Path(named).exists() and beside.is_dir() else named
     try:
-        base = open_model(replace(config, path=where, revision=said.get("revision") or settings.get("revision")))
+        base = open_model(replace(config, path=base_path, revision=said.get("revision") or settings.get("revision")))
     except UserError as error:
         raise UserError(f"model.path={config.path}: its base model: {error}") from None
     own_tokenizer = (folder / "tokenizer.json").is_file()
@@ -157,7 +158,7 @@ def tokenizer_digest(folder: Path) -> str:
 def download(name: str, config: ModelConfig) -> Path:
     """A hub model's folder in the hub's cache. Raises UserError."""
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise UserError(f"model.path={config.path} is no folder; check the path")
+        raise UserError(f"model.path={config.path} is not a folder; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -165,12 +166,12 @@ def download(name: str, config: ModelConfig) -> Path:
         return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(WEIGHT_FILES)))
     except LocalEntryNotFoundError:
         raise UserError(
-            f"model.path={config.path} is no folder, and no model of that name is in the hub's cache or can be fetched "
+            f"model.path={config.path} is not a folder, and no model of that name is in the hub's cache or can be fetched "
             "(no network, or HF_HUB_OFFLINE is set); check the path"
         ) from None
     except Exception as error:  # many kinds: offline, gated, no such repository, malformed name
         raise UserError(
-            f"model.path={config.path} is no folder and cannot be had from the hub ({first_line(error, 200)}); check the path"
+            f"model.path={config.path} is not a folder and is unavailable from the hub ({first_line(error, 200)}); check the path"
         ) from None
 
 
@@ -210,16 +211,16 @@ def is_whole(file: Path) -> bool:
 def digest(file: Path) -> str:
     """sha256 of a file, remembered beside it as long as size and time of change stay the same."""
     store, facts = file.parent / DIGESTS, file.stat()
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         known = read_json(store)
     entry = known.get(file.name)
     if isinstance(entry, list) and entry[:2] == [facts.st_size, facts.st_mtime_ns]:
         return str(entry[2])
-    found = file_digest(file)
+    sha256 = file_digest(file)
     with contextlib.suppress(OSError):  # a read-only folder only costs the hashing
-        write_json(store, {**known, file.name: [facts.st_size, facts.st_mtime_ns, found]})
-    return found
+        write_json(store, {**known, file.name: [facts.st_size, facts.st_mtime_ns, sha256]})
+    return sha256
 
 
 def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
@@ -255,10 +256,10 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def check_context(wanted: int | None, context: int | None) -> None:
+def check_context(max_model_len: int | None, context: int | None) -> None:
     """Raises UserError if the model has fewer positions than are asked for."""
-    if wanted is not None and context is not None and wanted > context:
-        raise UserError(f"eval.max_model_len={wanted}, but the model has {context} positions; set it lower")
+    if max_model_len is not None and context is not None and max_model_len > context:
+        raise UserError(f"eval.max_model_len={max_model_len}, but the model has {context} positions; set it lower")
 
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -273,8 +274,8 @@ class Source:
 
     def tokenizer_path(self, base: str) -> str:
         """The adapter's folder if it has a tokenizer (with the tokens that the adapter has rows for), else the base."""
-        own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
-        return str(self.adapter) if own else base
+        has_tokenizer = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if has_tokenizer else base
 
 
 def find_source(config: ModelConfig) -> Source:

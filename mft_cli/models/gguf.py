@@ -7,9 +7,9 @@ import fcntl
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from mft_cli.console import Logger, quiet_transformers
 from mft_cli.errors import UserError
@@ -39,7 +39,7 @@ def convert_gguf(file: Path, log: Logger) -> Path:
     return folder
 
 
-def cached_digest(known: Path, stamp: list[Any]) -> str | None:
+def cached_digest(known: Path, stamp: list[object]) -> str | None:
     try:
         old, digest = json.loads(known.read_text())
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def write_converted(file: Path, folder: Path) -> None:
         tokenizer.save_pretrained(str(folder))
 
 
-def restore_digit_splitting(file: Path, tokenizer: Any) -> None:
+def restore_digit_splitting(file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """The GGUF reader forgets that SmolLM's tokenizer cuts every digit off before byte-level BPE.
 
     Without it, runs of blanks in front of a digit become other ids than those that the model was trained on.

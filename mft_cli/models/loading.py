@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config.model_path import kind_of
 from mft_cli.config.schema.inputs import ModelConfig
@@ -67,7 +67,7 @@ def package_file(name: str) -> Path:
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(path: str, config: ModelConfig) -> Any:
+def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerFast:
     """The fast tokenizer, right-padded, with a padding token. Raises UserError."""
     try:
         tokenizer = read_tokenizer(path, revision=config.revision, trust=config.trust_remote_code)
@@ -85,9 +85,9 @@ def load_tokenizer(path: str, config: ModelConfig) -> Any:
 
 
 def load_model(
-    path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str, quantization: Any = None,
+    path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str, quantization: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
-) -> nn.Module:  # fmt: skip
+) -> PreTrainedModel:  # fmt: skip
     """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
     quantized: Settings = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:

@@ -69,7 +69,7 @@ def token_id(tokenizer: Any, token: str) -> int:
     return int(tokenizer.convert_tokens_to_ids(token))
 
 
-def embedding_rows(model: Any) -> int:
+def embedding_rows(model: PreTrainedModel) -> int:
     return int(shape_of(table(model.get_input_embeddings()))[0])
 
 
@@ -79,7 +79,7 @@ def table(embedding: Any) -> Tensor:
     return weight
 
 
-def structure_tokens(tokenizer: Any) -> tuple[int, ...]:
+def structure_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """Ids of the special tokens that give a completion its structure (a critique's tags): they stay in its text."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return tuple(sorted(i for i, token in added.items() if token.special and token.content in TAGS))

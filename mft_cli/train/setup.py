@@ -120,7 +120,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         fit.metrics = Metrics(run, config.log, position.step, to_plain(config), log)
         fit.sample = sampler(run, config, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
-        fit.before_forward = adapters.see
+        fit.before_forward = adapters.draw_dropout_for
     source = tokenizers.source
     return Assembly(
         fit=fit, model=model, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,

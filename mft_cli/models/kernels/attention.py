@@ -13,12 +13,13 @@ Queries are [R, H, T, D], keys and values [R, K, T, D] with K dividing H; output
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from mft_cli.errors import UserError
 from mft_cli.models.kernels.short_attention import LIMIT, short_attention
@@ -41,7 +42,7 @@ class PackedRows:
         self.flat = [n for row in lengths for n in row]
         self.hidden_keys = hidden_keys
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
-        self._block_masks: dict[int | None, Any] = {}
+        self._block_masks: dict[int | None, BlockMask] = {}
         if len({sum(row) for row in lengths}) > 1 or (self.flat and min(self.flat) < 1):
             raise ValueError(f"the document lengths of every row must be positive and sum to the same width: {lengths}")
 
@@ -67,7 +68,7 @@ class PackedRows:
 
     device = torch.device("cpu")  # set by the attention function; masks without hidden keys are made there
 
-    def block_mask(self, window: int | None, device: torch.device) -> Any:
+    def block_mask(self, window: int | None, device: torch.device) -> BlockMask:
         """The same over whole rows, as a BlockMask of flex_attention."""
         if window not in self._block_masks:
             self._block_masks[window] = make_block_mask(self, window, device)
@@ -89,7 +90,7 @@ def may_attend(t: int, window: int | None, hidden: Tensor | None, device: torch.
     return allowed
 
 
-def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -> dict[str, Any]:
+def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -> dict[str, PackedRows]:
     """Keyword arguments for the forward pass of a model whose attention is one of this module's.
 
     Give `position_ids` restarted in every document too, and no attention mask. Raises ValueError on uneven rows.
@@ -103,7 +104,7 @@ def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -
 def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """One attention call per document. With softcap the scores are made in full."""
     rows = checked(module, query, attention_mask, kwargs)
@@ -150,7 +151,7 @@ def capped_attention(
 def flex_packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """flex_attention over whole rows; compiled on CUDA; plain, slow and without backward on a CPU."""
     rows = checked(module, query, attention_mask, kwargs)
@@ -170,15 +171,11 @@ def cap(limit: float, score: Tensor, *_: Tensor) -> Tensor:
 
 
 @lru_cache
-def flex_function(device_type: str) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
+def flex_function(device_type: str) -> Callable[..., Tensor]:
     return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention
 
 
-def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
+def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) -> BlockMask:
     width = sum(rows.lengths[0])
     document = torch.repeat_interleave(torch.arange(len(rows.flat)), torch.tensor(rows.flat)).view(-1, width).to(device)
     hidden = torch.zeros_like(document, dtype=torch.bool) if rows.hidden_keys is None else rows.hidden_keys.to(device)
@@ -193,7 +190,7 @@ def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) 
 def flash_packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """flash_attn's kernel for documents of several lengths. 16-bit CUDA tensors, no hidden keys."""
     from flash_attn import flash_attn_varlen_func
@@ -212,10 +209,10 @@ def flash_packed_attention(
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
-def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> PackedRows:
+def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwargs: dict[str, object]) -> PackedRows:
     """The rows of this forward pass. Raises ValueError on anything that this module would compute wrongly."""
     rows = kwargs.get(ARGUMENT)
-    if rows is None:
+    if not isinstance(rows, PackedRows):
         raise ValueError(
             "packed attention was called without packed_kwargs(...): either the caller left them out, or this "
             f"architecture ({type(module).__name__}) does not hand them down to its attention"

@@ -11,18 +11,20 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
 from mft_cli.distributed.zero import gathered, read_inside
 from mft_cli.errors import UserError, first_line
 from mft_cli.models.architectures import unsupported
 
+T = TypeVar("T")
 Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax [N]
 BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -41,10 +43,10 @@ def head_losses(
     settings = {"vocab_size": vocab_size, "chunk_tokens": chunk_tokens}
     if is_plain(model):
         head: Any = causal_lm(model).get_output_embeddings()
-        found: Result = with_head(model, summed_cross_entropy, hidden, head, labels, weights, **settings)
+        result: Result = with_head(model, summed_cross_entropy, hidden, head, labels, weights, **settings)
     else:
-        found = with_head(model, own_cross_entropy, model, hidden, labels, weights, **settings)
-    return found
+        result = with_head(model, own_cross_entropy, model, hidden, labels, weights, **settings)
+    return result
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -54,10 +56,13 @@ def is_plain(model: nn.Module) -> bool:
     return _plain[model]
 
 
-def with_head(model: nn.Module, compute: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+def with_head(model: nn.Module, compute: Callable[..., T], *arguments: object, **settings: object) -> T:
     """`compute(*arguments, **settings)` with the head's parameters whole all the while, however often it reads them."""
     module = _modules.get(model)
-    return compute(*arguments, **settings) if module is None else module(compute, *arguments, **settings)
+    if module is None:
+        return compute(*arguments, **settings)
+    result: T = module(compute, *arguments, **settings)
+    return result
 
 
 def logits_below(model: nn.Module, hidden: Tensor, words: int) -> Tensor:
@@ -72,7 +77,7 @@ def logits_below(model: nn.Module, hidden: Tensor, words: int) -> Tensor:
 class HeadReader(nn.Module):
     """A function as a module. ZeRO-3 makes parameters whole for modules, and what this one runs reads the head's."""
 
-    def forward(self, compute: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    def forward(self, compute: Callable[..., T], *arguments: object, **settings: object) -> T:
         return compute(*arguments, **settings)
 
 
@@ -121,8 +126,8 @@ def own_cross_entropy(
     a gradient all the same, of zeros, as on the ranks that have labels.
     """
     losses, predicted = [], []
-    for part, wanted in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
-        loss, best = checkpoint(_own_chunk, model, part, wanted, vocab_size, use_reentrant=False)
+    for part, part_labels in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
+        loss, best = checkpoint(_own_chunk, model, part, part_labels, vocab_size, use_reentrant=False)
         losses.append(loss)
         predicted.append(best)
     each = torch.cat(losses)
@@ -135,12 +140,18 @@ def _own_chunk(model: nn.Module, hidden: Tensor, labels: Tensor, vocab_size: int
     return F.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1)
 
 
+class _Context(FunctionCtx):
+    shapes: tuple[torch.Size, torch.dtype, torch.dtype | None]  # of the head's weight; dtype of its bias
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor | None, ...]
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     """Gradients are made in forward for an upstream gradient of 1; backward scales them."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor | None,
+        ctx: _Context, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, weights: Tensor | None,
         rows: int, chunk: int,
     ) -> Result:  # fmt: skip
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -171,7 +182,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total, losses, predicted
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         shape, dtype, bias_dtype = ctx.shapes
         factor = upstream[0]
@@ -243,7 +254,7 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
+def hidden_states(model: nn.Module, **inputs: object) -> Tensor:
     """Final hidden states [R, T, D] of a causal LM, what its head is applied to. No logits are computed."""
     inner = causal_lm(model)
     hidden: Tensor = inner._modules[inner.base_model_prefix](**inputs).last_hidden_state
@@ -288,7 +299,7 @@ class _Body(nn.Module):
         super().__init__()
         self.output = _BodyOutput((hidden,))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> _BodyOutput:
         return self.output
 
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from mft_cli.distributed.zero import gathered, shape_of
 
-Forward = Callable[[Any, Tensor], Tensor]
+Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 def install(model: nn.Module) -> int:
     """Swaps what can be swapped, in place; parameters and their names stay. Returns how many modules were swapped."""
-    verdicts: dict[tuple[Any, ...], Forward | None] = {}
+    verdicts: dict[tuple[object, ...], Forward | None] = {}
     swapped = 0
     for module in model.modules():
         key = (type(module), signature(module))
@@ -36,10 +37,10 @@ def install(model: nn.Module) -> int:
     return swapped
 
 
-def signature(module: nn.Module) -> tuple[Any, ...]:
+def signature(module: nn.Module) -> tuple[object, ...]:
     """What a verdict on one module may be carried over by to another of its class."""
-    own = tuple((n, shape_of(p), p.dtype) for n, p in module.named_parameters())
-    return own, epsilon(module), type(getattr(module, "act_fn", None))
+    parameters = tuple((n, shape_of(p), p.dtype) for n, p in module.named_parameters())
+    return parameters, epsilon(module), type(getattr(module, "act_fn", None))
 
 
 def epsilon(module: nn.Module) -> float | None:
@@ -58,8 +59,8 @@ def candidates(module: nn.Module) -> list[Forward]:
 @torch.enable_grad()
 def same(module: nn.Module, forward: Forward) -> bool:
     """Whether `forward` gives the module's outputs and gradients on random input, in fp32 and in bf16."""
-    own: Any = module
-    width = own.gate_proj.in_features if hasattr(module, "gate_proj") else len(own.weight)
+    swapped: Any = module
+    width = swapped.gate_proj.in_features if hasattr(module, "gate_proj") else len(swapped.weight)
     generator = torch.Generator().manual_seed(0)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         probe = copy.deepcopy(module).to("cpu", dtype)
@@ -68,12 +69,12 @@ def same(module: nn.Module, forward: Forward) -> bool:
             parameter.requires_grad_()
         x, upstream = (torch.randn(3, 5, width, generator=generator).to(dtype) for _ in range(2))
         x.requires_grad_()
-        wanted = [x, *probe.parameters()]
+        sources = [x, *probe.parameters()]
         try:
-            expected, found = probe(x), forward(probe, x)
+            expected, actual = probe(x), forward(probe, x)
             pairs = zip(
-                (expected, *torch.autograd.grad(expected, wanted, upstream)),
-                (found, *torch.autograd.grad(found, wanted, upstream)),
+                (expected, *torch.autograd.grad(expected, sources, upstream)),
+                (actual, *torch.autograd.grad(actual, sources, upstream)),
                 strict=True,
             )
         except (RuntimeError, TypeError, AttributeError):
@@ -87,31 +88,37 @@ def same(module: nn.Module, forward: Forward) -> bool:
 # ---- RMS norms ------------------------------------------------------------------------------------------------------
 
 
-def norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
+def norm_forward(module: nn.Module, hidden_states: Tensor) -> Tensor:
     """weight * round(x / rms(x)), as Llama."""
     return normalized(hidden_states, module, 0.0, True)
 
 
-def late_norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
+def late_norm_forward(module: nn.Module, hidden_states: Tensor) -> Tensor:
     """round(weight * x / rms(x)), as OLMo 2."""
     return normalized(hidden_states, module, 0.0, False)
 
 
-def shifted_norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
+def shifted_norm_forward(module: nn.Module, hidden_states: Tensor) -> Tensor:
     """round((1 + weight) * x / rms(x)), as Gemma."""
     return normalized(hidden_states, module, 1.0, False)
 
 
-def normalized(x: Tensor, module: Any, shift: float, early: bool) -> Tensor:
+def normalized(x: Tensor, module: nn.Module, shift: float, early: bool) -> Tensor:
     out: Tensor = _Norm.apply(x, module.weight, epsilon(module), shift, early)
     return out
+
+
+class _NormContext(FunctionCtx):
+    shift: float
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
 
 
 class _Norm(torch.autograd.Function):
     """x [..., D] -> [..., D]; statistics and gradients in fp32. Keeps x as it came and one number per position."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, shift: float, early: bool) -> Tensor:
+    def forward(ctx: _NormContext, x: Tensor, weight: Tensor, eps: float, shift: float, early: bool) -> Tensor:
         wide = x.float()
         inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, inverse)
@@ -122,7 +129,7 @@ class _Norm(torch.autograd.Function):
         return normal.mul_(weight.float() + shift).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _NormContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
         upstream = gradients[0].float()
         normal = x.float().mul_(inverse) if x.dtype != torch.float32 else x * inverse
@@ -145,21 +152,26 @@ def gated_forward(module: Any, x: Tensor) -> Tensor:
     return out
 
 
+class _GateContext(FunctionCtx):
+    act: nn.Module
+    saved_tensors: tuple[Tensor, ...]
+
+
 class _GatedProduct(torch.autograd.Function):
     """act(gate) * up. Backward computes the activation again, which is cheaper than to fetch it from memory."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, act: nn.Module) -> Tensor:
+    def forward(ctx: _GateContext, gate: Tensor, up: Tensor, act: nn.Module) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
         active: Tensor = act(gate)
         return active * up
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _GateContext, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         with torch.enable_grad():
-            own = gate.detach().requires_grad_()
-            active = ctx.act(own)
-        (d_gate,) = torch.autograd.grad(active, own, gradients[0] * up)
+            detached = gate.detach().requires_grad_()
+            active = ctx.act(detached)
+        (d_gate,) = torch.autograd.grad(active, detached, gradients[0] * up)
         return d_gate, gradients[0] * active.detach(), None

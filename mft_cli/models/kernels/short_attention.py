@@ -7,10 +7,10 @@ long as plain products, forward and backward together (AVX512-BF16 cores, a row 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 LIMIT = 768  # tokens; beyond it the [H, t, t] probabilities that are kept for backward cost more than they save
 
@@ -41,11 +41,16 @@ def by_position(x: Tensor, t: int) -> Tensor:
     return x.view(heads, rows // t, t, d).permute(2, 0, 1, 3).reshape(t, -1, d)
 
 
+class _Context(FunctionCtx):
+    scale: float
+    saved_tensors: tuple[Tensor, ...]
+
+
 class _ShortAttention(torch.autograd.Function):
     """Scores and softmax in fp32, the other products in the inputs' dtype; the probabilities are kept."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    def forward(ctx: _Context, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         t, heads = len(q), k.shape[1]
         queries, keys, values = by_key_head(q, heads), k.transpose(0, 1), v.transpose(0, 1)
         scores = torch.bmm(queries.float() * scale, keys.float().transpose(1, 2))
@@ -56,7 +61,7 @@ class _ShortAttention(torch.autograd.Function):
         return by_position(torch.bmm(shares, values), t)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, shares = ctx.saved_tensors
         t, heads = len(q), k.shape[1]
         out = by_key_head(gradients[0], heads)
