@@ -39,7 +39,7 @@ class Subject:
     def load(self, device: torch.device) -> nn.Module:
         """The model in fp32, for packed rows, not training."""
         attention = "sdpa" if self.config.attention in ("auto", "flash_attention_2") else self.config.attention
-        model = load_model(
+        model: nn.Module = load_model(
             str(self.folder.path), self.config, dtype=torch.float32, attention=resolve(attention, device.type)
         )
         return model.to(device).eval().requires_grad_(False)

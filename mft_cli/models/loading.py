@@ -89,12 +89,11 @@ def load_model(
     device: torch.device | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
-    quantized: Settings = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    settings: Settings = {"attn_implementation": attention, "use_safetensors": True}
+    if quantization is not None:
+        settings |= {"quantization_config": quantization, "device_map": {"": device}}
     try:
-        model = read_model(
-            path, revision=config.revision, trust=config.trust_remote_code, dtype=dtype,
-            attn_implementation=attention, use_safetensors=True, **quantized,
-        )  # fmt: skip
+        model = read_model(path, revision=config.revision, trust=config.trust_remote_code, dtype=dtype, **settings)
     except Exception as error:
         if attention in str(error):  # its code chooses among transformers' own by name
             name = (
@@ -123,5 +122,5 @@ def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> flo
     weights = sum(each) + (
         0 if head is not embedding else (6.0 if embedding.requires_grad else frozen) * numel_of(head)
     )
-    layers, width = int(config.num_hidden_layers), int(config.hidden_size)  # type: ignore[union-attr, arg-type]
+    layers, width = int(config.num_hidden_layers), int(config.hidden_size)
     return weights + 6.0 * layers * width * length

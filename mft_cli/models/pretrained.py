@@ -54,7 +54,7 @@ def read_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer; a slow one where there is no fast one. Raises as `read_model`."""
     with quiet_transformers():
-        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+        tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(  # type: ignore[assignment]
             path, revision=revision, trust_remote_code=trust, **({"gguf_file": gguf_file} if gguf_file else {})
         )
     return tokenizer

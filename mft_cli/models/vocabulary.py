@@ -64,13 +64,13 @@ def padding_id(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> in
     return pad if isinstance(pad, int) and pad < embedding_rows(model) else 0
 
 
-def token_id(tokenizer: Any, token: str) -> int:
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     """The id of a token that the tokenizer has."""
     return int(tokenizer.convert_tokens_to_ids(token))
 
 
-def embedding_rows(model: PreTrainedModel) -> int:
-    return int(shape_of(table(model.get_input_embeddings()))[0])
+def embedding_rows(model: nn.Module) -> int:
+    return int(shape_of(table(model.get_input_embeddings()))[0])  # type: ignore[operator]
 
 
 def table(embedding: Any) -> Tensor:

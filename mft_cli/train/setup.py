@@ -233,6 +233,7 @@ def load_weights(
     for token in new_tokens:
         log(f"token {token} added to the tokenizer, its embedding the mean of all others")
     spare = spare_rows(model, len(tokenizers.as_loaded), len(new_tokens))
+    extend_tokenizer(tokenizer, new_tokens)
     new_ids = tokenizer.convert_tokens_to_ids(new_tokens)
     for examples in (loaded.train, loaded.validation):
         if examples is not None:

@@ -172,7 +172,8 @@ def cap(limit: float, score: Tensor, *_: Tensor) -> Tensor:
 
 @lru_cache
 def flex_function(device_type: str) -> Callable[..., Tensor]:
-    return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention
+    compiled = torch.compile(flex_attention, dynamic=True)
+    return compiled if device_type == "cuda" else flex_attention  # type: ignore[return-value]
 
 
 def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) -> BlockMask:

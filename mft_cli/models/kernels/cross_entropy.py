@@ -175,7 +175,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 torch.mm(gradient, used, out=d_hidden[here])
             if needs_weight:
                 d_weight = _add_product(d_weight, gradient, part)
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)  # type: ignore[arg-type]  None is allowed
         ctx.shapes = weight.shape, weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(losses, predicted)
         total = (losses if weights is None else losses * weights).sum()
@@ -191,7 +191,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         if d_weight is not None:
             d_weight = _scaled(d_weight, factor, shape[0], dtype)
         if d_bias is not None:
-            d_bias = _scaled(d_bias, factor, shape[0], bias_dtype)
+            d_bias = _scaled(d_bias, factor, shape[0], bias_dtype or dtype)
         return d_hidden, d_weight, d_bias, None, None, None, None
 
 
