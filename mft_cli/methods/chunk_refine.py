@@ -114,7 +114,8 @@ class ChunkRefine(Method):
         """Counts the training's response tokens, for the floor that a masked chunk's loss is compared with."""
         if self.unigram is None:
             tokens = torch.from_numpy(examples.tokens[examples.loss_mask].astype("int64"))
-            counts = torch.bincount(tokens, minlength=self.mask_id + 1).double() + 1
+            size = max(self.mask_id + 1, self.known_ids)  # validation may hold tokens that training does not
+            counts = torch.bincount(tokens, minlength=size).double() + 1
             self.unigram = (counts / counts.sum()).log().float()
 
     # ---- what mft plan asks ----

@@ -170,6 +170,11 @@ def test_a_loss_is_told_with_its_floors(ready):
         first += float(torch.nn.functional.cross_entropy(logits[None], true_ids[:1]))
     assert float(metrics["masked_loss_unigram"][0]) == pytest.approx(unigram, rel=1e-4)
     assert float(metrics["first_slot_loss"][0]) == pytest.approx(first, rel=1e-4)
+    assert len(method.unigram) > int(examples.tokens.max())
+    rare, _ = ready()
+    rare.mask_id = 3  # a reserved token of the tokenizer's own, with a low id
+    rare.check(examples)
+    assert len(rare.unigram) >= rare.known_ids
 
 
 def test_without_steps_the_backbones_states_are_read(ready):
