@@ -441,10 +441,10 @@ def test_bidirectional_backbones_are_refused(ready):
 
 def test_the_head_in_its_folder(ready, tmp_path):
     method, model = ready()
-    (where, names), *none = method.beside(model).items()
+    (where, names), *none = method.extra_files(model).items()
     assert not none
     tensors = model.state_dict()
-    method.write_beside(tmp_path / where, {n: tensors[n] for n in names})
+    method.write_extra_files(tmp_path / where, {n: tensors[n] for n in names})
     again = read_head(tmp_path)
     assert again.settings == read_settings(tmp_path) == method.settings
     assert all(torch.equal(t, tensors[f"refine_head.{n}"]) for n, t in again.state_dict().items())
@@ -457,8 +457,8 @@ def test_the_head_in_its_folder(ready, tmp_path):
 def test_a_run_goes_on_from_an_exported_head(ready, tmp_path, tokenizer):
     method, model = ready()
     torch.nn.init.normal_(model.refine_head.proj.weight)
-    (where, names), *_ = method.beside(model).items()
-    method.write_beside(tmp_path / where, {n: model.state_dict()[n] for n in names})
+    (where, names), *_ = method.extra_files(model).items()
+    method.write_extra_files(tmp_path / where, {n: model.state_dict()[n] for n in names})
     second = ChunkRefine(ChunkRefineConfig(**SMALL))
     second.prepare(tokenizer)
     _, fresh = ready()
