@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the exit codes of every command."""
+"""The one exception that means "the user can correct this", and the exit codes of every command."""
 
 import signal
 
@@ -17,7 +17,7 @@ def first_line(error: Exception, most: int = 300) -> str:
 
 
 class UserError(Exception):
-    """Something that the user can mend. Its text is one clear sentence: what, where, what was expected, what to do."""
+    """Something that the user can correct. Its text is one clear sentence: what, where, what was expected, what to do."""
 
 
 class Stopped(Exception):

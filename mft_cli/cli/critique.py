@@ -33,7 +33,7 @@ HELP = """mft critique: training data for method=masked_critique
   mft critique ... solutions.questions=100 budget.requests=500 budget.tokens=400000
   mft critique ... csv=true row_prompt.template='...' prompt@teacher.prompt=mine
 
-The base model samples solutions, the teacher criticises each and answers anew, the answer is compared with the gold one.
+The base model samples solutions, the teacher criticises each and answers again, the answer is compared with the gold one.
 A killed run goes on where it was; a larger budget goes on in the same folder.
 Writes train.jsonl, malformed.jsonl, provenance.json into outputs/critique-...; then
   mft train method=masked_critique data=critique data.sources.critique.path=outputs/critique-.../train.jsonl

@@ -83,14 +83,14 @@ FLAGS: dict[str, int | None] = {
 
 
 def flags_first(arguments: list[str]) -> list[str]:
-    """Flags in front of overrides: between them argparse would not know the rest. Raises UserError for an unknown flag."""
+    """Flags before overrides: between them argparse would not know the rest. Raises UserError for an unknown flag."""
     flags, rest, words = [], [], list(arguments)
     while words:
         word = words.pop(0)
         name, separator, value = word.partition("=")
         if not word.startswith("-"):
             if not separator and not word.startswith("~"):
-                raise UserError(f"{word!r} is no setting: expected key=value, such as eval=gsm8k or seed=3")
+                raise UserError(f"{word!r} is not a setting: expected key=value, such as eval=gsm8k or seed=3")
             rest.append(word)
             continue
         if name == "--experimental-rerun":

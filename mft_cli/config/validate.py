@@ -46,7 +46,7 @@ def _checked(cls: type[Config], make: Callable[[], Config], prefix: str, shown: 
 
 
 def most_telling(cls: type, errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Findings without "is no object": where a number or a map is possible, another finding says what is wrong."""
+    """Findings without "is not an object": where a number or a map is possible, another finding says what is wrong."""
     others = [real_path(cls, e["loc"])[0] for e in errors if not e["type"].endswith("_type")]
     return [
         e

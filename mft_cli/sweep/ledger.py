@@ -62,7 +62,7 @@ class Ledger:
         ledger = cls(root)
         if not ledger.facts.is_file():
             raise UserError(
-                f"{root} is no sweep's folder (it has no sweep.json); mft train -m prints the folder's name"
+                f"{root} is not a sweep's folder (it has no sweep.json); mft train -m prints the folder's name"
             )
         return ledger
 

@@ -254,7 +254,7 @@ def test_a_job_in_sequence_is_announced_with_the_time_left():
     [
         (["sweep"], "commands status, retry and report"),
         (["sweep", "status"], "takes one sweep's folder"),
-        (["sweep", "status", "nowhere"], "is no sweep's folder"),
+        (["sweep", "status", "nowhere"], "is not a sweep's folder"),
         (["train", "-m", "hydra/launcher=mft_locl", "seed=1,2"], "mft_locl"),
         (["train", "-m", "hydra/launcher=mft_local", "hydra.launcher.jobs=0", "seed=1,2"], "hydra.launcher.jobs=0"),
         (["train", "-m", "hydra/launcher=mft_local", "launch.dry_run=true", "seed=1,2"], "launch.dry_run=true prints"),

@@ -1,7 +1,7 @@
 """Every configuration key: its type, range, default and one line of documentation. Imports no torch.
 
 The YAML files in `conf/` hold only what differs from the defaults here. `docs/keys.md` is generated from these files
-(`python -m mft_cli.config.reference`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is no boolean,
+(`python -m mft_cli.config.reference`), and a test keeps the two equal. Validation is pydantic's, in strict mode: 1 is not a boolean,
 "3" no number.
 """
 

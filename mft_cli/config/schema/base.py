@@ -28,7 +28,7 @@ NEEDS = "needs"
 
 
 def key(default: Any, doc: str, needs: str = "") -> Any:
-    """A configuration key with its one line of documentation. A list, dict or dataclass type is made anew each time.
+    """A configuration key with its one line of documentation. A list, dict or dataclass type is made again each time.
 
     `needs`: without what the key has no effect, `noise=mixup`, `name!=none`, `a or b` (mft_cli/config/effects.py).
     """

@@ -66,10 +66,10 @@ class PromptConfig:
     )
     template: str = key("{question}", "Text around the question; {question} stands for it. In chat: the user's turn.")
     option: str = key(
-        "{letter}. {text}", "A multiple-choice option's line; they stand at {choices}, else behind {question}."
+        "{letter}. {text}", "A multiple-choice option's line; they stand at {choices}, else after {question}."
     )
     response: str = key("{response}", "Text around the response in training; {response} and {answer} stand for fields.")
-    shots: list[Shot] = key([], "Worked examples in front of the question.")
+    shots: list[Shot] = key([], "Worked examples before the question.")
     shot_separator: str = key("\n\n", "Text between worked examples (template prompts).", needs="kind=template")
     stop: list[str] = key([], "Texts that end a completion in evaluation, besides the end-of-sequence tokens.")
 

@@ -26,7 +26,7 @@ class PeftConfig:
     name: Literal["none", "lora", "qlora"] = key("none", "none: all weights train; qlora: lora on 4-bit weights.")
     rank: AtLeastOne = key(16, "Rank of the adapters.", needs="name!=none")
     alpha: Positive = key(32.0, "The adapters' product is scaled by alpha / rank.", needs="name!=none")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout in front of the adapters.", needs="name!=none")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = key(0.0, "Dropout before the adapters.", needs="name!=none")
     targets: list[str] = key(
         ["auto"], "Names of the adapted modules, or their ends; auto: every linear but the head.", needs="name!=none"
     )
@@ -49,7 +49,7 @@ class SlurmConfig:
     constraint: str | None = key(None, "Node features.")
     container: str | None = key(None, "Container image in which the ranks run (srun --container-image, pyxis).")
     container_mounts: list[str] = key([], "Folders that the container sees, such as /data:/data.")
-    setup: list[str] = key([], "Shell lines in front of the command, such as module load cuda.")
+    setup: list[str] = key([], "Shell lines before the command, such as module load cuda.")
     signal_s: AtLeastOne = key(120, "Seconds before the time limit at which the run is told to save and requeue.")
     requeue: bool = key(True, "Put a job that was stopped by preemption or its time limit back into the queue.")
     max_requeues: Count = key(100, "Restarts after which a job is not requeued any more.")

@@ -138,7 +138,7 @@ class MaskedCritiqueConfig(MethodConfig):
         ["critique"], "Spans in which labels are dropped; [think] is critique and reasoning."
     )
     skip_first: Count = key(5, "Tokens at the start of each span that are always trained on.")
-    redraw: bool = key(True, "Draw anew in each epoch; false: the same labels are dropped throughout.")
+    redraw: bool = key(True, "Draw again in each epoch; false: the same labels are dropped throughout.")
     format_term: Literal["argmax_reward", "tag_likelihood"] = key(
         "argmax_reward",
         "argmax_reward: the paper's, it has no gradient; tag_likelihood: cross entropy of tags and answer.",
@@ -195,7 +195,7 @@ class MaskFinetuneConfig(MethodConfig):
             )
         if self.selection == "global" and self.scores != "learned":
             raise UserError(
-                f"method.scores={self.scores} is no learned score that a threshold could cut: set method.selection=local"
+                f"method.scores={self.scores} is not a learned score that a threshold could cut: set method.selection=local"
             )
         if not self.modules:
             raise UserError("method.modules is empty: expected attention, mlp or name patterns")

@@ -57,7 +57,7 @@ API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
         (one_shard_missing, [HF], "model-2.safetensors is missing"),
         (half_facts, [HF], "half-written export"),
         (nothing, ["eval=gsm9k"], "eval=gsm9k: no such benchmark"),
-        (nothing, ["gsm8k"], "'gsm8k' is no setting: expected key=value"),
+        (nothing, ["gsm8k"], "'gsm8k' is not a setting: expected key=value"),
         (nothing, ["eval.max_model_len=4096", HF], "but the model has 512 positions"),
         (nothing, ["eval=none", HF], "no benchmark"),
         (nothing, ["eval.benchmarks.gsm8k.source.path={here}/none.jsonl", HF], "none.jsonl: no such file"),
