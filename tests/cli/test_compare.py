@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mft_cli.cli.compare import compare
+from mft_cli.cli.compare import compare, main
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.score import score_file
@@ -169,3 +169,13 @@ def test_damaged_failure_detection_costs_itself_only(tmp_path: Path) -> None:
     bad = {"auroc": "high", "risk_coverage": [[1, None]], "agreement": {"difference": []}, "interval": [3]}
     fake_evaluation(run, correct=range(9), metrics={"failure_detection": bad, "overlap": {"problems": "x"}})
     assert build([run], tmp_path / "report").html.is_file()
+
+
+def test_baseline_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(folder) for folder in two(tmp_path)]
+    main([*folders, f"out={tmp_path / 'out'}", "baseline=masked"])
+    assert "sft − masked" in capsys.readouterr().out
+    with pytest.raises(
+        UserError, match="baseline=none: expected a run or a setting of this report, one of sft, masked"
+    ):
+        main([*folders, "baseline=none", f"out={tmp_path / 'other'}"])
