@@ -141,7 +141,7 @@ def _failure_cells(detection: Metrics) -> list[str]:
     return [
         f"{detection.get('wrong', NONE)} of {detection.get('n', NONE)}",
         f"{wording.decimal(detection.get('auroc'))} {wording.decimal_interval(detection.get('interval'))}",
-        wording.decimal(detection.get("threshold")),
+        wording.significant(detection.get("threshold")),
         str(detection.get("flagged", NONE)),
         f"{wording.percent(detection.get('precision'))} {wording.percent_interval(detection.get('precision_interval'))}",
         f"{wording.percent(detection.get('recall'))} {wording.percent_interval(detection.get('recall_interval'))}",

@@ -102,8 +102,8 @@ def score_row(evaluation: Evaluation, run: Run) -> ScoreRow:
         unparsed=wording.whole(metrics.get("unparsed")),
         truncated=wording.whole(metrics.get("truncated")),
         timed_out=wording.whole(metrics.get("timed_out")),
-        gold=wording.decimal(gold.get("mean")),
-        gold_interval=wording.decimal_interval(gold.get("interval")),
+        gold=wording.decimal(gold.get("mean"), wording.digits_for(gold.get("interval"))),
+        gold_interval=wording.decimal_interval(gold.get("interval"), wording.digits_for(gold.get("interval"))),
         contaminated=wording.one_line(str(metrics.get("contaminated") or "")),
         run_state=STATE_WORDS.get(run.state, run.state) if run.unfinished else "",
         how=how(metrics),
@@ -218,7 +218,7 @@ def seed_rows(summary: Summary) -> list[SeedRow]:
                     deviation=f"{100 * score.deviation:.1f}" if score.deviation is not None else NONE,
                     each=", ".join(each),
                     gold=wording.decimal(score.gold_mean),
-                    gold_deviation=wording.decimal(score.gold_deviation),
+                    gold_deviation=wording.significant(score.gold_deviation),
                 )
             )
     return rows
