@@ -209,9 +209,9 @@ def read_run(folder: Path, label: str) -> Run:
 
 def missing(run: Run) -> list[str]:
     """What a training must have written and is not there."""
-    if "method.name" not in run.config and run.training:
-        name = run.folder / "config.yaml"
-        problem = "does not say method.name" if name.is_file() else "is missing"
+    damaged = not run.config and (run.folder / "config.yaml").is_file()  # told when it was read
+    if "method.name" not in run.config and run.training and not damaged:
+        problem = "does not say method.name" if run.config else "is missing"
         return [f"config.yaml {problem}, although this was a training: it counts as a model that was only evaluated"]
     if "method.name" in run.config and run.step and not run.training:
         return [
