@@ -37,7 +37,7 @@ READING = [
     "question: the prompt without its first and its special tokens; near: the last response tokens; far: all earlier ones.",
     "The same share of each region is corrupted, so that the size of a region decides little; the fall for each "
     "corrupted token is shown as well.",
-    "Intervals are 95 % bootstrap intervals over examples; differences are taken example by example.",
+    "Intervals are 95 % bootstrap intervals over examples (Student's below 30); differences are taken example by example.",
     "A share of 0.6 for the question means: of the change that the three corruptions make, 60 % comes from the question.",
 ]
 
