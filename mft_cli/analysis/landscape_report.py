@@ -11,7 +11,7 @@ from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
 from mft_cli.report.render.page import Picture, Table
 from mft_cli.report.render.plots import loss_lines, loss_surface
-from mft_cli.report.wording import one_line, significant
+from mft_cli.report.wording import count, one_line, significant
 
 READING = [
     "The loss is the mean cross entropy of the response tokens of fixed examples, in fp32, on clean inputs.",
@@ -126,7 +126,7 @@ def sentence(scene: JsonObject, kind: str, losses: dict[str, float | None]) -> s
     label = one_line(scene["label"])
     ends = " and ".join(number(losses[mark["label"]]) for mark in scene["marks"])
     lowest = f"the lowest loss, {number(scene['lowest']['loss'])}, is at {coordinates(scene['lowest']['at'])}"
-    gone = f"; {scene['not_finite']} points are not finite" if scene["not_finite"] else ""
+    gone = f"; {count(scene['not_finite'], 'point')} not finite" if scene["not_finite"] else ""
     if kind == "line" and "barrier" in scene:
         barrier = f"barrier {number(scene['barrier'])}" if scene["barrier"] else "no barrier"
         return f"{label}: {barrier} between losses of {ends}; {lowest}{gone}."

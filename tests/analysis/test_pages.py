@@ -43,7 +43,7 @@ def test_landscape_says_its_barrier_and_its_lowest_loss() -> None:
     losses: dict[str, float | None] = {"sft": 1.0, "masked": 1.25}
     assert landscape_report.sentence(scene, "line", losses) == (
         "sft → masked: barrier 0.2500 between losses of 1.0000 and 1.2500; the lowest loss, 0.7500, is at (+0.500); "
-        "1 points are not finite."
+        "1 point not finite."
     )
     assert "no barrier between" in landscape_report.sentence(scene | {"barrier": 0.0}, "line", losses)
     around = {"label": "sft", "marks": [{"label": "sft"}], "mean_rise": 0.5, "not_finite": 0, "lowest": scene["lowest"]}
