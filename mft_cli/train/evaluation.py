@@ -23,7 +23,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     move_stale_evaluations(run, config, log)
     if not config.eval.benchmarks:
         return
-    for folder, out in exports_to_evaluate(run, config):
+    for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
         asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
         plain = to_plain(asked)
         plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
@@ -46,7 +46,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
 
 def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
     """Scores of other weights than an export now has, after a retraining or more steps, go where no report looks."""
-    for folder, out in exports_to_evaluate(run, config):
+    for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
         exported = read_export_facts(folder).get("weights_digest")
         scored = {read_object(path).get("weights_digest") for path in out.glob("*/metrics.json")}
         if exported and scored - {None, exported}:
@@ -54,10 +54,10 @@ def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
             log(f"{out} held scores of other weights than {folder} has now: moved into {run.root / 'replaced'}")
 
 
-def exports_to_evaluate(run: RunDir, config: TrainConfig) -> list[tuple[Path, Path]]:
+def exports_to_evaluate(run: RunDir, which: str) -> list[tuple[Path, Path]]:
     """(export, evaluation folder) pairs that eval.checkpoints asks for."""
     pairs = {"last": [(run.export, run.root / "eval")], "best": [(run.root / "export-best", run.root / "eval-best")]}
-    if config.eval.checkpoints != "all":
-        return pairs[config.eval.checkpoints]
+    if which != "all":
+        return pairs[which]
     steps = sorted(run.root.glob("export-step-*"))
     return [(p, run.root / p.name.replace("export", "eval")) for p in steps] + pairs["last"]

@@ -36,7 +36,7 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
             )
     check_same_start(run, config)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
-    exports = [folder for folder, _ in exports_to_evaluate(run, config)]
+    exports = [folder for folder, _ in exports_to_evaluate(run, config.eval.checkpoints)]
     return not longer and all((folder / "config.json").exists() for folder in exports)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.schema.training import LogConfig
 from mft_cli.data.load import Loaded
 from mft_cli.data.pack import make_batch
 from mft_cli.data.prompts import Renderer
@@ -15,34 +17,29 @@ from mft_cli.eval.engines.base import decoded
 from mft_cli.methods.base import Method
 from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import Draw
-from mft_cli.run_dir import RunDir
 
 
 def sampler(
-    run: RunDir, config: TrainConfig, model: PreTrainedModel, method: Method, renderer: Renderer, loaded: Loaded
+    path: Path, config: LogConfig, seed: int, model: PreTrainedModel, method: Method, renderer: Renderer, loaded: Loaded
 ) -> Callable[[int], None] | None:
-    """Greedy completions of a few validation (else training) prompts, and what the method adds, into samples.jsonl."""
-    if not config.log.samples_every_steps:
+    """What appends greedy completions of a few validation (else training) prompts, and what the method adds, to `path`."""
+    if not config.samples_every_steps:
         return None
-    import json
-
     examples = loaded.validation if loaded.validation is not None else loaded.train
 
     def sample(step: int) -> None:
         training, before = model.training, model.config._attn_implementation
         model.eval()
-        batches = [
-            make_batch(examples, [[i]], 0, 0, model.device) for i in range(min(config.log.samples, len(examples)))
-        ]
-        more = [method.sample(model, batch, renderer.tokenizer, Draw(config.seed)) for batch in batches]
+        batches = [make_batch(examples, [[i]], 0, 0, model.device) for i in range(min(config.samples, len(examples)))]
+        more = [method.sample(model, batch, renderer.tokenizer, Draw(seed)) for batch in batches]
         model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
-        with torch.no_grad(), open(run.samples, "a", encoding="utf-8") as file:
+        with torch.no_grad(), open(path, "a", encoding="utf-8") as file:
             for i in range(len(batches)):
                 start = int(examples.offsets[i])
                 first = start + int(examples.loss_mask[start : int(examples.offsets[i + 1])].argmax())
                 prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
                 made = model.generate(
-                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.log.sample_tokens,
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.sample_tokens,
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
                 )  # fmt: skip
                 text = decoded(

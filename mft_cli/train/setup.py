@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.effects import without_effect
-from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
+from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.config.validate import to_plain, to_yaml
@@ -82,7 +83,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         log(line)
     method = make(config.method, config.train.logits_chunk)
     check_peft(config, method, device)
-    tokenizers = load_tokenizers(config, method, ranks, log)
+    tokenizers = load_tokenizers(config.model, config.prompt, method, ranks, log)
     loaded = ranks.one_after_first(lambda: load(config.data, tokenizers.renderer, config.seed))
     for line in loaded.lines:
         log(line)
@@ -92,14 +93,16 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     attention = resolve(backend(config.model, method, precision), device.type)
     ds_config = zero_settings.ds_config(config, precision, ranks.world)
     with partitioned_loading(ds_config):
-        weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
+        weights = load_weights(config.peft, tokenizers, loaded, attention, precision, device, log)
     settings = weights.model.config.to_dict()
     check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
-    engine = make_engine(config, model, method, precision, ds_config, device, ranks)
+    engine = make_engine(config.train, model, method, precision, ds_config, device, ranks)
     packing = may_pack(engine, config, log)
+    if config.launch.compile:
+        compile_body(model)
     take_over(run, config, loaded, ranks)
     position = Position(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
     machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
@@ -118,7 +121,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         record(run, config, choices, loaded, position.step, log)
         cut_back(run.samples, position.step, log)
         fit.metrics = Metrics(run, config.log, position.step, to_plain(config), log)
-        fit.sample = sampler(run, config, model, method, tokenizers.renderer, loaded)
+        fit.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
         fit.before_forward = adapters.draw_dropout_for
     source = tokenizers.source
@@ -183,16 +186,16 @@ class Tokenizers:
     renderer: Renderer
 
 
-def load_tokenizers(config: TrainConfig, method: Method, ranks: Ranks, log: Log) -> Tokenizers:
+def load_tokenizers(config: ModelConfig, prompt: PromptConfig, method: Method, ranks: Ranks, log: Log) -> Tokenizers:
     """Finds the model and reads its tokenizer."""
-    source = find_source(config.model)
+    source = find_source(config)
     path = ranks.one_after_first(lambda: locate(source.base, log))
     folder = source.tokenizer_path(path)
     base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
     new_tokens = method.prepare(tokenizer)
     if method.new_tokens:
         extend_tokenizer(tokenizer, new_tokens)  # they stand in the rows; one that is only put into inputs does not
-    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
+    renderer = Renderer(tokenizer, prompt, tuple(method.new_tokens))
     return Tokenizers(source, path, base_tokenizer, tokenizer, new_tokens, renderer)
 
 
@@ -207,7 +210,7 @@ class Weights:
 
 
 def load_weights(
-    config: TrainConfig,
+    config: PeftConfig,
     tokenizers: Tokenizers,
     loaded: Loaded,
     attention: str,
@@ -217,7 +220,7 @@ def load_weights(
 ) -> Weights:
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
     tokenizer, new_tokens = tokenizers.extended, tokenizers.new_tokens
-    four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+    four = four_bits(DTYPES[precision]) if config.name == "qlora" else None
     model = load_model(
         tokenizers.path,
         tokenizers.source.base,
@@ -268,7 +271,7 @@ def prepare_model(
 
 
 def make_engine(
-    config: TrainConfig,
+    config: TrainingConfig,
     model: PreTrainedModel,
     method: Method,
     precision: str,
@@ -276,18 +279,17 @@ def make_engine(
     device: torch.device,
     ranks: Ranks,
 ) -> TorchEngine | DeepSpeedEngine:
-    """Plain torch, or DeepSpeed where there is a `ds_config`; the model compiled if that is asked for."""
-    engine: TorchEngine | DeepSpeedEngine
+    """Plain torch, or DeepSpeed where there is a `ds_config`."""
     groups = method.param_groups(model)
     if ds_config is None:
-        engine = TorchEngine(model, groups, config.train, precision, device, ranks)
-    else:
-        engine = DeepSpeedEngine(model, groups, config.train, precision, ds_config, ranks)
-    if config.launch.compile:
-        # the loop calls the body, not the model around it: logits are made only where there are labels
-        inner = causal_lm(model)
-        getattr(inner, inner.base_model_prefix).compile(dynamic=True)
-    return engine
+        return TorchEngine(model, groups, config, precision, device, ranks)
+    return DeepSpeedEngine(model, groups, config, precision, ds_config, ranks)
+
+
+def compile_body(model: PreTrainedModel) -> None:
+    """The loop calls the body, not the model around it: logits are made only where there are labels."""
+    inner = causal_lm(model)
+    getattr(inner, inner.base_model_prefix).compile(dynamic=True)
 
 
 def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:

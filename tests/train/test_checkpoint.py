@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -71,14 +72,17 @@ def test_keep_last_and_best(tmp_path: Path):
     assert checkpoint.steps_in(tmp_path) == [6, 5, 3]
 
 
-def test_full_disk_is_told_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EPERM, errno.EROFS])
+def test_what_a_disk_refuses_is_told_and_the_last_good_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
     save(tmp_path, 1, one())
 
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device: the checkpoint of step 2 is not written"):
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(UserError, match=f"{re.escape(os.strerror(number))}: the checkpoint of step 2 is not written"):
         save(tmp_path, 2, one())
     assert checkpoint.steps_in(tmp_path) == [1]
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

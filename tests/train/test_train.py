@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -160,6 +163,27 @@ def test_signals_finish_the_step_and_save(tiny_model, problem_file, tmp_path, na
     trained = rows(tmp_path / "run", "train")
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1].name
     assert int(saved.removeprefix("step-")) == trained[-1]["step"] == state["step"]
+
+
+def test_a_terminal_that_is_closed_stops_and_saves(tiny_model, problem_file, tmp_path):
+    """A hang-up: the signal comes, and whatever is printed from then on is refused."""
+    master, terminal = pty.openpty()
+    long = tiny_overrides(tiny_model, problem_file, run_dir="run", **{"train.max_steps": 4000})
+
+    def take_terminal() -> None:
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mft_cli", "train", *long], cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True, preexec_fn=take_terminal,
+    )  # fmt: skip
+    os.close(terminal)
+    wait_for(lambda: count_rows(tmp_path / "run") > 3)
+    os.close(master)
+    assert process.wait(timeout=120) == 75
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert (state["state"], state["by"]) == ("stopped", "SIGHUP")
+    assert (tmp_path / "run" / "checkpoints" / f"step-{state['step']:08d}").is_dir()
 
 
 KILLS = int(os.environ.get("MFT_TEST_KILLS", "10"))
