@@ -44,6 +44,7 @@ def train(config: TrainConfig) -> Path:
         return run.root
     with run.lock():
         log = Log(run.log)
+        run.hold()
         remove_leftovers(run.root)
         if is_done(run, config):
             log(f"{run.root} is done; checkpoint.resume=false would train it again")
