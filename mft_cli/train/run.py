@@ -45,7 +45,8 @@ def train(config: TrainConfig) -> Path:
     with run.lock():
         log = Log(run.log)
         run.hold()
-        remove_leftovers(run.root)
+        for folder in (run.root, run.checkpoints):
+            remove_leftovers(folder)
         if is_done(run, config):
             log(f"{run.root} is done; checkpoint.resume=false would train it again")
             if changed := changed_versions(run.get_provenance(), environment()):
