@@ -69,7 +69,7 @@ def swapped_groups(fit: Fit) -> int:
     return len(swapper.swap_params_info) if swapper else 0
 
 
-def spoil_first_step(fit: Fit) -> None:
+def break_first_step(fit: Fit) -> None:
     """The engine is told a loss that is not finite, once; the gradients are."""
     step = fit.engine.step
     losses = iter([math.inf])
@@ -93,8 +93,8 @@ def main(cases: Path, out: Path) -> None:
     for name, values in wanted.items():
         states = values.pop("states", None)
         fit = make_fit(values, ranks)
-        if name.startswith("spoiled"):
-            spoil_first_step(fit)
+        if name.startswith("broken"):
+            break_first_step(fit)
         if values["run_dir"].endswith("-resume"):
             results[name] = facts(fit)
             continue

@@ -62,15 +62,15 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         "sft": ("sft", {}),
         "new-token": ("masked_thought", {"micro_batch_size": 2}),
         "bf16": ("masked_thought", {"precision": "bf16"}),
-        "spoiled": ("sft", {}),
-        "overflow": ("sft", {"learning_rate": 1e30}),
+        "broken": ("sft", {}),
+        "overflow": ("sft", {"learning_rate": 1000, "weight_decay": 1e20}),
     }
     cases, expected = {}, {}
     for name, (method, train) in asked.items():
         one = values(model, problem_file, method, {}, tmp_path / f"{name}-one", "none", **train)
         fit = rank_program.make_fit(one, Ranks())
-        if name == "spoiled":
-            rank_program.spoil_first_step(fit)
+        if name == "broken":
+            rank_program.break_first_step(fit)
         expected[name] = rank_program.facts(fit)
         fit.position.step = rank_program.STEPS
         fit.save()

@@ -222,7 +222,8 @@ def test_kill_at_any_moment_ends_in_the_same_weights(tiny_model, problem_file, t
 def test_numbers_that_are_not_finite(tiny_model, problem_file, tmp_path):
     """A rate that blows up: steps are skipped and counted; the run stops with a checkpoint and names the examples."""
     more = {
-        "train.learning_rate": 1e30,
+        "train.learning_rate": 1000,
+        "train.weight_decay": 1e20,
         "train.warmup_fraction": 0,
         "train.max_steps": 50,
         "train.max_bad_steps": 3,
@@ -440,7 +441,7 @@ def test_an_installed_mft_does_not_take_the_repository_around_it_for_its_own(tmp
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     def recorded(folder: Path) -> str:
-        code = "from mft_cli.run_dir import git_state; print((git_state() or {}).get('commit'))"
+        code = "from mft_cli.provenance import git_state; print((git_state() or {}).get('commit'))"
         env = {**os.environ, "PYTHONPATH": str(folder)}
         return subprocess.run(
             [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True
