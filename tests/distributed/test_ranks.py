@@ -115,7 +115,7 @@ def cases_of(model: Path, data: Path, root: Path, engine: str, states: Path, var
     cases["checkpointing"] = values(model, data, "masked_thought", {}, root / "checkpointing", engine, **checkpointed)
     cases["bf16"] = values(model, data, "masked_thought", {}, root / "bf16", engine, precision="bf16")
     # The first step makes the weights so large that no later loss is finite: those steps are skipped.
-    cases["overflow"] = values(model, data, "sft", {}, root / "overflow", engine, learning_rate=1000, weight_decay=1e20)
+    cases["overflow"] = values(model, data, "sft", {}, root / "overflow", engine, learning_rate=1000, weight_decay=1e12)
     cases["broken"] = values(model, data, "sft", {}, root / "broken", engine)  # as rank_program does to its first step
     lora = {"peft": {"name": "lora", "rank": 4, "dropout": 0.1}}  # with a new token's row, and frozen parameters
     cases["lora"] = values(model, data, "masked_thought", {}, root / "lora", engine, **SPLITS[1]) | lora

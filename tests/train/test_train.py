@@ -223,7 +223,7 @@ def test_numbers_that_are_not_finite(tiny_model, problem_file, tmp_path):
     """A rate that blows up: steps are skipped and counted; the run stops with a checkpoint and names the examples."""
     more = {
         "train.learning_rate": 1000,
-        "train.weight_decay": 1e20,
+        "train.weight_decay": 1e12,
         "train.warmup_fraction": 0,
         "train.max_steps": 50,
         "train.max_bad_steps": 3,
