@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
+from mft_cli.console import write
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.files import disk_problem
 from mft_cli.signals import ignore_stop_signals
@@ -64,16 +65,16 @@ def run(task: Callable[[], None]) -> int:
     try:
         task()
     except UserError as error:
-        print(f"mft: {error}", file=sys.stderr)
+        tell(str(error))
         return EXIT_USER
     except Stopped as stopped:
-        print(f"mft: {stopped}; start the same command again to go on", file=sys.stderr)
+        tell(f"{stopped}; start the same command again to go on")
         return EXIT_STOPPED
     except RankFailed as failed:
-        print(f"mft: {failed}", file=sys.stderr)
+        tell(str(failed))
         return EXIT_OURS
     except KeyboardInterrupt:
-        print("mft: interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
     except BrokenPipeError:  # `mft ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,7 +82,7 @@ def run(task: Callable[[], None]) -> int:
     except OSError as error:
         if disk_problem(error) is None:
             raise
-        print(f"mft: {error}; free space or choose another folder, then start the same command again", file=sys.stderr)
+        tell(f"{error}; free space or choose another folder, then start the same command again")
         return EXIT_USER
     except Exception:
         import traceback
@@ -89,6 +90,11 @@ def run(task: Callable[[], None]) -> int:
         traceback.print_exc()
         return EXIT_OURS
     return EXIT_DONE
+
+
+def tell(line: str) -> None:
+    """Also to a terminal that is closed: the exit code counts."""
+    write(f"mft: {line}\n", sys.stderr)
 
 
 def module_of(verb: str) -> ModuleType:
