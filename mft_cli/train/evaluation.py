@@ -48,10 +48,18 @@ def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
     """Scores of other weights than an export now has, after a retraining or more steps, go where no report looks."""
     for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
         exported = read_export_facts(folder).get("weights_digest")
-        scored = {read_object(path).get("weights_digest") for path in out.glob("*/metrics.json")}
+        scored = {scored_weights(path) for path in out.glob("*/metrics.json")}
         if exported and scored - {None, exported}:
             move_evaluations_away(run, [out])
             log(f"{out} held scores of other weights than {folder} has now: moved into {run.root / 'replaced'}")
+
+
+def scored_weights(metrics: Path) -> str | None:
+    """Digest of the weights whose scores these are; None of a damaged file, which the evaluation writes again."""
+    try:
+        return read_object(metrics).get("weights_digest")
+    except ValueError:
+        return None
 
 
 def exports_to_evaluate(run: RunDir, which: str) -> list[tuple[Path, Path]]:
