@@ -134,7 +134,7 @@ def attach(
     tied = bool(model.config.tie_word_embeddings)
     names = [n for n, m in ends.items() if m is not head or not tied]
     settings = LoraConfig(
-        r=config.rank, lora_alpha=whole_number(config.alpha),  # type: ignore[arg-type]  peft computes with any number
+        r=config.rank, lora_alpha=whole_number(config.alpha),  # type: ignore[arg-type]
         use_rslora=config.rslora, task_type="CAUSAL_LM",
         target_modules="all-linear" if config.targets == ["auto"] else list(config.targets),
         trainable_token_indices={n: list(rows) for n in names} if rows else None,

@@ -22,7 +22,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> N
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tokens], special_tokens=True)
 
 
-def extend_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> int:
+def extend_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> int:
     """Rows of the embeddings for new tokens, each the mean of the old rows. Returns the rows added.
 
     `tokens` are new: the tokenizer lacks them, or they are the last that were added to it.
@@ -34,8 +34,8 @@ def extend_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tok
     first, before = len(tokenizer) - len(tokens), embedding_rows(model)
     if len(tokenizer) > before:
         with quiet_transformers():
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    modules: set[nn.Module] = {model.get_input_embeddings(), model.get_output_embeddings()}
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
+    modules: set[nn.Module] = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
     with torch.no_grad(), gathered([p for m in modules for p in m.parameters()], modify=True):
         for module in modules:
             for table_rows in module.parameters(recurse=False):  # the weight, and a head's bias

@@ -193,7 +193,7 @@ def write_masked_base(
         named = {masks.stored_name(name, set(sizes)): mask for name, mask in weight_masks.items()}
         packed = masks.make(named, {**facts, "base_digest": masks.weights_digest(base)})
         settings.facts["masks"] = masks.about(packed)
-        generation = generation_settings(fit.engine.model, settings.tokenizer, settings.end_ids)
+        generation = generation_settings(ready.model, settings.tokenizer, settings.end_ids)
 
         def finish(temporary: Path) -> None:
             describe_folder(temporary, settings.facts, [generation, settings.tokenizer])

@@ -40,6 +40,7 @@ from mft_cli.models.vocabulary import (
     extend_model,
     extend_tokenizer,
     padding_id,
+    token_id,
 )
 from mft_cli.provenance import Provenance, changed_versions, hardware, provenance, with_segment
 from mft_cli.run_dir import RunDir
@@ -237,7 +238,7 @@ def load_weights(
         log(f"token {token} added to the tokenizer, its embedding the mean of all others")
     spare = spare_rows(model, len(tokenizers.as_loaded), len(new_tokens))
     extend_tokenizer(tokenizer, new_tokens)
-    new_ids = tokenizer.convert_tokens_to_ids(new_tokens)
+    new_ids = [token_id(tokenizer, token) for token in new_tokens]
     for examples in (loaded.train, loaded.validation):
         if examples is not None:
             check_tokens_have_rows(tokenizer, examples.tokens, base_vocabulary, new_ids, config.model.path)

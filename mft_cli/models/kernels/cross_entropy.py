@@ -175,7 +175,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 torch.mm(gradient, used, out=d_hidden[here])
             if needs_weight:
                 d_weight = _add_product(d_weight, gradient, part)
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)  # type: ignore[arg-type]  None is allowed
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)  # type: ignore[arg-type]
         ctx.shapes = weight.shape, weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(losses, predicted)
         total = (losses if weights is None else losses * weights).sum()
