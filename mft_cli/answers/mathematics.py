@@ -12,7 +12,7 @@ import unicodedata
 from mft_cli.answers.extraction import BOX, MAX_CANDIDATE, WHOLE, Answer, Candidate, first_readable
 from mft_cli.answers.latex import TEXT, tokens
 from mft_cli.answers.numbers import clean, number_text, parse_number
-from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, has_prose, number_at, value_line
+from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, has_prose, number_at
 from mft_cli.answers.units import unit_of
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
@@ -40,7 +40,8 @@ def read_math(text: str, place: Candidate) -> Answer | None:
     """LaTeX, a number or a few words at a candidate."""
     if place.enclosed:
         return _enclosed(text, place, read_math)
-    start, _ = value_line(text, place)
+    lead = LEAD.match(text, place.start, place.end)
+    start = lead.end() if lead else place.start
     below = "\n" in text[place.start : start]
     raw = sentence(
         text[start : place.end].split("</", 1)[0] if "</" in text[start : place.end] else text[start : place.end]

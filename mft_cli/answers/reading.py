@@ -53,7 +53,7 @@ RESULT = re.compile(  # "5 + 3 which is 8", "5 apples and 3 pears, 8 in total"
 )
 BREAKING = sorted(NOT_UNITS - {"of", "by", "if", "not", "but", "out", "than", "nor", "and", "or", "one", "n", "y", "z"})
 NOT_THAT_NUMBER = re.compile(  # what makes "5 ..." something else than five
-    r"\s*(?:[-+*/×÷^=·_]\s*[\d(\\$€£a-zA-Z]|\\(?!text|mathrm|mbox|,|;|!|:| |%|circ|[)\]])|[:,]\s?\$?\d|\.\d)"
+    r"\s*(?:[+*×÷^=·_]\s*[\d(\\$€£a-zA-Z]|[-/]\s*(?:[\d(\\$€£]|[a-zA-Z]\b)|\\(?!text|mathrm|mbox|,|;|!|:| |%|circ|[)\]])|[:,]\s?\$?\d|\.\d)"
     r"|\s*(?:[²³√π!])|\s*\^(?!\s*\{?\\circ)"
     rf"|\s?(?:{'|'.join(BREAKING)})\b"
     r"|[a-zA-Z]\b(?<![gmhsklLCFK])|[a-zA-Z]{1,3}\s?[-+*^=]"
@@ -63,6 +63,8 @@ NOT_THAT_NUMBER = re.compile(  # what makes "5 ..." something else than five
     r"\b,?\s(?:and\s)?\d",
     re.IGNORECASE,
 )
+FORMULA = re.compile(r"\$[^$\n]{1,200}=[^$\n]{1,200}\$(?![\w$])|\\\(.{1,200}?\\\)")
+DISPLAY = re.compile(r"(?:\$\$|\\\[)[ \t]*\n\s*")
 ORDINAL_HEADING = re.compile(r"\s*(\d{1,2})[.)]\s+[^\W\d]")
 COMMENT = re.compile(  # what is said about the answer instead of the answer
     r"(?:not|in)?(?:correct|right|wrong|incorrect|clear|obvious|unclear|unknown|reasonable|consistent|verified|checked|found"
@@ -130,6 +132,8 @@ def value_line(text: str, place: Candidate) -> tuple[int, int]:
     end = place.end
     lead = LEAD.match(text, place.start, end)
     start = lead.end() if lead else place.start
+    display = DISPLAY.match(text, start, end)
+    start = display.end() if display and place.source == ANNOUNCEMENT else start
     stop = text.find("\n", start, end)
     end = end if stop < 0 else stop
     closing = text.find("</", start, end)
@@ -161,6 +165,8 @@ def number_at(line: str) -> tuple[str, str] | None:
     """
     if (number := parse_number(line)) is not None:
         return number_text(number), line
+    if (formula := FORMULA.match(line)) is not None and (number := parse_number(formula.group())) is not None:
+        return number_text(number), formula.group()
     cleaned = clean(line)
     sentence = SENTENCE_END.split(cleaned, maxsplit=1)[0].strip(" .:*")
     if (number := parse_number(sentence)) is not None:

@@ -59,7 +59,8 @@ def say_result(metrics: Metrics, reused: bool) -> None:
     if wins := metrics.get("preference"):
         print(
             f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
-            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}",
+            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}, "
+            f"{wins['unclear']} of {wins['replies']} replies unclear",
             flush=True,
         )
     if first := metrics.get("first_pass"):
