@@ -32,7 +32,7 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
             ["method=masked_thought", "method.mask_token=<|m|>"],
             ["method.mask_token=<|m|>: Hydra reads", "in quotes: 'method.mask_token=\"<|m|>\"'"],
         ),
-        (["prompt.template=Q: {question}"], ["Hydra reads", "'key=\"value\"'"]),
+        (["prompt.template=Q: {question}"], ["Hydra reads", "in quotes: 'prompt.template=\"Q: {question}\"'"]),
         (["train.precision=bf61"], ["train.precision", "bf61", "bf16"]),
         (["train.epochs=many"], ["train.epochs", "many", "number"]),
         (["train.global_batch_size=0"], ["train.global_batch_size=0", "1"]),
