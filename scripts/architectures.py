@@ -1,6 +1,6 @@
 """docs/architectures.md: which architectures train here, tried on tiny random models.
 
-    python scripts/architectures.py                # writes the page; two to five minutes on a core
+    python scripts/architectures.py                # writes the page
     python scripts/architectures.py llama qwen3    # prints the rows of these only
 
 For each: the model is saved, loaded as a training loads it, with faster modules, and asked what its tokens see. Then the
@@ -240,7 +240,7 @@ def page(rows: list[Row]) -> str:
     return f"""# Architectures
 
 Tiny random models of each architecture, with transformers {transformers.__version__} on a CPU in fp32. Made by
-`python scripts/architectures.py`, which a test runs for some of them.
+`python scripts/architectures.py`; no test runs it.
 
 *packed*, *padded*: the largest difference of any token's loss from plain transformers that runs each document alone, in
 packed sequences and in padded ones. *one document*: the same difference where the documents are taken for one, so what a
@@ -251,8 +251,8 @@ logits are the model's to the bit. Not tried here: vLLM, GPUs, real weights.
 |---|---|---|---|---|---|---|
 {chr(10).join(map(shown, rows))}
 
-Every run asks its own model again, after all swaps and under every ZeRO stage: it runs on three short packed sequences, and
-compares hidden states. Where a document changes with the one before it, the run lays one example into a sequence, logs it
+Every run asks its own model again, after all swaps, inside the engine: it runs on three short packed sequences, and
+compares hidden states (tested on plain torch, and on two ranks of ZeRO-3). Where a document changes with the one before it, the run lays one example into a sequence, logs it
 and records `packing: false` in run.json; where a token changes with a later one, the run is refused before the first step.
 
 Dropout of a model's own (GPT-2 has 0.1 in its configuration) draws from torch's generator, so its numbers do depend on
