@@ -252,7 +252,8 @@ logits are the model's to the bit. Not tried here: vLLM, GPUs, real weights.
 {chr(10).join(map(shown, rows))}
 
 Every run asks its own model again, after all swaps, inside the engine: it runs on three short packed sequences, and
-compares hidden states (tested on plain torch, and on two ranks of ZeRO-3). Where a document changes with the one before it, the run lays one example into a sequence, logs it
+compares hidden states (tested on plain torch, and on two ranks of ZeRO-3). Where
+a document changes with the one before it, the run lays one example into a sequence, logs it
 and records `packing: false` in run.json; where a token changes with a later one, the run is refused before the first step.
 
 Dropout of a model's own (GPT-2 has 0.1 in its configuration) draws from torch's generator, so its numbers do depend on
