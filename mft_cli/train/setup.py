@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.effects import without_effect
 from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
-from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.config.validate import to_plain, to_yaml
@@ -94,7 +93,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     attention = resolve(backend(config.model, method, precision), device.type)
     ds_config = zero_settings.ds_config(config, precision, ranks.world)
     with partitioned_loading(ds_config):
-        weights = load_weights(config.peft, tokenizers, loaded, attention, precision, device, log)
+        weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
     settings = weights.model.config.to_dict()
     check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
@@ -211,7 +210,7 @@ class Weights:
 
 
 def load_weights(
-    config: PeftConfig,
+    config: TrainConfig,
     tokenizers: Tokenizers,
     loaded: Loaded,
     attention: str,
@@ -221,7 +220,7 @@ def load_weights(
 ) -> Weights:
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
     tokenizer, new_tokens = tokenizers.extended, tokenizers.new_tokens
-    four = four_bits(DTYPES[precision]) if config.name == "qlora" else None
+    four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
     model = load_model(
         tokenizers.path,
         tokenizers.source.base,
