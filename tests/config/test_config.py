@@ -166,7 +166,7 @@ def test_tab_completion(tmp_path: Path):
     assert completions("mft data sh") == ["show"]
     assert completions("mft train train.learning_r") == ["train.learning_rate="]
     assert completions("mft train train.schedule=l") == ["train.schedule=linear"]
-    assert completions("mft train method=masked_thought_gsm8k method.span") == ["method.span_mean="]
+    assert completions("mft train method=masked_thought_gsm8k method.span") == ["method.span_mean=", "method.spans="]
     assert completions("mft eval eval=gsm8k eval.benchmarks.gsm8k.max_n") == ["eval.benchmarks.gsm8k.max_new_tokens="]
     assert completions("mft critique teach") == ["teacher."]
 
