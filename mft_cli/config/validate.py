@@ -8,7 +8,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def most_telling(cls: type, errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 @functools.cache
-def adapter(cls: Hashable) -> TypeAdapter[typing.Any]:
+def adapter(cls: type[typing.Any]) -> TypeAdapter[typing.Any]:
     return TypeAdapter(cls)
 
 

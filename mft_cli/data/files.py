@@ -148,9 +148,9 @@ def open_bytes(file: Path) -> IO[bytes]:
     if file.suffix == ".zst":
         import pyarrow
 
-        return pyarrow.input_stream(str(file), compression="zstd")  # type: ignore[no-any-return]
+        return pyarrow.input_stream(str(file), compression="zstd")
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers.get(file.suffix, open)(file, "rb")  # type: ignore[no-any-return]
+    return openers.get(file.suffix, open)(file, "rb")
 
 
 def readable(reader: Callable[[Path], Raw]) -> Callable[[Path], Raw]:

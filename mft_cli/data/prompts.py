@@ -268,7 +268,7 @@ class Renderer:
         """The token that ends an answer: what the chat template writes behind it, else the end-of-sequence token."""
         eos = self.tokenizer.eos_token_id
         if self.prompt.kind == "chat":
-            turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
+            turns: list[Turn] = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
             behind = self.encode(self._chat(turns).rsplit("XYZZY", 1)[-1].lstrip())
             if behind and behind[0] in self.special:
                 return int(behind[0])

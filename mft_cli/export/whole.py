@@ -17,6 +17,7 @@ from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.export.generation import generation_settings
 from mft_cli.files import replacing
 from mft_cli.models.pretrained import read_adapted, read_model
+from mft_cli.models.vocabulary import embedding_rows
 
 WriteExtraFiles = Callable[[Path, Tensor, Tensor | None], None]  # (folder, probe ids [1, T], logits [1, T, V])
 
@@ -45,7 +46,7 @@ def export(folder: Path, model: PreTrainedModel, weights: dict[str, Tensor], set
     probe = torch.arange(8).remainder(vocabulary)[None]
     with torch.no_grad():
         trained = plain(probe).logits[..., :vocabulary].clone()
-        if plain.get_input_embeddings().weight.shape[0] != vocabulary:
+        if embedding_rows(plain) != vocabulary:
             plain.resize_token_embeddings(vocabulary, mean_resizing=False)
         expected = plain(probe).logits
     # a product of another width may round otherwise; the reloaded model must then be the same to the bit
@@ -109,7 +110,7 @@ def verify_adapter(
     `close` is a share of the largest logit. In 16-bit arithmetic the two would differ by more than a wrong merge does
     (docs/peft.md has the numbers). Raises RuntimeError.
     """
-    if base.get_input_embeddings().weight.shape[0] != vocabulary:
+    if embedding_rows(base) != vocabulary:
         base.resize_token_embeddings(vocabulary, mean_resizing=False)
     adapted = read_adapted(base, folder).eval()
     with torch.no_grad():

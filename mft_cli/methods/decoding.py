@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -39,7 +39,7 @@ class DecoderSettings:
 class Decoder(Protocol):
     """Prompts in, tokens out; raises UserError where the export lacks what it needs."""
 
-    granularity: ClassVar[int] | int  # the context is filled in multiples of so many tokens
+    granularity: int  # the context is filled in multiples of so many tokens
 
     def __init__(self, model: PreTrainedModel, folder: Path, settings: DecoderSettings): ...
 

@@ -66,7 +66,7 @@ class MaskFinetune(Method):
         std = float(getattr(model.config, "initializer_range", 0.02)) if std is None else std
         for name, module in chosen.items():
             seed = digest64("mask_finetune", torch.initial_seed(), name)  # initial_seed: what manual_seed was given
-            scores = first_scores(self.config.scores, module.weight, std, seed)
+            scores = first_scores(self.config.scores, module.get_parameter("weight"), std, seed)
             sign = self.config.selection == "local"
             self.layers[name] = install(module, scores, self.select(name, scores), sign)
             self.count(name)

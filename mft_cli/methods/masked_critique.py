@@ -171,7 +171,7 @@ class MaskedCritique(Method):
                 at += length
                 if tokens:
                     text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                    count += has_format(text, self.config.strict_format)
+                    count += has_format(str(text), self.config.strict_format)
         return count
 
 

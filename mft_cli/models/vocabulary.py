@@ -66,7 +66,7 @@ def padding_id(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> in
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     """The id of a token that the tokenizer has."""
-    return int(tokenizer.convert_tokens_to_ids(token))
+    return tokenizer.convert_tokens_to_ids([token])[0]
 
 
 def embedding_rows(model: nn.Module) -> int:

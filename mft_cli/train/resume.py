@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import CheckpointConfig
@@ -27,7 +28,7 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     if run.get_state().get("state") != "done" or not goes_on(run, config):
         return False
     check_same_settings(run, config)
-    before = run.get_provenance().get("data", {})
+    before = cast("dict[str, dict[str, str]]", run.get_provenance().get("data", {}))
     for name, source in config.data.sources.items():
         local = local_digest(source)
         if local is not None and name in before and local[1] != before[name]["digest"]:

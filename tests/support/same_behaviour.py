@@ -1,8 +1,8 @@
 """Does another tree behave the same? Record what the commands of one tree write, and compare two such records.
 
-    python tests/same_behaviour.py record --tree DIR --out SNAPSHOT [--only plain/sft,score]
-    python tests/same_behaviour.py compare SNAPSHOT SNAPSHOT [--only ...] [--renamed 'OLD=NEW' ...]
-    python tests/same_behaviour.py list
+    python tests/support/same_behaviour.py record --tree DIR --out SNAPSHOT [--only plain/sft,score]
+    python tests/support/same_behaviour.py compare SNAPSHOT SNAPSHOT [--only ...] [--renamed 'OLD=NEW' ...]
+    python tests/support/same_behaviour.py list
 
 `record` runs every case below with `python -m mft_cli` of the tree DIR: it knows the command line and the keys of the
 configuration, no module. A snapshot is `digests.json` (a sha256 of every file that the commands wrote and printed, and of

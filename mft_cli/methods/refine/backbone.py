@@ -9,6 +9,7 @@ from mft_cli.distributed.zero import is_partitioned
 from mft_cli.errors import UserError
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.kernels.cross_entropy import hidden_states
+from mft_cli.models.vocabulary import embedding_rows
 
 
 def refuse_bidirectional(model: PreTrainedModel) -> None:
@@ -30,7 +31,7 @@ def refuse_bidirectional(model: PreTrainedModel) -> None:
 def sees_later(model: PreTrainedModel) -> bool:
     """Whether the states of earlier tokens depend on the last one."""
     device = next(model.parameters()).device
-    ids = torch.arange(6, device=device).remainder(model.get_input_embeddings().weight.shape[0])[None].repeat(2, 1)
+    ids = torch.arange(6, device=device).remainder(embedding_rows(model))[None].repeat(2, 1)
     ids[1, -1] = 0
     packed = packed_kwargs([[6], [6]]) if str(model.config._attn_implementation).startswith("mft_") else {}
     training = model.training

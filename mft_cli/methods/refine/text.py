@@ -25,7 +25,7 @@ class Text:
         config = causal_lm(model).config.get_text_config()
         self.positions = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.cache = DynamicCache(config=config)
-        if any(layer.is_sliding for layer in self.cache.layers):
+        if any(getattr(layer, "is_sliding", False) for layer in self.cache.layers):
             raise UserError(
                 f"{type(model).__name__} has sliding-window attention, whose cache cannot take a token back: "
                 "use eval.decode=plain"

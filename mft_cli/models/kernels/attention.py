@@ -173,7 +173,7 @@ def cap(limit: float, score: Tensor, *_: Tensor) -> Tensor:
 @lru_cache
 def flex_function(device_type: str) -> Callable[..., Tensor]:
     compiled = torch.compile(flex_attention, dynamic=True)
-    return compiled if device_type == "cuda" else flex_attention  # type: ignore[return-value]
+    return compiled if device_type == "cuda" else flex_attention
 
 
 def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) -> BlockMask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mft_cli.config.schema.methods import method_classes
@@ -39,7 +40,7 @@ def rows_of(table: SampleTable, run: Run) -> list[tuple[str, ...]]:
     samples = read_rows(run.folder / "samples.jsonl", {"step": fields.whole, "row": fields.text}, ("step",), notes)
     samples = [s for s in samples if isinstance(s.get(table.field), list)]
     last = max((s["step"] for s in samples), default=0)
-    checks = {column.field: CHECKS[column.kind] for column in table.columns}
+    checks: dict[str, Callable[[object], bool]] = {column.field: CHECKS[column.kind] for column in table.columns}
     rows = []
     for sample in (s for s in samples if s["step"] == last):
         lines = [line for line in sample[table.field] if isinstance(line, dict)]
