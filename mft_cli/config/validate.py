@@ -28,12 +28,12 @@ Hint = object  # an annotation: a class, or one of typing's forms
 
 def build(cls: type[Config], values: Mapping[str, object], prefix: str = "") -> Config:
     """`values` (nested plain dicts) as an instance of `cls`. Raises UserError that names every bad key."""
-    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_json(json.dumps(values))), prefix, show)
+    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_json(json.dumps(values))), prefix, show)  # type: ignore[arg-type]
 
 
 def build_from_texts(cls: type[Config], texts: Mapping[str, str]) -> Config:
     """`texts`, each value as it was typed, as an instance of `cls`: a verb's own options. Raises UserError."""
-    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_strings(dict(texts))), "", str)
+    return _checked(cls, lambda: typing.cast(Config, adapter(cls).validate_strings(dict(texts))), "", str)  # type: ignore[arg-type]
 
 
 def _checked(cls: type[Config], make: Callable[[], Config], prefix: str, shown: Callable[[object], str]) -> Config:
@@ -63,7 +63,7 @@ def adapter(cls: type[typing.Any]) -> TypeAdapter[typing.Any]:
 
 def to_plain(config: object) -> Values:
     """A configuration as nested plain dicts, every key present."""
-    return dict(adapter(type(config)).dump_python(config, mode="json"))
+    return dict(adapter(type(config)).dump_python(config, mode="json"))  # type: ignore[arg-type]
 
 
 def describe(cls: type, item: ErrorDetails, prefix: str, shown: Callable[[object], str]) -> str:

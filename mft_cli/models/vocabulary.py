@@ -66,7 +66,9 @@ def padding_id(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> in
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     """The id of a token that the tokenizer has."""
-    return tokenizer.convert_tokens_to_ids([token])[0]
+    token_number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_number, int), token  # a list is for lists
+    return token_number
 
 
 def embedding_rows(model: nn.Module) -> int:

@@ -38,7 +38,7 @@ def sampler(
                 start = int(examples.offsets[i])
                 first = start + int(examples.loss_mask[start : int(examples.offsets[i + 1])].argmax())
                 prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
-                made = model.generate(
+                made = model.generate(  # type: ignore[operator]
                     input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.sample_tokens,
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
                 )  # fmt: skip
