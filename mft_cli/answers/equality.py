@@ -72,7 +72,7 @@ def canonical(answer: str) -> str:
     """One text for answers that are plainly equal: numbers, order in sets, spelling of LaTeX. Cheap; no algebra.
 
     Equal answers mostly have the same canonical text (1/2, 0.5 and \\frac12; {1,2} and 2, 1), different ones never
-    but for units and the names in front of "=". x+1 and 1+x stay two texts: only `equal` knows that they are one.
+    but for units and the names before "=". x+1 and 1+x stay two texts: only `equal` knows that they are one.
     """
     if len(answer) > MAX_CANDIDATE:
         return answer

@@ -54,7 +54,7 @@ class Form:
     r"""kind: number, base, text, expr, tuple, list, union, minus, matrix, relation, equation.
 
     `text`: the expression, words or numeral; for a tuple its two brackets, for a relation its signs, for a matrix its
-    shape and kind. `name`: what stood in front of "=" or "\in". `unit`: a stated unit of measurement ("" for none).
+    shape and kind. `name`: what stood before "=" or "\in". `unit`: a stated unit of measurement ("" for none).
     """
 
     kind: str

@@ -152,7 +152,7 @@ def compact(text: str) -> str:
 
 
 def _glues(text: str, start: int, end: int) -> bool:
-    """Whether a blank keeps a command and the letter behind it, or two numbers, apart."""
+    """Whether a blank keeps a command and the letter after it, or two numbers, apart."""
     if end >= len(text) or not start:
         return False
     if text[start - 1].isdigit() and text[end].isdigit():

@@ -23,7 +23,7 @@ NUMBER = re.compile(
 CURRENCY = re.compile(r"(?:(?:US|CA|AU|A|C|NZ|HK)?\$|[€£¥₹₽₩]|(?:USD|EUR|GBP|INR|Rs)\b\.?)\s?")
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "k": 10**3}
 ONE_LETTER_UNITS = {"g", "m", "h", "s", "l", "L"}
-# words that make the text in front of them something else than that number
+# words that make the text before them something else than that number
 NOT_UNITS = {
     "pi", "i", "e", "x", "y", "z", "n", "and", "or", "plus", "minus", "times", "over", "by", "to", "of", "point",
     "squared", "cubed", "factorial", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths",
@@ -57,7 +57,7 @@ WRAPPERS = (
 
 @dataclass(frozen=True)
 class Number:
-    """An exact value. `percent`: a percent sign stood behind it (the value is the number in front of the sign)."""
+    """An exact value. `percent`: a percent sign stood after it (the value is the number before the sign)."""
 
     value: Fraction
     percent: bool = False
@@ -117,7 +117,7 @@ def _fraction_text(match: re.Match[str]) -> str:
 
 
 def _right_side(text: str) -> str:
-    """What stands behind the last single equals sign: the answer of "x = 5" and of "2 + 3 = 5"."""
+    """What stands after the last single equals sign: the answer of "x = 5" and of "2 + 3 = 5"."""
     before, equals, after = text.rpartition("=")
     if equals and not before.strip():
         return after.strip()
@@ -161,7 +161,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _scale_of_unit(rest: str) -> int | None:
-    """1 for nothing or a unit behind the number, 1000 for "thousand ...", None if the text is not a unit."""
+    """1 for nothing or a unit after the number, 1000 for "thousand ...", None if the text is not a unit."""
     if not rest or rest in (".", ";"):
         return 1
     match = UNIT.fullmatch(rest)

@@ -112,7 +112,7 @@ def _answer(text: str, source: str, span: tuple[int, int], reading: tuple[str, s
 
 
 def _enclosed(text: str, place: Candidate, loose: bool) -> Answer | None:
-    """What stands in a box or a tag; all of it is the answer, even if it is no number."""
+    """What stands in a box or a tag; all of it is the answer, even if it is not a number."""
     part = text[place.start : place.end]
     span = (place.start + len(part) - len(part.lstrip()), place.start + len(part.rstrip()))
     if place.source != BOX and (inner := first_readable(part, (), partial(_read, loose=loose))) is not None:
@@ -161,7 +161,7 @@ def _prose_first(line: str) -> bool:
 def number_at(line: str) -> tuple[str, str] | None:
     """(the number at the beginning of a line, what it was read from); None for prose.
 
-    What begins with digits and is no plain number comes back as it stands.
+    What begins with digits and is not a plain number comes back as it stands.
     """
     if (number := parse_number(line)) is not None:
         return number_text(number), line

@@ -28,9 +28,9 @@ TAIL = re.compile(
 
 
 def unit_of(words: str, exponent: int = 1) -> str:
-    """The unit that a text names, in one spelling ("km/hour", "inch^2"); "" for what is no unit of measurement.
+    """The unit that a text names, in one spelling ("km/hour", "inch^2"); "" for what is not a unit of measurement.
 
-    "square inches" and "inches" to the power 2 are the same; "unit" is no unit that could disagree with another.
+    "square inches" and "inches" to the power 2 are the same; "unit" is not a unit that could disagree with another.
     """
     words = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", words, flags=re.IGNORECASE)
     parts = re.sub(r"\s*/\s*", " per ", words.replace(".", " ")).replace("-", " ").split()
@@ -51,9 +51,9 @@ def unit_of(words: str, exponent: int = 1) -> str:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """(the text in front of the unit, the unit) for a text that ends in one; (text, "") otherwise.
+    """(the text before the unit, the unit) for a text that ends in one; (text, "") otherwise.
 
-    Any \\text{...} behind something counts as a unit ("12 \\text{ apples}"), a bare word only if it is known.
+    Any \\text{...} after something counts as a unit ("12 \\text{ apples}"), a bare word only if it is known.
     """
     match = TAIL.search(text[-120:])
     front = text[: len(text) - len(text[-120:]) + match.start()].strip() if match else ""

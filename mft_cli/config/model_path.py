@@ -12,7 +12,7 @@ Kind = Literal["model", "adapter", "run", "other"]
 
 
 def kind_of(folder: Path) -> Kind:
-    """A folder's kind by the files in it; `other` too for what is no folder. A run folder may lack its export."""
+    """A folder's kind by the files in it; `other` too for what is not a folder. A run folder may lack its export."""
     if (folder / "config.json").is_file():
         return "model"
     if (folder / ADAPTER).is_file():

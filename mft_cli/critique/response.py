@@ -37,7 +37,7 @@ class Response:
 def read_response(text: str, finish_reason: str, strict: bool = False, control: Any = None) -> Response | str:
     """The response in a teacher's text, or why there is none: a word or two, for counting.
 
-    What stands in front of the last "<think><critique>" (a reasoning model's own thoughts) and behind "</ans>" is left
+    What stands before the last "<think><critique>" (a reasoning model's own thoughts) and after "</ans>" is left
     out. `control`: a regular expression of tokens that a training row may not hold.
     """
     if not text.strip():

@@ -39,7 +39,7 @@ class BadRow(ValueError):
 
 
 class HugeInteger(str):
-    """The digits of an integer that is no number that anything could be meant by: a field that holds one is a bad row."""
+    """The digits of an integer that is not a number that anything could be meant by: a field that holds one is a bad row."""
 
 
 # ---- where they are -------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ class Index:
         return result
 
     def _kind(self, question: int, parts: list[list[str]]) -> str:
-        """The kind of a match that is no equality: plain n-grams, then numbers, then n-grams of words, in one text."""
+        """The kind of a match that is not an equality: plain n-grams, then numbers, then n-grams of words, in one text."""
         n, tokens = self.n[question], self.words[question]
         mine, numbers = _ngrams(tokens, n), Counter(filter(_is_number, tokens))
         prose = {gram for gram in _ngrams(_numberless(tokens), n) if _is_prose(gram)}

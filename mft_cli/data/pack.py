@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass
 class Order:
-    """The order of examples: an argsort of draws, anew each epoch. The last partial step of an epoch is kept."""
+    """The order of examples: an argsort of draws, again each epoch. The last partial step of an epoch is kept."""
 
     examples: Examples
     seed: int

@@ -1,7 +1,7 @@
 """Prompts: one renderer for training and evaluation, straight to token ids.
 
 Prompt and response are tokenized apart and joined as ids, so the boundary is exact and the ids that a model is trained
-behind are the ids that it is asked with. There is exactly one beginning-of-sequence token, and only where the tokenizer
+after are the ids that it is asked with. There is exactly one beginning-of-sequence token, and only where the tokenizer
 itself would add one or the chat template writes it.
 """
 
@@ -70,13 +70,13 @@ class Renderer:
     def prompt_ids(
         self, question: str, system: str | None = None, choices: Choices | None = None, instruction: str | None = None
     ) -> list[int]:
-        """Ids of everything in front of the response."""
+        """Ids of everything before the response."""
         return self._start(self.encode(self.prompt_text(question, system, choices, instruction)))
 
     def prompt_text(
         self, question: str, system: str | None = None, choices: Choices | None = None, instruction: str | None = None
     ) -> str:
-        """The prompt: `choices` (letter -> option) stand on lines behind the question, then a benchmark's instruction."""
+        """The prompt: `choices` (letter -> option) stand on lines after the question, then a benchmark's instruction."""
         prompt = self.prompt
         for text in (question, *(choices or {}).values()):
             self.check(text)
@@ -265,13 +265,13 @@ class Renderer:
             ) from None
 
     def _end_of_turn(self) -> int:
-        """The token that ends an answer: what the chat template writes behind it, else the end-of-sequence token."""
+        """The token that ends an answer: what the chat template writes after it, else the end-of-sequence token."""
         eos = self.tokenizer.eos_token_id
         if self.prompt.kind == "chat":
             turns: list[Turn] = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
-            behind = self.encode(self._chat(turns).rsplit("XYZZY", 1)[-1].lstrip())
-            if behind and behind[0] in self.special:
-                return int(behind[0])
+            after = self.encode(self._chat(turns).rsplit("XYZZY", 1)[-1].lstrip())
+            if after and after[0] in self.special:
+                return int(after[0])
         if eos is None:
             raise UserError("the tokenizer has no end-of-sequence token")
         return int(eos)

@@ -29,7 +29,7 @@ from mft_cli.models.folder import ADAPTER_WEIGHTS, adapter_rows
 from mft_cli.rng import Draw, digest64, spread
 
 NAME = "default"  # peft's name of a model's only adapter
-PREFIX = "base_model.model."  # what peft puts in front of the names of a model's parameters
+PREFIX = "base_model.model."  # what peft puts before the names of a model's parameters
 FIELDS = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora"}  # our keys and peft's, decided by an old adapter
 Read = Callable[[str], Tensor]  # name in the wrapped model -> whole tensor; empty on ranks that do not write
 

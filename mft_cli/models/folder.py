@@ -44,7 +44,7 @@ class ModelFolder:
 
 
 def open_model(config: ModelConfig) -> ModelFolder:
-    """Find, check and digest a model. Raises UserError for what is no whole model, in one sentence."""
+    """Find, check and digest a model. Raises UserError for what is not a whole model, in one sentence."""
     folder = find_folder(config)
     if kind_of(folder) == "adapter":
         return open_adapter(folder, config)

@@ -68,7 +68,7 @@ def write_converted(file: Path, folder: Path) -> None:
 def restore_digit_splitting(file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """The GGUF reader forgets that SmolLM's tokenizer cuts every digit off before byte-level BPE.
 
-    Without it, runs of blanks in front of a digit become other ids than those that the model was trained on.
+    Without it, runs of blanks before a digit become other ids than those that the model was trained on.
     """
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers

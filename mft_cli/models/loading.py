@@ -71,7 +71,7 @@ def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerFast:
     """The fast tokenizer, right-padded, with a padding token. Raises UserError."""
     try:
         tokenizer = read_tokenizer(path, revision=config.revision, trust=config.trust_remote_code)
-    except Exception as error:  # OSError, ValueError, hub errors: all mean that this is no loadable tokenizer
+    except Exception as error:  # OSError, ValueError, hub errors: all mean that this is not a loadable tokenizer
         raise UserError(cannot_load("tokenizer", config, error)) from None
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"model.path={config.path}: its tokenizer has no fast version, which gives the token offsets")
@@ -111,7 +111,7 @@ def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
 
 
 def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> float:
-    """Floating-point operations of forward and backward for a token behind `length` / 2 others on average.
+    """Floating-point operations of forward and backward for a token after `length` / 2 others on average.
 
     6 per weight that multiplies (embeddings only look up), `frozen` where it does not train, and 12 x layers x width x
     context for attention's products (Chowdhery et al. 2022, PaLM, appendix B), causal attention counted at half.

@@ -47,7 +47,7 @@ def extend_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, tokens: l
 def check_tokens_have_rows(
     tokenizer: PreTrainedTokenizerFast, ids: np.ndarray, rows: int, new_ids: list[int], path: str
 ) -> None:
-    """Raises UserError if one of the data's token `ids` is behind the model's embedding; `new_ids` get their rows."""
+    """Raises UserError if one of the data's token `ids` lies beyond the model's embedding; `new_ids` get their rows."""
     without = set(np.unique(ids[ids >= rows]).tolist()) - set(new_ids)
     if without:
         first = min(without)

@@ -111,7 +111,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority(votes: Sequence[Label | None]) -> Label | None:
-    """The answer with the most votes; of several, the one whose first vote came first. None is no vote."""
+    """The answer with the most votes; of several, the one whose first vote came first. None is not a vote."""
     counts: dict[Label, int] = {}
     for vote in votes:
         if vote is not None:

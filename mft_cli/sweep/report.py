@@ -15,7 +15,7 @@ from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.objective import lower_is_better
 from mft_cli.sweep.results import Comparison, Results, Score, Setting, results
 
-MANY = 12  # values of a key: with more, a map of two keys is no map
+MANY = 12  # values of a key: with more, a map of two keys is not a map
 LUCK = "the best of many is partly luck, so its score looks better than a new run's would"
 READING = (
     "A setting is one value for every swept key but the seed. Its score is the mean over its seeds; the interval is "

@@ -266,7 +266,7 @@ def newest_verified(root: Path, log: Logger) -> Path | None:
     """The newest checkpoint whose files are all as written; damaged ones are named and passed over. None without any.
 
     Raises UserError if all are damaged: to start from the first step would be to lose the work without a word. What a kill
-    leaves of a first save is no checkpoint (steps_in): the name is given to whole ones only.
+    leaves of a first save is not a checkpoint (steps_in): the name is given to whole ones only.
     """
     damaged: list[str] = []
     for step in steps_in(root):

@@ -112,7 +112,7 @@ def head_weight(head: Any, vocab_size: int | None) -> Tensor:
         first = min(i for ids in trained.token_indices.values() for i in ids)
         if vocab_size <= first:
             return head.original_module.weight
-    weight: Tensor = head.weight  # peft makes it anew each time that it is asked for
+    weight: Tensor = head.weight  # peft makes it again each time that it is asked for
     return weight
 
 

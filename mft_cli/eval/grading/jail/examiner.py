@@ -37,7 +37,7 @@ class Fatal(BaseException):
 
 
 class CandidateError(Exception):
-    """The candidate raised something that is no built-in Exception."""
+    """The candidate raised something that is not a built-in Exception."""
 
 
 class Candidate:

@@ -18,7 +18,7 @@ PLAIN_INT = 1 << 53  # larger ones go as hexadecimal: linear time, and no limit 
 
 
 class BadMessage(Exception):
-    """What came is no message: too long, not JSON, or not plain data."""
+    """What came is not a message: too long, not JSON, or not plain data."""
 
 
 class Gone(Exception):
@@ -30,7 +30,7 @@ class Overtime(Exception):
 
 
 class Opaque:
-    """Stands for a value that is no plain data (a generator, a function, an object of an own class). Equals only itself."""
+    """Stands for a value that is not plain data (a generator, a function, an object of an own class). Equals only itself."""
 
     def __init__(self, kind: str):
         self.kind = kind
