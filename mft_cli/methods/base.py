@@ -44,9 +44,8 @@ class Losses:
     """What `loss` returns: the sum of every term (differentiable scalars), and sums to log beside them."""
 
     sums: dict[str, Tensor]
-    metrics: dict[str, tuple[Tensor | float, str]] = field(
-        default_factory=dict
-    )  # name -> (sum, term whose count divides)
+    # name -> (sum, the term whose count divides it)
+    metrics: dict[str, tuple[Tensor | float, str]] = field(default_factory=dict)
 
 
 class Method:
@@ -66,9 +65,8 @@ class Method:
     def __init__(self, config: MethodConfig, logits_chunk: int = 1024):
         self.config = config
         self.logits_chunk = logits_chunk
-        self.vocab_size: int | None = (
-            None  # set where trailing rows of the head are no tokens of the tokenizer's (an input-only mask token)
-        )
+        # set where the head's last rows are not tokens of the tokenizer (an input-only mask token)
+        self.vocab_size: int | None = None
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Before the model is loaded: choose or name new tokens. Returns the tokens to add to the tokenizer."""

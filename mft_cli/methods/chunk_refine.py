@@ -55,7 +55,7 @@ class ChunkRefine(Method):
     def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
-        self.known_ids = len(tokenizer)
+        self.tokenizer_size = len(tokenizer)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
     def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
@@ -99,7 +99,7 @@ class ChunkRefine(Method):
         )  # fmt: skip
 
     def facts(self) -> list[str]:
-        origin = "added" if self.mask_id >= self.known_ids else "the tokenizer's own"
+        origin = "added" if self.mask_id >= self.tokenizer_size else "the tokenizer's own"
         lines = [f"mask token: {self.mask_token} (id {self.mask_id}, {origin}), kept in the export"]
         started = getattr(self, "started_from", None)
         lines += [f"refinement head: continued from {started}"] if started else []
@@ -114,7 +114,7 @@ class ChunkRefine(Method):
         """Counts the training's response tokens, for the floor that a masked chunk's loss is compared with."""
         if self.unigram is None:
             tokens = torch.from_numpy(examples.tokens[examples.loss_mask].astype("int64"))
-            size = max(self.mask_id + 1, self.known_ids)  # validation may hold tokens that training does not
+            size = max(self.mask_id + 1, self.tokenizer_size)  # validation may hold tokens that training does not
             counts = torch.bincount(tokens, minlength=size).double() + 1
             self.unigram = (counts / counts.sum()).log().float()
 

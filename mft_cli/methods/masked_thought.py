@@ -25,7 +25,7 @@ from mft_cli.rng import Draw, below
 
 
 class MaskedThought(Method):
-    """Each target token is corrupted with probability p = mask_ratio * min(1, progress / warmup_fraction)."""
+    """Each candidate token is corrupted with probability p = mask_ratio * min(1, progress / warmup_fraction) (schedule=linear)."""
 
     config: MaskedThoughtConfig
     marked_as = "masked in the input, still trained on"
@@ -34,26 +34,25 @@ class MaskedThought(Method):
     def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
         self.hides_positions = self.config.drop_attention
-        self.known_ids = len(tokenizer)
+        self.tokenizer_size = len(tokenizer)
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
     def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
         self.mask_id = token_id(tokenizer, self.mask_token)
-        self.added = self.mask_id >= self.known_ids
+        self.added = self.mask_id >= self.tokenizer_size
         self.keep_new_tokens = self.config.keep_mask_token
         rows = embedding_rows(model) if hasattr(model, "get_input_embeddings") else None
         if self.added and rows == self.mask_id + 1:
-            # The mask token is only ever read, never predicted: it takes no part in the softmax. So the loss in
-            # training is the loss of the export, which does not have the token. (A model with spare embedding rows
-            # gives it one of those; they all take part in the softmax, there and in the export.)
+            # The mask token is only ever read, never predicted. Its row is the table's last, with no spare row after it: leave it
+            # out of the softmax, as the export does, which does not have the token. Spare rows take part in both.
             self.vocab_size = self.mask_id
         return model
 
     def check(self, examples: Examples) -> None:
         """Finds the bits of the named spans in the training examples. Raises UserError for one that no source has."""
         if self.span_bits is not None:
-            return  # validation examples, which are not corrupted
+            return  # training examples are checked first; validation examples are not corrupted
         for name in self.config.spans:
             if name not in examples.span_names:
                 known = ", ".join(examples.span_names) or "none"
@@ -72,14 +71,14 @@ class MaskedThought(Method):
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         chosen, candidates = self.choose(batch, progress, draw)
-        noise = torch.full_like(batch.input_ids, self.mask_id)
+        replacement = torch.full_like(batch.input_ids, self.mask_id)
         if self.config.random_fraction > 0:
             kind = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
-            ids = draw("masked_thought.id", batch.epoch, batch.example, batch.positions) % self.known_ids
-            noise = torch.where(below(kind, self.config.random_fraction), ids, noise)
+            ids = draw("masked_thought.id", batch.epoch, batch.example, batch.positions) % self.tokenizer_size
+            replacement = torch.where(below(kind, self.config.random_fraction), ids, replacement)
         corrupted = replace(
             batch,
-            input_ids=torch.where(chosen, noise, batch.input_ids),
+            input_ids=torch.where(chosen, replacement, batch.input_ids),
             hidden_keys=chosen if self.config.drop_attention else None,
         )
         share = (int(chosen.sum()), int(candidates.sum()))
@@ -105,7 +104,7 @@ class MaskedThought(Method):
         return chosen & candidates, candidates
 
     def probability(self, batch: Batch, progress: float, draw: Draw) -> Tensor:
-        """p at every position, float64 [R, T]: a source's own mask_ratio goes before the method's."""
+        """p at every position, float64 [R, T]: a source's own mask_ratio takes precedence over the method's."""
         c = self.config
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
@@ -126,16 +125,17 @@ class MaskedThought(Method):
 def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
     """Positions covered by runs, bool [R, T]: position j starts one with probability q, its length is geometric.
 
-    Starts are drawn at every position of the example, before the targets too, so that the first target token is
-    covered as often as any other. Lengths do not depend on p, so the masked sets nest while p grows.
+    Starts are drawn at every position of the example, those before the candidates too, so that the first response token is
+    covered as often as any other (where a prompt stands before it).
+    Lengths do not depend on p, so the masked sets only grow with p.
     """
     start = below(draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean))
     length = geometric(draw.unit("masked_thought.length", batch.epoch, batch.example, batch.positions), mean)
     column = torch.arange(batch.input_ids.shape[1], device=p.device).expand_as(batch.positions)
     first = column - batch.positions
-    reach = torch.where(start & batch.real, column + length, torch.zeros_like(column))
-    reach = torch.minimum(reach, example_end(first, batch))
-    return torch.cummax(reach, dim=1).values > column
+    span_end = torch.where(start & batch.real, column + length, torch.zeros_like(column))
+    span_end = torch.minimum(span_end, example_end(first, batch))
+    return torch.cummax(span_end, dim=1).values > column
 
 
 def example_end(first: Tensor, batch: Batch) -> Tensor:
@@ -160,11 +160,12 @@ def start_probability(p: Tensor, mean: float) -> Tensor:
     A position is not covered if, for every k, no run of more than k tokens started k positions before it.
     """
     values, back = torch.unique(p, return_inverse=True)
+    # as many terms as are above 1e-15; 2000 bounds the work for very long spans
     terms = 1 if mean == 1 else min(2000, math.ceil(math.log(1e-15) / math.log(1 - 1 / mean)))
-    longer = (1 - 1 / mean) ** torch.arange(terms, dtype=torch.float64, device=p.device)
+    survival = (1 - 1 / mean) ** torch.arange(terms, dtype=torch.float64, device=p.device)
     low, high = torch.zeros_like(values), values.clone()  # k = 0 alone gives coverage q, so q <= p
-    for _ in range(60):
+    for _ in range(60):  # 2^-60 is below the spacing of float64
         middle = (low + high) / 2
-        covered = 1 - torch.prod(1 - middle[:, None] * longer, dim=1)
+        covered = 1 - torch.prod(1 - middle[:, None] * survival, dim=1)
         low, high = torch.where(covered < values, middle, low), torch.where(covered < values, high, middle)
     return high[back]

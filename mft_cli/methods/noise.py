@@ -42,7 +42,7 @@ class NoisyThought(MaskedThought):
     marked_as = "noise in the input, still trained on"
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-        self.known_ids = len(tokenizer)
+        self.tokenizer_size = len(tokenizer)
         return []
 
     def adapt(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
@@ -81,7 +81,7 @@ class NoisyThought(MaskedThought):
         return Corrupted(marked, counts, {"masked_share": (int(chosen.sum()), int(candidates.sum()))}, noisy=chosen)
 
     def inputs(self, model: nn.Module, batch: Batch) -> Inputs:
-        return noisy_inputs(model, batch, self.config, self.known_ids) if is_marked(batch) else model_inputs(batch)
+        return noisy_inputs(model, batch, self.config, self.tokenizer_size) if is_marked(batch) else model_inputs(batch)
 
 
 def describe(c: MaskedThoughtConfig) -> str:

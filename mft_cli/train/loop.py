@@ -1,7 +1,8 @@
 """The training loop: the path of one optimizer step, and what happens between steps.
 
-Step k is a function of (seed, k, weights): its examples, its masks, its dropout. So a resumed run goes on as if it had
-never been stopped, and no generator or data-loader state has to be saved.
+Step k is a function of (seed, k, total_steps, weights): its examples and its masks. So a resumed run goes on as if it had never
+been stopped, and no generator or data-loader state has to be saved. Only what a model draws from torch's own generator, such
+as its own dropout, depends on the rank as well.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ class StepResult:
     shares: Numbers
     loss: float
     outcome: Outcome
-    rate: float
+    learning_rate: float
     epoch: float
     counts: dict[str, int]
     tokens: int
-    positions: int
+    padded_tokens: int  # of this rank, padding included
     examples: list[str]
 
     @property
@@ -116,29 +117,29 @@ class Fit:
         mine = share([[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world)
         batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
         method.begin_step(engine.model, progress, engine.master)
-        corrupted = [method.corrupt(batch, progress, self.draw) for batch in batches]
-        before = total([counted(c) for c in corrupted], ranks)
-        counts = before.counts
+        micro_batches = [method.corrupt(batch, progress, self.draw) for batch in batches]
+        step_counts = total([counted(m) for m in micro_batches], ranks)
+        counts = step_counts.counts
         sums: list[Sums] = []
-        for i, micro_batch in enumerate(corrupted):
+        for i, micro_batch in enumerate(micro_batches):
             self.before_forward(micro_batch.batch)
             losses = engine.run(method.loss, micro_batch.batch)
-            loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
-            engine.backward(loss, last=i == len(corrupted) - 1)
             # a count may be 0, such as unmasked chunks of a step: its sum is then 0, too
+            loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
+            engine.backward(loss, last=i == len(micro_batches) - 1)
             terms = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
             metrics = {n: float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()}
             sums.append(Sums(terms=terms, metrics=metrics))
-        after = total(sums, ranks)
-        step_loss = sum(method.weights[n] * v for n, v in after.terms.items())
-        rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
-        outcome = engine.step(rate, step_loss)
+        step_sums = total(sums, ranks)
+        step_loss = sum(method.weights[n] * v for n, v in step_sums.terms.items())
+        learning_rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
+        outcome = engine.step(learning_rate, step_loss)
         return StepResult(
-            terms=after.terms, metrics=after.metrics, shares=before.shares,
-            loss=step_loss, outcome=outcome, rate=rate, epoch=(k + 1) / self.order.steps_per_epoch,
+            terms=step_sums.terms, metrics=step_sums.metrics, shares=step_counts.shares,
+            loss=step_loss, outcome=outcome, learning_rate=learning_rate, epoch=(k + 1) / self.order.steps_per_epoch,
             counts={n: int(v) for n, v in counts.items()},
             tokens=int(self.train.lengths[chosen].sum()),
-            positions=sum(b.input_ids.numel() for b in batches),
+            padded_tokens=sum(b.input_ids.numel() for b in batches),
             examples=[self.train.keys[i] for i in chosen],
         )  # fmt: skip
 
@@ -155,8 +156,8 @@ class Fit:
                 result = self.step(p.step)
                 seconds = time.monotonic() - start
                 self.account(result, seconds)
-                rate = result.tokens / seconds
-                progress.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{rate:,.0f}"})
+                speed = result.tokens / seconds
+                progress.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{speed:,.0f}"})
                 self.between_steps(result)
         finally:
             progress.close()
@@ -184,9 +185,10 @@ class Fit:
         row: Row = {
             "kind": "train", "step": self.position.step, "epoch": round(result.epoch, 6), "loss": result.loss,
             **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
-            "learning_rate": result.rate, "grad_norm": result.norm, "examples": len(result.examples),
+            "learning_rate": result.learning_rate, "grad_norm": result.norm, "examples": len(result.examples),
             "tokens": result.tokens, "label_tokens": result.counts.get("ce", 0),
-            "padding_share": 1 - result.tokens / max(1, result.positions * self.engine.ranks.world),
+            # an estimate: as if every rank had as many padded tokens as this one
+            "padding_share": 1 - result.tokens / max(1, result.padded_tokens * self.engine.ranks.world),
             "tokens_per_s": result.tokens / seconds, "step_s": seconds,
             "memory_gb": memory_gb(self.engine.device), "skipped": not result.applied,
         }  # fmt: skip
@@ -197,10 +199,11 @@ class Fit:
     def between_steps(self, result: StepResult) -> None:
         """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
         p, c = self.position, self.config.checkpoint
-        end_of_epoch = p.step % self.order.steps_per_epoch == 0 or p.step == p.total_steps
+        end_of_epoch = p.step % self.order.steps_per_epoch == 0 or p.step == p.total_steps  # of the run, too
         every = self.config.data.validation.every_steps
         improved = False
-        if self.validation is not None and (p.step % every == 0 or p.step == p.total_steps if every else end_of_epoch):
+        validation_due = (p.step % every == 0 or p.step == p.total_steps) if every else end_of_epoch
+        if self.validation is not None and validation_due:
             improved = self.validate()
         if self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
             self.method.refresh(self.engine.model, self.engine.master)
@@ -210,8 +213,8 @@ class Fit:
         broken = p.bad_in_a_row >= self.config.train.max_bad_steps
         minutes = (time.monotonic() - self.last_save) / 60
         due = p.step % c.every_steps == 0 if c.every_steps else end_of_epoch
-        late = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
-        if due or late or stopping or broken or (improved and c.keep_best):
+        time_due = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
+        if due or time_due or stopping or broken or (improved and c.keep_best):
             self.save()
         if broken:
             shown = ", ".join(result.examples[:8]) + (" ..." if len(result.examples) > 8 else "")
@@ -225,7 +228,7 @@ class Fit:
             raise Stopped(f"stopped by {name} after step {p.step} of {p.total_steps}, saved", self.stop.name)
 
     def validate(self) -> bool:
-        """Loss on the validation split, on clean inputs. True if it is the best so far."""
+        """Loss on the validation split. True if it is the best so far."""
         loss, label_tokens, metrics = self.validation_loss()
         p = self.position
         row = {"kind": "validation", "step": p.step, "loss": loss, "label_tokens": label_tokens, **metrics}
@@ -247,12 +250,14 @@ class Fit:
         parts: list[Sums] = []
         divided_by: dict[str, str] = {}  # metric -> the term whose count divides it
         for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
-            done = self.method.for_validation(make_batch(examples, block, 0, self.pad_id, engine.device), self.draw)
-            losses = engine.run(self.method.loss, done.batch)
+            corrupted = self.method.for_validation(
+                make_batch(examples, block, 0, self.pad_id, engine.device), self.draw
+            )
+            losses = engine.run(self.method.loss, corrupted.batch)
             divided_by |= {n: term for n, (_, term) in losses.metrics.items()}
             terms = {n: float(s) for n, s in losses.sums.items()}
             metrics = {n: float(s) for n, (s, _) in losses.metrics.items()}
-            parts.append(Sums(counts=done.counts, terms=terms, metrics=metrics))
+            parts.append(Sums(counts=corrupted.counts, terms=terms, metrics=metrics))
         engine.model.train()
         sums = total(parts, engine.ranks)
         counts = {n: max(1, v) for n, v in sums.counts.items()}
@@ -274,11 +279,11 @@ class Fit:
         if engine.ranks.rank:
             return
         for step in checkpoints.steps_in(root):
-            if step > self.position.step:  # damaged ones that the resume passed over: they must not push good ones out
+            if step > self.position.step:  # damaged ones that the resume rejected: pruning would count them
                 files.discard(checkpoints.step_folder(root, step))
         best = self.position.best_step if self.config.checkpoint.keep_best else None
-        every = self.config.eval.checkpoints == "all"
-        if not every:
+        keep_all = self.config.eval.checkpoints == "all"
+        if not keep_all:
             checkpoints.prune(root, self.config.checkpoint.keep_last, best)
         remove_set_aside(self.run)
         self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)

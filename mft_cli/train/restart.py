@@ -26,7 +26,7 @@ def set_aside_folder(run: RunDir) -> Path:
     return run.root / ".set-aside"
 
 
-def goes_on(run: RunDir, config: TrainConfig) -> bool:
+def is_resuming(run: RunDir, config: TrainConfig) -> bool:
     """Whether the folder's run is taken up. False: it is to be replaced, by checkpoint.resume=false."""
     return config.checkpoint.resume or has_begun_again(run, config)
 
@@ -67,6 +67,6 @@ def remove_set_aside(run: RunDir) -> None:
     remove(set_aside_folder(run))
 
 
-def end(run: RunDir) -> None:
+def clear_marker(run: RunDir) -> None:
     """After the whole command: the next checkpoint.resume=false is another one."""
     marker_of(run).unlink(missing_ok=True)

@@ -19,13 +19,13 @@ from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.evaluation import exports_to_evaluate
 from mft_cli.train.loop import Position
-from mft_cli.train.restart import goes_on
+from mft_cli.train.restart import is_resuming
 from mft_cli.train.settings import TIMING_KEYS, changed_keys, contents_digests, weights_sample
 
 
 def is_done(run: RunDir, config: TrainConfig) -> bool:
     """Whether the folder's training is finished. Raises UserError if it is that of other settings, data or weights."""
-    if run.get_state().get("state") != "done" or not goes_on(run, config):
+    if run.get_state().get("state") != "done" or not is_resuming(run, config):
         return False
     check_same_settings(run, config)
     before = cast("dict[str, dict[str, str]]", run.get_provenance().get("data", {}))

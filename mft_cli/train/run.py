@@ -30,15 +30,15 @@ from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
 
-NAMES: dict[type[BaseException], str] = {
+FALLBACK_MESSAGES: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted by a second Ctrl-C: what came after the last save is lost"
 }
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped."""
+    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped, RankFailed."""
     run = RunDir(run_folder(config))
-    if config.launch.node_rank and config.launch.name == "local":  # the first node's driver keeps the run folder
+    if config.launch.node_rank and config.launch.name == "local":  # other nodes only run their ranks
         if not is_done(run, config):
             start_and_wait(run, config, run.root / f"frozen-node{config.launch.node_rank}.json", Log(None))
         return run.root
@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> Path:
         else:
             train_on_ranks(run, config, log)
         evaluate_exports(run, config, log)
-        restart.end(run)
+        restart.clear_marker(run)
     return run.root
 
 
@@ -65,8 +65,8 @@ def train_on_ranks(run: RunDir, config: TrainConfig, log: Log) -> None:
     try:
         start_and_wait(run, config, run.root / "frozen.json", log)
     except RankFailed:
-        if run.get_state().get("state") == "running":  # died without a word
-            run.set_state("failed", message="a rank ended without a word", **run.progress())
+        if run.get_state().get("state") == "running":  # it could write nothing more
+            run.set_state("failed", message="a rank exited without an error message", **run.progress())
         raise
 
 
@@ -82,9 +82,11 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> 
     if code:
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
-        if cause and not config.launch.node_rank:  # the ranks that failed after it have written what they missed
+        if (
+            cause and not config.launch.node_rank
+        ):  # failures after it have overwritten state.json: put the first cause back
             run.set_state("failed", message=cause[0], **run.progress())
-        message = run.get_state().get("message", "a rank failed without a word")
+        message = run.get_state().get("message", "a rank failed without an error message")
         raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")
 
 
@@ -108,7 +110,7 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: Sto
     with recording_outcome(run, ranks):
         set_up_and_train(run, config, ranks, log, stop)
     free_memory()
-    if ranks.world == 1:  # a rank ends here, and a driver goes on: nobody would read the note
+    if ranks.world == 1:  # the driver goes on to the evaluation, which handles signals itself
         stop.release()
     if stop.name:
         raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
@@ -146,25 +148,25 @@ def recording_outcome(run: RunDir, ranks: Ranks) -> Iterator[None]:
             ) from None
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk may be what failed
-            record_failure(run, error, before, ranks.rank == 0)
+            record_outcome(run, error, before, ranks.rank == 0)
         raise
 
 
-def record_failure(run: RunDir, error: BaseException, before: State, first: bool) -> None:
-    if isinstance(error, (UserError, Stopped)) and not run.begun and before.get("state") in ("done", "stopped"):
-        if first:
-            write_json(run.state, before)  # a refused command leaves the run as it was
+def record_outcome(run: RunDir, error: BaseException, previous: State, is_rank0: bool) -> None:
+    if isinstance(error, (UserError, Stopped)) and not run.begun and previous.get("state") in ("done", "stopped"):
+        if is_rank0:
+            write_json(run.state, previous)  # a refused command leaves the run as it was
     elif isinstance(error, Stopped):
-        if first:
+        if is_rank0:
             run.set_state("stopped", message=str(error), by=error.by, **run.progress())
-    elif first or not isinstance(error, UserError):  # a mistake is found by all ranks, a fault perhaps by one
-        message = str(error) or NAMES.get(type(error), type(error).__name__)
+    elif is_rank0 or not isinstance(error, UserError):  # every rank raises the same UserError; a crash may hit one rank
+        message = str(error) or FALLBACK_MESSAGES.get(type(error), type(error).__name__)
         run.set_state("failed", message=message, **run.progress())
         Log(run.log).to_file(message if isinstance(error, UserError) else traceback.format_exc())
 
 
 def free_memory() -> None:
-    """Before an evaluation or the next job of a sweep: swapped modules are reference cycles that hold their weights."""
+    """Before an evaluation or the next job of a sweep: replaced modules are reference cycles that hold their weights."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -172,13 +174,13 @@ def free_memory() -> None:
 
 def prepare_folder(run: RunDir, config: TrainConfig, log: Log) -> None:
     """Keep the resolved configuration; refuse a folder that holds another run."""
-    if not restart.goes_on(run, config):
-        if run.config.exists():  # kept until the new run can start
+    if not restart.is_resuming(run, config):
+        if run.config.exists():  # the old one stays until everything of the new run has loaded
             return
     else:
         check_same_settings(run, config)
         if not config.checkpoint.resume:
             log(
-                f"the run that checkpoint.resume=false began goes on; delete {restart.marker_of(run)} to begin once more"
+                f"the run that checkpoint.resume=false began is resumed; delete {restart.marker_of(run)} to begin once more"
             )
     write_atomically(run.config, to_yaml(config))

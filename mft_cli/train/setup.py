@@ -49,7 +49,7 @@ from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.loop import Fit, Position
 from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
 from mft_cli.train.optimizer import total_steps
-from mft_cli.train.restart import goes_on, set_aside
+from mft_cli.train.restart import is_resuming, set_aside
 from mft_cli.train.resume import check_same_data, resume
 from mft_cli.train.samples import sampler
 from mft_cli.train.settings import contents_digests, settings_digest, weights_sample
@@ -152,7 +152,7 @@ def may_pack(engine: TorchEngine | DeepSpeedEngine, config: TrainConfig, log: Lo
 
 def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) -> None:
     """Data, model and settings have loaded: the folder is this run's. All ranks have to call. Raises UserError."""
-    going_on = ranks.from_first(goes_on(run, config))
+    going_on = ranks.from_first(is_resuming(run, config))
     if going_on:
         check_same_data(run, config, loaded)
     ranks.barrier()  # nobody still reads what is written now

@@ -132,7 +132,7 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     fit.position.step = steps
     fit.save()
     found["save"] = meter.peak() - found["baseline"]
-    widest = max(r.positions for r in results)
+    widest = max(r.padded_tokens for r in results)
     found |= {"plan": planned.total, "positions": widest, "threads": torch.get_num_threads()}
     found |= {f"plan {i.name}": i.bytes for i in (*planned.items, *planned.work)}
     return found

@@ -174,7 +174,7 @@ def test_a_loss_is_told_with_its_floors(ready):
     rare, _ = ready()
     rare.mask_id = 3  # a reserved token of the tokenizer's own, with a low id
     rare.check(examples)
-    assert len(rare.unigram) >= rare.known_ids
+    assert len(rare.unigram) >= rare.tokenizer_size
 
 
 def test_without_steps_the_backbones_states_are_read(ready):

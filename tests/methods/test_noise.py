@@ -57,7 +57,7 @@ def fit(tiny_model, problem_file, tmp_path) -> Fit:
 
 def method_of(words: int, **changes: Any) -> NoisyThought:
     made = NoisyThought(MaskedThoughtConfig(schedule="constant", **changes))
-    made.known_ids = words
+    made.tokenizer_size = words
     return made
 
 
@@ -185,7 +185,7 @@ def test_padding_stays_and_an_empty_batch_has_no_loss(fit, case):
 def test_the_mask_token_is_what_it_was(fit):
     """noise=token: corrupt's ids through plain fine-tuning's loss, bit for bit, and nothing else in the batch."""
     made = MaskedThought(MaskedThoughtConfig(schedule="constant", random_fraction=0.5))
-    made.known_ids, made.mask_id = 300, 7
+    made.tokenizer_size, made.mask_id = 300, 7
     clean = batch_of(fit)
     done = made.corrupt(clean, 1.0, Draw(7)).batch
     chosen = made.choose(clean, 1.0, Draw(7))[0]
@@ -199,7 +199,7 @@ def test_the_mask_token_is_what_it_was(fit):
 
 def test_validation_is_clean_and_no_token_is_added(tiny_model, problem_file, tmp_path):
     fit = make_fit(settings(tiny_model, problem_file, "masked_thought", {"noise": "mixup"}, tmp_path))
-    assert vocabulary(fit.engine.model) == int(fit.engine.model.config.vocab_size) == fit.method.known_ids
+    assert vocabulary(fit.engine.model) == int(fit.engine.model.config.vocab_size) == fit.method.tokenizer_size
     assert fit.method.vocab_size is None
     done = fit.method.for_validation(batch_of(fit), fit.draw).batch
     plain = make(SftConfig(), 1024).loss(fit.engine.model, done).sums["ce"]
