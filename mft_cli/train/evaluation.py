@@ -57,9 +57,10 @@ def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
 def scored_weights(metrics: Path) -> str | None:
     """Digest of the weights whose scores these are; None of a damaged file, which the evaluation writes again."""
     try:
-        return read_object(metrics).get("weights_digest")
+        model = read_object(metrics).get("model")
     except ValueError:
         return None
+    return model.get("weights_digest") if isinstance(model, dict) else None
 
 
 def exports_to_evaluate(run: RunDir, which: str) -> list[tuple[Path, Path]]:

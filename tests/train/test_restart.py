@@ -110,7 +110,7 @@ def test_evaluations_of_replaced_weights_are_moved_away(tiny_model, problem_file
 
 def test_more_steps_move_the_scores_of_fewer_away(tiny_model, problem_file, finished):
     digest = read_json(finished / "export" / "mft.json")["weights_digest"]
-    write_json(finished / "eval" / "gsm8k" / "metrics.json", {"accuracy": 0.5, "weights_digest": digest})
+    write_json(finished / "eval" / "gsm8k" / "metrics.json", {"accuracy": 0.5, "model": {"weights_digest": digest}})
     (finished / "eval" / "math").mkdir()
     (finished / "eval" / "math" / "metrics.json").write_text("{half")
     train(training(tiny_model, problem_file, finished))

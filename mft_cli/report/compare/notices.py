@@ -123,7 +123,7 @@ def about_weights(run: Run, evaluation: Evaluation, weights_now: Callable[[Path]
     """Scores belong to weights: those that the model's folder holds now must be those that were evaluated."""
     metrics = evaluation.metrics or {}
     model = metrics.get("model")
-    scored = metrics.get("weights_digest") or (model.get("weights_digest") if isinstance(model, dict) else None)
+    scored = model.get("weights_digest") if isinstance(model, dict) else None
     if not scored or (metrics.get("engine") or {}).get("name") == "api":
         return []
     trained = "method.name" in run.config

@@ -76,7 +76,7 @@ METRICS: dict[str, Check] = {
     "truncated": whole, "timed_out": whole, "gold_logprob": table, "contaminated": text, "warnings": texts,
     "engine": table, "seconds": table, "generations_digest": text, "scores_digest": text, "gold_digest": text,
     "model": table, "prompt_text": text,
-    "failure_detection": table, "overlap": table, "scoring_version": whole, "weights_digest": text,
+    "failure_detection": table, "overlap": table, "scoring_version": whole,
 }  # fmt: skip
 GOLD: dict[str, Check] = {"mean": number, "interval": interval}
 FAILURE: dict[str, Check] = {

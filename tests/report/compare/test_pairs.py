@@ -335,7 +335,7 @@ def stale(summary: Summary) -> list[str]:
 
 
 def test_scores_of_other_weights_are_told(tmp_path: Path) -> None:
-    metrics = {"weights_digest": "before", "engine": {"name": "hf"}}
+    metrics = {"model": {"weights_digest": "before"}, "engine": {"name": "hf"}}
     runs = two_runs(tmp_path, range(10), range(20), metrics=metrics)
     seen: list[Path] = []
 
