@@ -16,7 +16,7 @@ from mft_cli.errors import UserError, first_line
 
 HELP = """mft doctor: what this machine is, what `auto` takes on it and why, what is missing for which feature
 
-  mft doctor           one screen; exit 0 if the default run (mft train) can work here, else 2
+  mft doctor           one screen; exit 0 if the embedded default can be trained here, else 2
 """
 
 INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")  # the flags that decide speed
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"mft doctor takes no arguments (given: {' '.join(arguments)})")
     print("\n".join([*machine(), "", *choices(), "", *features()]), flush=True)
     if problems := what_stops_the_default_run():
-        raise UserError("the default run cannot work here: " + "; ".join(problems))
-    print("\nThe default run works here: mft train method=masked_thought")
+        raise UserError("the embedded default cannot be trained here: " + "; ".join(problems))
+    print("\nThe embedded default can be trained here: mft train method=masked_thought")
 
 
 def machine() -> list[str]:

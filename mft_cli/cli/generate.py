@@ -21,7 +21,7 @@ from mft_cli.errors import UserError
 class Options:
     """The options of `mft generate`."""
 
-    decode: Literal["plain", "refine"] | None = key(None, "Short for eval.decode.")
+    decode: Literal["plain", "verify", "refine"] | None = key(None, "Short for eval.decode.")
     question: str | None = key(None, "A question that would be taken for a key.")
     file: Path | None = key(None, "A question a line: plain text, or JSON objects with question.")
     out: Path | None = key(None, "JSON lines instead of text on the screen.")
@@ -87,7 +87,8 @@ HELP = """mft generate: completions of your own questions by an exported model
   mft generate model.path=<folder> file=questions.jsonl out=answers.jsonl temperature=0.7 samples=4
   cat questions.txt | mft generate model=smollm2_135m prompt=raw eval.engine=hf
 
-decode=plain|refine  plain: token by token; refine: a chunk of mask tokens, refined, the most confident accepted, again
+decode=plain|verify|refine  plain: token by token; verify: the head drafts a chunk, the backbone accepts, the text is plain's;
+                     refine: a chunk of mask tokens, refined, some accepted, again
 question=TEXT        where the text would be taken for a key; several questions may be given as words of their own
 file=FILE            a question a line: plain text, or JSON objects with "question"; also from a pipe
 out=FILE             JSON lines instead of text on the screen

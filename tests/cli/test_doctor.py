@@ -25,7 +25,7 @@ def test_the_screen_names_the_machine_and_what_auto_takes(capsys):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert any(f"precision   auto takes {choose_precision('auto', hardware_of(device))}: " in line for line in lines)
     assert any(line.startswith("hub         offline") for line in lines)
-    assert "The default run works here" in lines[-1]
+    assert "The embedded default can be trained here" in lines[-1]
 
 
 def test_what_is_missing_is_named_with_what_brings_it(monkeypatch, capsys):

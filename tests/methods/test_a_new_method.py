@@ -73,7 +73,7 @@ class LabelDropConfig(MethodConfig):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with a fifth method, as someone would add it."""
+    """A copy of the package with one more method, as someone would add it."""
     root = tmp_path_factory.mktemp("house")
     for folder in ("mft_cli", "conf"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -54,7 +54,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "use_gradient_checkpointing": ("train.gradient_checkpointing",),
     "attn_implementation": ("model.attention",),
     "flash_attn": ("model.attention",),
-    # adapters
+    # masking and adapters
+    "mask_ratio": ("method.mask_ratio",),
+    "mask_rate": ("method.mask_ratio",),
+    "method.p": ("method.mask_ratio",),
+    "use_lora": ("peft.name=lora",),
     "lora_r": ("peft.rank",),
     "lora_rank": ("peft.rank",),
     "r": ("peft.rank",),
@@ -75,6 +79,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "dataset_name": ("data.sources.<name>.path",),
     "train_file": ("data.sources.<name>.path",),
     "data_path": ("data.sources.<name>.path",),
+    "data.path": ("data.sources.<name>.path",),
+    "data.local.path": ("data.sources.<name>.path",),
     # saving, watching, evaluation
     "save_steps": ("checkpoint.every_steps",),
     "save_total_limit": ("checkpoint.keep_last",),
@@ -93,4 +99,5 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "nproc_per_node": ("launch.gpus", "launch.processes"),
     "num_processes": ("launch.gpus", "launch.processes"),
     "random_seed": ("seed", "eval.seed"),
+    "train.seed": ("seed",),
 }
