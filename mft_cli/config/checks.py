@@ -22,6 +22,12 @@ def check_train(config: schema.TrainConfig) -> None:
         raise UserError(
             "data.sources is empty: choose a preset with data=<name>, or data=local data.sources.local.path=FILE"
         )
+    if "local" in d.sources and len(d.sources) > 1:
+        others = ", ".join(name for name in d.sources if name != "local")
+        raise UserError(
+            f"data.sources.local beside {others} of data={d.name}: say data=local to train on your file alone; to mix the two, "
+            f"give your source a name of its own, data.sources.mine.path={d.sources['local'].path or 'FILE'}"
+        )
     for name, source in {**d.sources, **d.sources_validation}.items():
         check_source(f"data.sources.{name}", source)
         if source.response is None:

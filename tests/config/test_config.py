@@ -19,6 +19,7 @@ OPTIONS = [(p.parent.name, p.stem) for p in sorted(config.CONF.glob("*/*.yaml"))
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
+        (["data.sources.local.path=x.jsonl"], ["data.sources.local", "gsm_symbolic", "data=local"]),
         (["train.learnin_rate=1e-4"], ["train.learnin_rate", "train.learning_rate"]),
         (["+train.learnin_rate=1e-4"], ["train.learnin_rate", "train.learning_rate"]),
         (["learning_rate=1e-4"], ["learning_rate", "train.learning_rate"]),
