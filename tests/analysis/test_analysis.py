@@ -17,8 +17,9 @@ from torch import nn
 
 from mft_cli.analysis import directions
 from mft_cli.analysis.dependency import log_probabilities, scores
-from mft_cli.analysis.landscape import Loss, around, spread
+from mft_cli.analysis.landscape import Loss
 from mft_cli.analysis.regions import Corruption, pick_targets, region_of, variants_of
+from mft_cli.analysis.scenes import around, spread
 from mft_cli.analysis.settings import DependencySettings, LandscapeSettings
 from mft_cli.analysis.subjects import Subject, find_subjects, prepare
 from mft_cli.cli.analyze import main as command
