@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ REAL = {
     "gsm8k": lambda: BenchmarkConfig(source=source("gsm8k/test.jsonl", "question", "answer"), gold_marker="####"),
     "svamp": lambda: benchmark("svamp/SVAMP.json", "Body+Question", "Answer"),
     "aime24": lambda: benchmark("aime24/test.jsonl", "problem", "answer"),
-    "math500": lambda: benchmark("math500/test.jsonl", "problem", "answer"),
+    "math500": lambda: replace(benchmark("math500/test.jsonl", "problem", "answer"), answer_type="math"),
 }
 
 

@@ -321,8 +321,8 @@ def test_ranks_select_from_exact_fp32_scores_and_export_the_base(engine, tiny_mo
     [
         ({"layers": None}, "method.layers is missing"),
         ({"layers": "2-5"}, "the model has the layers 0 to 1"),
-        ({"mask_ratio": 1.5}, "method.mask_ratio=1.5: expected less than or equal to 1"),
-        ({"mask_ratio": {"attention": 2.0}}, "method.mask_ratio.attention=2.0: expected less than or equal to 1"),
+        ({"mask_ratio": 1.5}, "method.mask_ratio=1.5: expected a number from 0 to 1"),
+        ({"mask_ratio": {"attention": 2.0}}, "method.mask_ratio.attention=2.0: expected a number from 0 to 1"),
         ({"mask_ratio": {"mlp": 0.1}}, "method.mask_ratio has no value for model.layers.0.self_attn.q_proj"),
         ({"selection": "global", "scores": "random"}, "set method.selection=local"),
         ({"modules": ["lm_head"]}, "lm_head names no linear layer"),

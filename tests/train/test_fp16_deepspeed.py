@@ -21,19 +21,20 @@ import json, sys, torch, yaml
 from torch import nn
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 CPU_Accelerator.is_fp16_supported = lambda self: True
-from mft_cli import config, engine_deepspeed, zero_settings
+from mft_cli.config import compose, deepspeed, load
+from mft_cli.distributed.ranks import Ranks
 from mft_cli.methods.base import Losses
-from mft_cli.ranks import Ranks
+from mft_cli.train import engine_deepspeed
 engine_deepspeed.make_head_loss = lambda model: None
 
 def make(stage):
-    preset = yaml.safe_load((config.CONF / f"deepspeed/{stage}.yaml").read_text())
-    asked = config.train_config({"model": {"path": "x"}, "data": {"sources": {"x": {"path": "x"}}}, "deepspeed": preset,
+    preset = yaml.safe_load((compose.CONF / f"deepspeed/{stage}.yaml").read_text())
+    asked = load.train_config({"model": {"path": "x"}, "data": {"sources": {"x": {"path": "x"}}}, "deepspeed": preset,
                                  "train": {"precision": "fp16", "learning_rate": 0.01}})
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
     groups = [{"params": list(model.named_parameters()), "decay": True, "scale": 1.0}]
-    document = zero_settings.ds_config(asked, "fp16", 1)
+    document = deepspeed.ds_config(asked, "fp16", 1)
     return engine_deepspeed.DeepSpeedEngine(model, groups, asked.train, "fp16", document, Ranks())
 
 def step(engine, k, factor=1.0):

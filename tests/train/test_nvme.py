@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mft_cli.config.validate import to_yaml
 from mft_cli.distributed.ranks import Ranks
 from tests.distributed.test_ranks import agree, run_ranks, values
 from tests.support import rank_program
@@ -74,7 +75,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         expected[name] = rank_program.facts(fit)
         fit.position.step = rank_program.STEPS
         fit.save()
-        fit.run.config.write_text(rank_program.config.to_yaml(fit.config))
+        fit.run.config.write_text(to_yaml(fit.config))
         cases[name] = values(model, problem_file, method, {}, tmp_path / name, "zero3_offload_nvme", **train)
         zero = cases[name]["deepspeed"]["config"]["zero_optimization"]
         zero["offload_optimizer"]["nvme_path"] = str(tmp_path / "nvme")

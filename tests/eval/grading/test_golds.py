@@ -97,7 +97,9 @@ def test_golds_are_right(name: str) -> None:
     golds = load()
     assert len(golds) == count
     for phrasing in PHRASINGS:
-        found = scores(kind, golds, [plain(g) for g in golds], phrasing)
+        # a marker's answer ends with its line: MATH has a gold with a line break in its unit
+        written = [" ".join(plain(g).split()) if phrasing == "marker" else plain(g) for g in golds]
+        found = scores(kind, golds, written, phrasing)
         assert [(g, phrasing) for g, right in zip(golds, found, strict=True) if not right] == []
 
 
