@@ -478,7 +478,7 @@ def test_samples_hold_predicted_and_true_text(ready, tokenizer):
     first = int(find_chunks(batch, 4).first[find_chunks(batch, 4).loss_mask][rows[0]["chunk"]])
     assert rows[0]["true"] == tokenizer.decode(batch.input_ids[0, first : first + 4])
     chunks = f"masked chunks {[r['chunk'] for r in rows]} of 5 (of 4 tokens, counted from 0)"
-    assert method.describe(done) == f"{chunks}, only these are trained on"
+    assert method.describe(done) == f"{chunks}, only these are trained"
 
 
 def test_hidden_states_of_the_backbone_are_those_of_the_masked_ids(ready):
