@@ -25,12 +25,13 @@ ByProblem = dict[str, dict[int, Record]]  # id -> sample -> line
 
 def arrange(
     path: Path, name: str, benchmark: BenchmarkConfig, records: list[Record], gold_by_id: dict[str, str] | None,
-    config: EvalConfig, *, common_samples: bool = False,
+    config: EvalConfig, *, common_samples: bool = False, partial: bool = False,
 ) -> tuple[list[Record], dict[str, str]]:  # fmt: skip
     """The lines by problem and sample, each with its gold; and the gold answers by problem.
 
     `gold_by_id` null: the lines' own golds where all have one, else the benchmark's data. `common_samples`: where some
-    problems have more samples than others, the first ones that all have. Raises UserError for a line without id or
+    problems have more samples than others, the first ones that all have. `partial`: completions may be missing.
+    Raises UserError for a line without id or
     text, ids that the benchmark does not have, and double or missing completions.
     """
     by_problem = group_by_problem(path, records)
@@ -51,7 +52,8 @@ def arrange(
         raise UserError(f"{path}: benchmark {name} has no problem {unknown[0]} ({len(unknown)} such ids); check eval=")
     by_problem = {id: by_problem.get(id, {}) for id in golds}
     by_problem = first_samples(by_problem) if common_samples else by_problem
-    check_complete(f"{path}: {name}", by_problem, benchmark.samples if not common_samples else 1, shown)
+    if not partial:
+        check_complete(f"{path}: {name}", by_problem, benchmark.samples if not common_samples else 1, shown)
     return [
         {**line, "id": id, "sample": sample, "gold": golds[id] if line.get("gold") is None else str(line["gold"])}
         for id, lines in by_problem.items()

@@ -23,9 +23,9 @@ READ_TYPES = ("number", "math", "choice", "text")
 def explain_file(path: Path, name: str, benchmark: BenchmarkConfig, config: EvalConfig, id: str) -> str:
     """The steps for one problem of a file of completions, by its id in the file or in scores.jsonl. Raises UserError."""
     lines, _ = read_lines(path)
-    texts = {line.get("completion") for line in lines if id in {str(line.get(field)) for field in ID_FIELDS}}
-    ordered, _ = arrange(path, name, benchmark, lines, None, config)
-    chosen = [record for record in ordered if record["id"] == id or record["completion"] in texts]
+    lines_of_id = [line for line in lines if id in {str(line.get(field)) for field in ID_FIELDS}]
+    ordered, _ = arrange(path, name, benchmark, lines_of_id or lines, None, config, partial=True)
+    chosen = ordered if lines_of_id else [record for record in ordered if record["id"] == id]
     if not chosen:
         raise UserError(f"--explain {id}: {path} has no such problem; ids stand in the file and in scores.jsonl")
     return "\n\n".join("\n".join(steps(record, benchmark, config)) for record in chosen)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
+from mft_cli.config.schema.inputs import SourceConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.grading.explain import explain_file
 from mft_cli.eval.score import score_file
@@ -40,6 +41,14 @@ def completions(tmp_path: Path) -> Path:
 def test_steps(completions: Path, id: str, steps: list[str]) -> None:
     text = explain_file(completions, "x", BENCHMARK, EvalConfig(), id)
     assert [step for step in steps if step not in text] == [], text
+
+
+def test_a_file_that_lacks_other_problems_is_explained(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n}?", "answer": str(n)}) + "\n" for n in range(3)))
+    (tmp_path / "g.jsonl").write_text(json.dumps({"id": 1, "completion": "#### 1 egg in 4 weeks"}) + "\n")
+    benchmark = BenchmarkConfig(source=SourceConfig(path=str(data), response="answer"), markers=["####"])
+    assert "verdict: right" in explain_file(tmp_path / "g.jsonl", "x", benchmark, EvalConfig(), "1")
 
 
 def test_unknown_id(completions: Path) -> None:
