@@ -65,9 +65,10 @@ def matrix_product_speed(precision: str, seconds: float = 1.0) -> float:
     """Floating-point operations a second of this machine in the precision that training will use."""
     import torch
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    from mft_cli.models.device import DTYPES
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    a = torch.ones(1024, 1024, dtype=DTYPES[precision], device=device)
     (a @ a).sum().item()
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:

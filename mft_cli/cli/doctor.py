@@ -128,7 +128,9 @@ def existing(folder: Path) -> Path:
 
 def hub_state() -> str:
     """Whether the model hub answers, asked for at most three seconds."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+    from mft_cli.data.files import offline
+
+    if offline():
         return "offline (HF_HUB_OFFLINE is set): hub ids work from the cache alone"
     import urllib.error
     import urllib.request
