@@ -56,7 +56,6 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skip(reason="NOT TESTED: hung until its time limit on 2026-11-30, cause unknown; LOG.md")
 @needs_async_io
 def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_file, tmp_path):
     """Trajectories, skipped steps, 16 bits; going on from a plain checkpoint, and one plain process from theirs."""
