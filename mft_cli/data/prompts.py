@@ -213,7 +213,10 @@ class Renderer:
     def _answer_end(self, message: Turn, whole: str, start: int) -> int:
         """Where an answer that starts at `start` ends: with its text, or where it calls tools, before its end token."""
         content = message["content"].strip()
-        end = whole.find(content, start) + len(content)
+        # its first characters may stand in what generation is asked with (a template that opens <think>): the text that ends after it
+        end = whole.find(content, max(0, start - len(content) + 1)) + len(content) if content else start
+        if end < start:
+            raise ValueError("the chat template does not write an answer's text where it is asked for")
         if message.get("tool_calls"):
             closing = whole.find(self._end_token(), end)
             return closing if closing >= 0 else end

@@ -67,6 +67,17 @@ def test_the_think_block_that_a_template_puts_before_the_last_answer_is_written_
     assert texts == ["It is 3.<|im_end|>", "<think>\n\n</think>\n\n4<|im_end|>"]
 
 
+def test_a_template_that_opens_the_thought_trains_on_what_the_model_writes_after_it(tokenizer):
+    tokenizer.chat_template = TEMPLATES["plain"] + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
+    turns = [CHAT[0], {"role": "assistant", "content": "<think>\nadd</think>3"}]
+    assert trained_texts(Renderer(tokenizer, PromptConfig()), turns) == ["add</think>3<|im_end|>"]
+
+
+def test_an_answer_that_is_a_word_of_the_turns_header(tokenizer):
+    turns = [CHAT[0], {"role": "assistant", "content": "assistant"}]
+    assert trained_texts(Renderer(tokenizer, PromptConfig()), turns) == ["assistant<|im_end|>"]
+
+
 def test_a_generation_prompt_that_the_conversation_does_not_hold_is_refused_with_the_turn(tokenizer):
     tokenizer.chat_template = TEMPLATES["plain"] + "{% if add_generation_prompt %}<think>{% endif %}"
     with pytest.raises(
