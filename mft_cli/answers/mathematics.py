@@ -12,7 +12,7 @@ import unicodedata
 from mft_cli.answers.extraction import BOX, MAX_CANDIDATE, WHOLE, Answer, Candidate, first_readable
 from mft_cli.answers.latex import TEXT, tokens
 from mft_cli.answers.numbers import clean, number_text, parse_number
-from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, has_prose, number_at
+from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, bold_value, has_prose, number_at
 from mft_cli.answers.units import unit_of
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
@@ -60,6 +60,8 @@ def _of_prose(text: str, place: Candidate, raw: str, start: int, below: bool) ->
     """An announced sentence: the formula that it ends with, the number that it begins with; else all of it."""
     if (value := VALUE_AT_END.search(raw)) is not None:
         return _answer(value[1], value[1], text, place.source, start)
+    if (bold := bold_value(raw)) is not None:
+        return _answer(*bold, text, place.source, start)
     number = number_at(raw) if re.match(r"[-−]?[$€£]?[\d.]", raw) else None
     if number is not None:  # a number, or an expression as it stands
         return _answer(*(number if parse_number(number[0]) else (raw, raw)), text, place.source, start)

@@ -78,6 +78,17 @@ TORN = re.compile(r"\s*(?:\\(?:pi|sqrt|frac|times|cdot|theta|alpha)|[π√²³^]
 INSIDE = re.compile(r"(?:\\[dt]?frac\s*\{[^{}]*\}\s*\{|\\[dt]?frac\s*\{|\\sqrt\s*\{|[\^_]\{?|[(\[]\s*-?\d+,\s?-?)\s*$")
 
 
+BEGINS_WITH_A_WORD = re.compile(r"[\s*_$]*[A-Za-z]{3,}")
+BOLD = re.compile(r"(?<!\*)\*\*([^*\n]{1,200})\*\*(?!\*)")
+
+
+def bold_value(sentence: str) -> tuple[str, str] | None:
+    """The number of an announced sentence's only bold part: "Tom has **8 apples** left out of 11" is 8."""
+    parts = BOLD.findall(sentence) if "**" in sentence else []
+    reading = number_at(parts[0]) if len(parts) == 1 else None
+    return (reading[0], parts[0]) if reading is not None and parse_number(reading[0]) is not None else None
+
+
 def number_reader(*, loose: bool) -> Reader:
     """A reader of numbers. `loose`: the benchmark is one of word problems, so a sentence's only number is its answer."""
     return partial(_read, loose=loose)
@@ -93,9 +104,10 @@ def _read(text: str, place: Candidate, *, loose: bool) -> Answer | None:
     if place.source == ANNOUNCEMENT and COMMENT.match(line):
         return None
     below = place.source == ANNOUNCEMENT and "\n" in text[place.start : start]
-    if below and text[end:].strip() and parse_number(line) is None:
+    if below and text[end:].strip() and parse_number(line.strip("*_ ")) is None:
         return None  # a heading, and under it more than the answer
-    reading = number_at(line)
+    announced = place.source == ANNOUNCEMENT and BEGINS_WITH_A_WORD.match(line)
+    reading = (bold_value(line) if announced else None) or number_at(line)
     if reading is None and not has_prose(clean(line)):
         reading = line.strip(" .:*"), line  # mathematics
     if reading is None and loose and not place.heading:
@@ -152,7 +164,7 @@ def _is_heading(text: str, place: Candidate, line: str, end: int) -> bool:
 
 
 def _prose_first(line: str) -> bool:
-    return re.match(r"[\s*_$]*[A-Za-z]{3,}", line) is not None and LABEL.match(line) is None
+    return BEGINS_WITH_A_WORD.match(line) is not None and LABEL.match(line) is None
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
