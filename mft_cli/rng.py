@@ -72,7 +72,7 @@ def spread(draws: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return bits(draws[..., None], index).view(dtype)[..., :count]
 
 
-def below(draws: Tensor, probability: float | Tensor) -> Tensor:
+def bernoulli(draws: Tensor, probability: float | Tensor) -> Tensor:
     """draw < p * 2^53. The masked sets nest while p grows: what is masked at a smaller p stays masked at a larger."""
     if isinstance(probability, Tensor):
         return draws < (probability.to(torch.float64) * UNIT).to(torch.int64)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mft_cli.rng import UNIT, Draw, below, digest64, permutation
+from mft_cli.rng import UNIT, Draw, bernoulli, digest64, permutation
 
 MASK = (1 << 64) - 1
 
@@ -41,7 +41,7 @@ def test_fixed_values():
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
 def test_masked_sets_nest(seed, p, q):
     draws = Draw(seed)("mask", 0, torch.arange(500), 7)
-    low, high = below(draws, min(p, q)), below(draws, max(p, q))
+    low, high = bernoulli(draws, min(p, q)), bernoulli(draws, max(p, q))
     assert bool((low <= high).all())
 
 
@@ -60,9 +60,9 @@ def test_uniform_and_uncorrelated():
 
 def test_below_ends():
     draws = torch.tensor([0, 1, UNIT - 1])
-    assert below(draws, 0.0).tolist() == [False, False, False]
-    assert below(draws, 1.0).all()
-    assert below(draws, torch.tensor([0.0, 1.0, 1.0])).tolist() == [False, True, True]
+    assert bernoulli(draws, 0.0).tolist() == [False, False, False]
+    assert bernoulli(draws, 1.0).all()
+    assert bernoulli(draws, torch.tensor([0.0, 1.0, 1.0])).tolist() == [False, True, True]
 
 
 def test_permutation_depends_on_seed_and_epoch_only():

@@ -19,7 +19,7 @@ from mft_cli.analysis.settings import DependencySettings as Asked
 from mft_cli.analysis.subjects import Prepared, Subject, prepare
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import TokenProgress
-from mft_cli.data.pack import lay_rows, make_batch
+from mft_cli.data.pack import make_batch, pack_examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
 from mft_cli.files import JsonObject, digest_of, locked
@@ -113,7 +113,7 @@ def log_probabilities(model: nn.Module, variants: list[Variant], batch_tokens: i
     """For every variant float64 [targets, V]: log-probabilities of what may stand at its targets."""
     examples = as_examples(variants)
     results: list[Tensor] = [torch.empty(0)] * len(variants)
-    for row in lay_rows(examples.lengths, batch_tokens, packing=True):
+    for row in pack_examples(examples.lengths, batch_tokens, packing=True):
         batch = make_batch(examples, [row], 0, 0, next(model.parameters()).device)
         hidden_keys = (batch.spans & HIDDEN) > 0
         batch.hidden_keys = hidden_keys if bool(hidden_keys.any()) else None

@@ -21,7 +21,7 @@ from mft_cli.config.schema.methods import SftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import TokenProgress
 from mft_cli.data.encode import Examples
-from mft_cli.data.pack import Batch, lay_rows, make_batch
+from mft_cli.data.pack import Batch, make_batch, pack_examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
 from mft_cli.files import JsonObject, digest_of, locked
@@ -36,7 +36,7 @@ class Loss:
     """Mean cross entropy of the label tokens of fixed examples, in fp32; sums of batches are added in fp64."""
 
     def __init__(self, examples: Examples, batch_tokens: int, pad_id: int, device: torch.device):
-        rows = lay_rows(examples.lengths, batch_tokens, packing=True)
+        rows = pack_examples(examples.lengths, batch_tokens, packing=True)
         self.method: Method = make(SftConfig(), 1024)
         self.batches: list[Batch] = [make_batch(examples, [row], 0, pad_id, device) for row in rows]
         self.labels = sum(label_count(batch) for batch in self.batches)

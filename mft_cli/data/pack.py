@@ -65,7 +65,7 @@ class Order:
         return epoch, self._permutation[start : start + self.global_batch_size]
 
 
-def lay_rows(lengths: np.ndarray, row_length: int, packing: bool) -> list[list[int]]:
+def pack_examples(lengths: np.ndarray, row_length: int, packing: bool) -> list[list[int]]:
     """Rows as lists of indices into `lengths`: first-fit decreasing (ties by index), or one example a row."""
     if not packing:
         return [[i] for i in range(len(lengths))]
@@ -82,7 +82,7 @@ def lay_rows(lengths: np.ndarray, row_length: int, packing: bool) -> list[list[i
     return rows
 
 
-def share(rows: list[list[int]], micro_batch_size: int, rank: int, world: int) -> list[list[list[int]]]:
+def micro_batches_of_rank(rows: list[list[int]], micro_batch_size: int, rank: int, world: int) -> list[list[list[int]]]:
     """This rank's micro-batches. Every rank has the same number; one with nothing left gets an empty micro-batch."""
     blocks = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
     rounds = math.ceil(len(blocks) / world)

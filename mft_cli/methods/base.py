@@ -1,4 +1,4 @@
-"""The seam between a method and the loop. The defaults are plain fine-tuning; a method overrides two or three of them.
+"""The interface between a method and the loop. The defaults are plain fine-tuning; a method overrides two or three of them.
 
 A method knows no rank, no engine and no optimizer. It returns sums and says beforehand what each is divided by; the
 loop divides by the counts of the whole optimizer step, so batch split, ranks and packing change the speed, never the

@@ -28,7 +28,7 @@ from mft_cli.methods.base import Corrupted, Inputs, Losses, Method, label_count,
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.models.vocabulary import token_id
-from mft_cli.rng import Draw, below
+from mft_cli.rng import Draw, bernoulli
 
 
 class MaskedCritique(Method):
@@ -107,7 +107,7 @@ class MaskedCritique(Method):
         ratio = batch.ratio.to(torch.float64)
         ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
         epoch = batch.epoch if c.redraw else 0
-        return candidates & below(draw("masked_critique", epoch, batch.example, batch.positions), ratio), candidates
+        return candidates & bernoulli(draw("masked_critique", epoch, batch.example, batch.positions), ratio), candidates
 
     def inside(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         """(between <name> and </name>, number of the token there from 0), both [R, T]. A span ends with its example."""

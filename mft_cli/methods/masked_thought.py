@@ -21,7 +21,7 @@ from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.models.vocabulary import embedding_rows, token_id
-from mft_cli.rng import Draw, below
+from mft_cli.rng import Draw, bernoulli
 
 
 class MaskedThought(Method):
@@ -75,7 +75,7 @@ class MaskedThought(Method):
         if self.config.random_fraction > 0:
             kind = draw("masked_thought.random", batch.epoch, batch.example, batch.positions)
             ids = draw("masked_thought.id", batch.epoch, batch.example, batch.positions) % self.tokenizer_size
-            replacement = torch.where(below(kind, self.config.random_fraction), ids, replacement)
+            replacement = torch.where(bernoulli(kind, self.config.random_fraction), ids, replacement)
         corrupted = replace(
             batch,
             input_ids=torch.where(chosen, replacement, batch.input_ids),
@@ -96,9 +96,9 @@ class MaskedThought(Method):
             candidates &= (batch.spans & (self.span_bits or 0)) != 0
         p = self.probability(batch, progress, draw)
         if c.granularity == "token":
-            chosen = below(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)
+            chosen = bernoulli(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)
         elif c.granularity == "step":
-            chosen = below(draw("masked_thought.line", batch.epoch, batch.example, batch.line), p)
+            chosen = bernoulli(draw("masked_thought.line", batch.epoch, batch.example, batch.line), p)
         else:
             chosen = spans(batch, p, c.span_mean, draw)
         return chosen & candidates, candidates
@@ -129,7 +129,9 @@ def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
     covered as often as any other (where a prompt stands before it).
     Lengths do not depend on p, so the masked sets only grow with p.
     """
-    start = below(draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean))
+    start = bernoulli(
+        draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean)
+    )
     length = geometric(draw.unit("masked_thought.length", batch.epoch, batch.example, batch.positions), mean)
     column = torch.arange(batch.input_ids.shape[1], device=p.device).expand_as(batch.positions)
     first = column - batch.positions

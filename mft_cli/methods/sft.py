@@ -4,4 +4,4 @@ from mft_cli.methods.base import Method
 
 
 class Sft(Method):
-    """Exactly the defaults of the seam."""
+    """Exactly the defaults of the interface."""

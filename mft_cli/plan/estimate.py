@@ -52,7 +52,7 @@ def make_plan(config: TrainConfig, settings: Settings) -> Plan:
 
 
 def row_width(config: TrainConfig, data: DataFacts) -> int:
-    """Tokens in a row: loop.Fit's row length, or without packing the longest example."""
+    """Tokens in a row: the trainer's row length, or without packing the longest example."""
     t, longest = config.train, config.data.max_length
     if not t.packing:
         return min(longest, data.longest or longest)

@@ -206,7 +206,7 @@ class EngineState(TypedDict):
 class Trainer(TypedDict):
     """trainer.json."""
 
-    position: dict[str, float | None]  # train.loop.Position
+    position: dict[str, float | None]  # train.loop.TrainerState
     engine: EngineState
     hardware: Mapping[str, object]
 

@@ -25,21 +25,21 @@ from mft_cli.models.folder import find_source
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.train import checkpoint as checkpoints
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.settings import settings_digest
 from mft_cli.train.setup import Assembly
 
 
 def write_exports(ready: Assembly, log: Log) -> None:
     """export/ of the last step, and export-best/ or export-step-*/ where they are to be evaluated. From checkpoints."""
-    fit = ready.fit
-    config, run, position = fit.config, fit.run, fit.position
-    todo: list[tuple[Path, int]] = [(run.export, position.step)]
-    if config.checkpoint.keep_best and position.best_step is not None:
-        todo.append((run.root / "export-best", position.best_step))
+    trainer = ready.trainer
+    config, run, state = trainer.config, trainer.run, trainer.state
+    todo: list[tuple[Path, int]] = [(run.export, state.step)]
+    if config.checkpoint.keep_best and state.best_step is not None:
+        todo.append((run.root / "export-best", state.best_step))
     if config.eval.checkpoints == "all":
         for step in checkpoints.steps_in(run.checkpoints):
-            if step != position.step:
+            if step != state.step:
                 todo.append((run.root / f"export-step-{step:08d}", step))
     for folder, step in todo:
         write_export(ready, folder, step)
@@ -48,15 +48,15 @@ def write_exports(ready: Assembly, log: Log) -> None:
 
 def write_export(ready: Assembly, folder: Path, step: int) -> None:
     """The checkpoint of one step as a Hugging Face folder, with digests of the training questions. All ranks have to call."""
-    fit, config = ready.fit, ready.fit.config
-    model = fit.engine.model
-    fit.engine.ranks.barrier()  # the checkpoint is there for every rank
-    stored = checkpoints.Stored(checkpoints.step_folder(fit.run.checkpoints, step))
+    trainer, config = ready.trainer, ready.trainer.config
+    model = trainer.engine.model
+    trainer.engine.ranks.barrier()  # the checkpoint is there for every rank
+    stored = checkpoints.Stored(checkpoints.step_folder(trainer.run.checkpoints, step))
     keep = ready.method.keep_new_tokens
     derived_from = sorted({*inherited(ready.start), *ready.loaded.derived_from})
     settings = ExportSettings(
         vocabulary=embedding_rows(model) if keep else ready.base_vocabulary,
-        tokenizer=ready.tokenizer if keep else ready.base_tokenizer, dtype=fit.engine.dtype,
+        tokenizer=ready.tokenizer if keep else ready.base_tokenizer, dtype=trainer.engine.dtype,
         facts=export_facts(config, settings_digest(config), step, ready.loaded.digests, derived_from),
         end_ids=ready.end_ids, trust=config.model.trust_remote_code,
     )  # fmt: skip
@@ -65,17 +65,17 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         write_masked_base(ready, folder, step, weight_masks, settings)
     else:
         write_model(ready, folder, step, stored, settings)
-    if fit.engine.ranks.rank == 0:
+    if trainer.engine.ranks.rank == 0:
         asked = with_inherited(ready.loaded.training_questions(), Path(ready.start))
-        for copy in (fit.run.root, folder, folder / "adapter"):
+        for copy in (trainer.run.root, folder, folder / "adapter"):
             if copy.is_dir():
                 write_questions(copy, asked)
-    fit.engine.ranks.barrier()
+    trainer.engine.ranks.barrier()
 
 
 def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.Stored, settings: ExportSettings) -> None:
     """The trained weights, adapters merged, and the extra files. All ranks have to call; the first writes."""
-    fit, engine, adapters = ready.fit, ready.fit.engine, ready.adapters
+    trainer, engine, adapters = ready.trainer, ready.trainer.engine, ready.adapters
     model = ready.model
     keep, whole = ready.method.keep_new_tokens, stored.weights
 
@@ -105,8 +105,8 @@ def write_model(ready: Assembly, folder: Path, step: int, stored: checkpoints.St
         settings.write_extra_files = adapter_writer(ready, tensor, merged, settings)
     settings.write_extra_files = with_parts(ready, parts, settings.write_extra_files)
     if any(is_partitioned(p) for p in model.parameters()):
-        last = step == fit.position.step  # other steps' weights are on the disk only
-        probe, logits = probe_model(fit, settings.vocabulary)
+        last = step == trainer.state.step  # other steps' weights are on the disk only
+        probe, logits = probe_model(trainer, settings.vocabulary)
         # with adapters in 16 bits rounding differs more than any limit; the adapter's writer compares them in fp32
         comparable = last and (adapters is None or engine.dtype == torch.float32)
         expected = logits[..., : settings.vocabulary] if comparable else None
@@ -125,7 +125,7 @@ def with_parts(
 
     def write(folder: Path, probe: torch.Tensor, expected: torch.Tensor | None) -> None:
         for part, tensors in parts.items():
-            dtype = ready.fit.engine.dtype
+            dtype = ready.trainer.engine.dtype
             ready.method.write_extra_files(folder / part, {n: t.to(dtype) for n, t in tensors.items()})
         if other is not None:
             other(folder, probe, expected)
@@ -137,7 +137,7 @@ def adapter_writer(
     ready: Assembly, tensor: Callable[[str], torch.Tensor], plain: Callable[..., torch.Tensor], settings: ExportSettings
 ) -> WriteExtraFiles:
     """What writes the adapter into its merged model's folder and compares the two."""
-    config, adapters = ready.fit.config, ready.adapters
+    config, adapters = ready.trainer.config, ready.adapters
     assert adapters is not None
     source = find_source(config.model)
     path = Path(source.base.path).expanduser()
@@ -155,7 +155,7 @@ def adapter_writer(
         compared = needed <= memory_left()
         write_json(adapter / "mft.json", {**facts, "compared_with_merged": compared})
         if not compared:
-            ready.fit.log(
+            ready.trainer.log(
                 f"{adapter}: NOT compared with the merged model: that takes two models in fp32, {needed / 2**30:,.0f} GiB, "
                 f"and {memory_left() / 2**30:,.0f} GiB are free here; the merged model itself was checked"
             )
@@ -176,12 +176,12 @@ def write_masked_base(
     ready: Assembly, folder: Path, step: int, weight_masks: dict[str, torch.Tensor], settings: ExportSettings
 ) -> None:
     """The base model's own files with masked weights removed, and the masks. All ranks have to call; the first writes."""
-    fit, config = ready.fit, ready.fit.config
-    probe, logits = probe_model(fit, settings.vocabulary)
+    trainer, config = ready.trainer, ready.trainer.config
+    probe, logits = probe_model(trainer, settings.vocabulary)
     # other steps' masks are on the disk only; in 16 bits rounding differs more than any limit that would find a fault
-    comparable = step == fit.position.step and fit.engine.dtype == torch.float32
+    comparable = step == trainer.state.step and trainer.engine.dtype == torch.float32
     expected = logits if comparable else None
-    if fit.engine.ranks.rank == 0:
+    if trainer.engine.ranks.rank == 0:
         base = masks.base_folder(config.model)
         sizes: Written = {name: (tensor.nbytes, None) for name, tensor in masks.tensors(base)}
         facts = {
@@ -197,20 +197,20 @@ def write_masked_base(
 
         def finish(temporary: Path) -> None:
             describe_folder(temporary, settings.facts, [generation, settings.tokenizer])
-            verify(temporary, sizes, probe, expected, range(0), fit.engine.dtype, settings.trust)
+            verify(temporary, sizes, probe, expected, range(0), trainer.engine.dtype, settings.trust)
 
         masks.write_folder(base, packed, folder, finish)
-    fit.engine.ranks.barrier()
+    trainer.engine.ranks.barrier()
 
 
-def probe_model(fit: Fit, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+def probe_model(trainer: Trainer, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids [1, 8], the trained model's logits of them). All ranks have to call."""
-    model = fit.engine.model
+    model = trainer.engine.model
     training = model.training
     model.eval()
-    probe = torch.arange(8, device=fit.engine.device).remainder(vocabulary)[None]
+    probe = torch.arange(8, device=trainer.engine.device).remainder(vocabulary)[None]
     with torch.no_grad():
-        logits = fit.engine.run(probe_logits, probe).sums["logits"]
+        logits = trainer.engine.run(probe_logits, probe).sums["logits"]
     model.train(training)
     return probe, logits
 

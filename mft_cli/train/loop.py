@@ -19,7 +19,7 @@ from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Logger, StepProgress
 from mft_cli.data.encode import Examples
-from mft_cli.data.pack import Batch, Order, lay_rows, make_batch, share
+from mft_cli.data.pack import Batch, Order, make_batch, micro_batches_of_rank, pack_examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.methods.base import Method
 from mft_cli.rng import Draw, digest64
@@ -35,7 +35,7 @@ from mft_cli.train.sums import Numbers, Sums, counted, total
 
 
 @dataclass
-class Position:
+class TrainerState:
     """Where a run stands: everything that is saved besides tensors."""
 
     step: int = 0  # finished optimizer steps; skipped ones count
@@ -76,7 +76,7 @@ class StepResult:
 
 
 @dataclass
-class Fit:
+class Trainer:
     """A training run in progress."""
 
     engine: TorchEngine | DeepSpeedEngine
@@ -89,7 +89,7 @@ class Fit:
     log: Logger
     stop: StopSignal
     pad_id: int
-    position: Position
+    state: TrainerState
     flops_per_token: float
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
@@ -102,7 +102,7 @@ class Fit:
         self.order = Order(self.train, self.config.seed, t.global_batch_size)
         self.row_length = t.row_length or max(1024, self.config.data.max_length)
         self.last_save = time.monotonic()
-        self.saved_step = self.position.step
+        self.saved_step = self.state.step
 
     # ---- one step ----
 
@@ -110,11 +110,13 @@ class Fit:
         """Optimizer step k: examples -> rows -> corrupt -> counts -> sums / counts -> backward -> clip -> step."""
         engine, method, t = self.engine, self.method, self.config.train
         ranks = engine.ranks
-        progress = k / self.position.total_steps
+        progress = k / self.state.total_steps
         torch.manual_seed(digest64("torch", self.config.seed, k, ranks.rank))
         epoch, chosen = self.order.step(k)
-        rows = lay_rows(self.train.lengths[chosen], self.row_length, t.packing)
-        mine = share([[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world)
+        rows = pack_examples(self.train.lengths[chosen], self.row_length, t.packing)
+        mine = micro_batches_of_rank(
+            [[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world
+        )
         batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
         method.begin_step(engine.model, progress, engine.master)
         micro_batches = [method.corrupt(batch, progress, self.draw) for batch in batches]
@@ -132,7 +134,7 @@ class Fit:
             sums.append(Sums(terms=terms, metrics=metrics))
         step_sums = total(sums, ranks)
         step_loss = sum(method.weights[n] * v for n, v in step_sums.terms.items())
-        learning_rate = t.learning_rate * learning_rate_factor(k, self.position.total_steps, t)
+        learning_rate = t.learning_rate * learning_rate_factor(k, self.state.total_steps, t)
         outcome = engine.step(learning_rate, step_loss)
         return StepResult(
             terms=step_sums.terms, metrics=step_sums.metrics, shares=step_counts.shares,
@@ -147,43 +149,45 @@ class Fit:
 
     def run_to_end(self) -> None:
         """From the stored position to the last step. Raises Stopped after a signal, UserError after bad steps."""
-        p = self.position
-        progress = StepProgress("step", p.step, p.total_steps)
+        state = self.state
+        progress = StepProgress("step", state.step, state.total_steps)
         self.engine.model.train()
         try:
-            while p.step < p.total_steps:
+            while state.step < state.total_steps:
                 start = time.monotonic()
-                result = self.step(p.step)
+                result = self.step(state.step)
                 seconds = time.monotonic() - start
                 self.account(result, seconds)
                 speed = result.tokens / seconds
-                progress.update(p.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{speed:,.0f}"})
+                progress.update(state.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{speed:,.0f}"})
                 self.between_steps(result)
         finally:
             progress.close()
         if not self.method.trains and self.validation is not None:
             self.validate()
-        if self.saved_step != p.step or not self.method.trains:
+        if self.saved_step != state.step or not self.method.trains:
             self.save()
 
     def account(self, result: StepResult, seconds: float) -> None:
-        p = self.position
-        p.step += 1
-        p.seconds += seconds
-        p.tokens += result.tokens
-        p.label_tokens += result.counts.get("ce", 0)
+        state = self.state
+        state.step += 1
+        state.seconds += seconds
+        state.tokens += result.tokens
+        state.label_tokens += result.counts.get("ce", 0)
         if result.applied:
-            p.bad_in_a_row = 0
+            state.bad_in_a_row = 0
         elif not result.outcome.searching:
-            p.bad_in_a_row += 1
-            p.skipped += 1
-            self.log(f"step {p.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({p.skipped} so far)")
-        if p.step % self.config.log.every_steps == 0 or p.step == p.total_steps or not result.applied:
+            state.bad_in_a_row += 1
+            state.skipped += 1
+            self.log(
+                f"step {state.step}: loss {result.loss}, gradient norm {result.norm}: skipped ({state.skipped} so far)"
+            )
+        if state.step % self.config.log.every_steps == 0 or state.step == state.total_steps or not result.applied:
             self.metrics.write(self.row(result, seconds))
 
     def row(self, result: StepResult, seconds: float) -> Row:
         row: Row = {
-            "kind": "train", "step": self.position.step, "epoch": round(result.epoch, 6), "loss": result.loss,
+            "kind": "train", "step": self.state.step, "epoch": round(result.epoch, 6), "loss": result.loss,
             **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
             "learning_rate": result.learning_rate, "grad_norm": result.norm, "examples": len(result.examples),
             "tokens": result.tokens, "label_tokens": result.counts.get("ce", 0),
@@ -198,45 +202,47 @@ class Fit:
 
     def between_steps(self, result: StepResult) -> None:
         """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
-        p, c = self.position, self.config.checkpoint
-        end_of_epoch = p.step % self.order.steps_per_epoch == 0 or p.step == p.total_steps  # of the run, too
+        state, c = self.state, self.config.checkpoint
+        end_of_epoch = (
+            state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
+        )  # of the run, too
         every = self.config.data.validation.every_steps
         improved = False
-        validation_due = (p.step % every == 0 or p.step == p.total_steps) if every else end_of_epoch
+        validation_due = (state.step % every == 0 or state.step == state.total_steps) if every else end_of_epoch
         if self.validation is not None and validation_due:
             improved = self.validate()
-        if self.config.log.samples_every_steps and p.step % self.config.log.samples_every_steps == 0:
+        if self.config.log.samples_every_steps and state.step % self.config.log.samples_every_steps == 0:
             self.method.refresh(self.engine.model, self.engine.master)
             if self.sample:
-                self.sample(p.step)
+                self.sample(state.step)
         stopping = self.engine.ranks.any(self.stop.name is not None)
-        broken = p.bad_in_a_row >= self.config.train.max_bad_steps
+        broken = state.bad_in_a_row >= self.config.train.max_bad_steps
         minutes = (time.monotonic() - self.last_save) / 60
-        due = p.step % c.every_steps == 0 if c.every_steps else end_of_epoch
+        due = state.step % c.every_steps == 0 if c.every_steps else end_of_epoch
         time_due = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
         if due or time_due or stopping or broken or (improved and c.keep_best):
             self.save()
         if broken:
             shown = ", ".join(result.examples[:8]) + (" ..." if len(result.examples) > 8 else "")
             raise UserError(
-                f"{p.bad_in_a_row} steps in a row had no finite loss and gradient; stopped at step {p.step} with a "
+                f"{state.bad_in_a_row} steps in a row had no finite loss and gradient; stopped at step {state.step} with a "
                 f"checkpoint. The examples of the last one: {shown}. Look at them with mft data show; a lower "
                 f"train.learning_rate or train.precision=fp32 may help"
             )
-        if stopping and p.step < p.total_steps:
+        if stopping and state.step < state.total_steps:
             name = self.stop.name or "a signal"
-            raise Stopped(f"stopped by {name} after step {p.step} of {p.total_steps}, saved", self.stop.name)
+            raise Stopped(f"stopped by {name} after step {state.step} of {state.total_steps}, saved", self.stop.name)
 
     def validate(self) -> bool:
         """Loss on the validation split. True if it is the best so far."""
         loss, label_tokens, metrics = self.validation_loss()
-        p = self.position
-        row = {"kind": "validation", "step": p.step, "loss": loss, "label_tokens": label_tokens, **metrics}
+        state = self.state
+        row = {"kind": "validation", "step": state.step, "loss": loss, "label_tokens": label_tokens, **metrics}
         self.metrics.write(row)
-        self.log(f"step {p.step}: validation loss {loss:.4f} over {label_tokens:,} label tokens")
-        improved = math.isfinite(loss) and (p.best_loss is None or loss < p.best_loss)
+        self.log(f"step {state.step}: validation loss {loss:.4f} over {label_tokens:,} label tokens")
+        improved = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
         if improved:
-            p.best_loss, p.best_step = loss, p.step
+            state.best_loss, state.best_step = loss, state.step
         return improved
 
     @torch.no_grad()
@@ -246,10 +252,10 @@ class Fit:
         assert examples is not None
         self.method.refresh(engine.model, engine.master)
         engine.model.eval()
-        rows = lay_rows(examples.lengths, self.row_length, t.packing)
+        rows = pack_examples(examples.lengths, self.row_length, t.packing)
         parts: list[Sums] = []
         divided_by: dict[str, str] = {}  # metric -> the term whose count divides it
-        for block in share(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
+        for block in micro_batches_of_rank(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
             corrupted = self.method.for_validation(
                 make_batch(examples, block, 0, self.pad_id, engine.device), self.draw
             )
@@ -271,19 +277,19 @@ class Fit:
         """A checkpoint of this step, then the old ones pruned."""
         engine = self.engine
         self.method.refresh(engine.model, engine.master)
-        trainer = {"position": vars(self.position), "engine": engine.state(), "hardware": self.hardware}
+        facts = {"position": vars(self.state), "engine": engine.state(), "hardware": self.hardware}
         root = self.run.checkpoints
-        self.run.check_there(f"noticed at step {self.position.step}")
-        checkpoints.save(root, self.position.step, engine.shards(), trainer, engine.ranks)
-        self.last_save, self.saved_step = time.monotonic(), self.position.step
+        self.run.check_there(f"noticed at step {self.state.step}")
+        checkpoints.save(root, self.state.step, engine.shards(), facts, engine.ranks)
+        self.last_save, self.saved_step = time.monotonic(), self.state.step
         if engine.ranks.rank:
             return
         for step in checkpoints.steps_in(root):
-            if step > self.position.step:  # damaged ones that the resume rejected: pruning would count them
+            if step > self.state.step:  # damaged ones that the resume rejected: pruning would count them
                 files.discard(checkpoints.step_folder(root, step))
-        best = self.position.best_step if self.config.checkpoint.keep_best else None
+        best = self.state.best_step if self.config.checkpoint.keep_best else None
         keep_all = self.config.eval.checkpoints == "all"
         if not keep_all:
             checkpoints.prune(root, self.config.checkpoint.keep_last, best)
         remove_set_aside(self.run)
-        self.run.set_state("running", step=self.position.step, total_steps=self.position.total_steps)
+        self.run.set_state("running", step=self.state.step, total_steps=self.state.total_steps)

@@ -18,7 +18,7 @@ from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.evaluation import exports_to_evaluate
-from mft_cli.train.loop import Position
+from mft_cli.train.loop import TrainerState
 from mft_cli.train.restart import is_resuming
 from mft_cli.train.settings import TIMING_KEYS, changed_keys, contents_digests, weights_sample
 
@@ -94,10 +94,10 @@ def resume(
     run: RunDir,
     config: CheckpointConfig,
     engine: TorchEngine | DeepSpeedEngine,
-    fresh: Position,
+    fresh: TrainerState,
     machine: Mapping[str, object],
     log: Log,
-) -> Position:
+) -> TrainerState:
     """The stored position, weights and optimizer loaded; or the fresh one. Raises UserError if the length changed."""
     folder = newest_checkpoint(run, engine.ranks, log)
     if folder is None:
@@ -107,23 +107,23 @@ def resume(
             )
         return fresh
     stored = checkpoints.Stored(folder)
-    position = Position(**stored.trainer["position"])  # type: ignore[arg-type]
-    if position.total_steps != fresh.total_steps:
+    state = TrainerState(**stored.trainer["position"])  # type: ignore[arg-type]
+    if state.total_steps != fresh.total_steps:
         if not config.retime:
             raise UserError(
-                f"{folder} belongs to a run of {position.total_steps} steps, now there would be {fresh.total_steps}; "
+                f"{folder} belongs to a run of {state.total_steps} steps, now there would be {fresh.total_steps}; "
                 f"masks and learning rate depend on it. checkpoint.retime=true goes on all the same"
             )
-        position.total_steps = fresh.total_steps
+        state.total_steps = fresh.total_steps
     for name in ("threads", "instruction_set", "machine", "ranks", "zero_stage"):
         before, now = stored.trainer["hardware"].get(name), machine.get(name)
         if before != now:
             log(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
-    if position.best_step is not None and not checkpoints.step_folder(run.checkpoints, position.best_step).is_dir():
-        position.best_loss = position.best_step = None  # keep_best was off then: the best one is gone
+    if state.best_step is not None and not checkpoints.step_folder(run.checkpoints, state.best_step).is_dir():
+        state.best_loss = state.best_step = None  # keep_best was off then: the best one is gone
     engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
     log(f"going on from {folder}")
-    return position
+    return state
 
 
 def newest_checkpoint(run: RunDir, ranks: Ranks, log: Log) -> Path | None:

@@ -121,13 +121,13 @@ def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, s
         prepare_folder(run, config, log)
         run.set_state("running", **run.progress())
     ready = assemble(run, config, stop, log, ranks)
-    fit, position = ready.fit, ready.fit.position
-    log(f"{position.total_steps - position.step} of {position.total_steps} steps to go, {describe(fit)}")
-    fit.run_to_end()
+    trainer, state = ready.trainer, ready.trainer.state
+    log(f"{state.total_steps - state.step} of {state.total_steps} steps to go, {describe(trainer)}")
+    trainer.run_to_end()
     write_exports(ready, log)
-    fit.metrics.close()
+    trainer.metrics.close()
     if ranks.rank == 0:
-        run.set_state("done", step=position.step, total_steps=position.total_steps, seconds=position.seconds)
+        run.set_state("done", step=state.step, total_steps=state.total_steps, seconds=state.seconds)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
-from mft_cli.train.loop import Fit, Position
+from mft_cli.train.loop import Trainer, TrainerState
 from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
 from mft_cli.train.optimizer import total_steps
 from mft_cli.train.restart import is_resuming, set_aside
@@ -59,7 +59,7 @@ from mft_cli.train.settings import contents_digests, settings_digest, weights_sa
 class Assembly:
     """A run ready to start, and what its export needs."""
 
-    fit: Fit
+    trainer: Trainer
     model: PreTrainedModel  # the engine's
     loaded: Loaded
     method: Method
@@ -104,29 +104,29 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     if config.launch.compile:
         compile_body(model)
     take_over(run, config, loaded, ranks)
-    position = Position(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
+    state = TrainerState(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
     machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
-    position = resume(run, config.checkpoint, engine, position, machine, log)
+    state = resume(run, config.checkpoint, engine, state, machine, log)
     choices: Provenance = {
         "precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts(),
         "ranks": ranks.world, "deepspeed": ds_config, "packing": packing,
     }  # fmt: skip
-    fit = Fit(
+    trainer = Trainer(
         engine=engine, method=method, train=loaded.train, validation=loaded.validation, run=run,
         config=replace(config, train=replace(config.train, packing=packing)),
-        metrics=NoMetrics(), log=log, stop=stop, pad_id=padding_id(tokenizers.extended, weights.model), position=position,
+        metrics=NoMetrics(), log=log, stop=stop, pad_id=padding_id(tokenizers.extended, weights.model), state=state,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
     if ranks.rank == 0:
-        record(run, config, choices, loaded, position.step, log)
-        cut_back(run.samples, position.step, log)
-        fit.metrics = Metrics(run, config.log, position.step, to_plain(config), log)
-        fit.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
+        record(run, config, choices, loaded, state.step, log)
+        cut_back(run.samples, state.step, log)
+        trainer.metrics = Metrics(run, config.log, state.step, to_plain(config), log)
+        trainer.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
-        fit.before_forward = adapters.draw_dropout_for
+        trainer.before_forward = adapters.draw_dropout_for
     source = tokenizers.source
     return Assembly(
-        fit=fit, model=model, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
+        trainer=trainer, model=model, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
         base_vocabulary=weights.base_vocabulary, end_ids=tokenizers.renderer.end_ids, spare=weights.spare,
         start=str(source.adapter) if source.adapter else tokenizers.path, base=tokenizers.path, new_ids=weights.new_ids,
         adapters=adapters,
@@ -335,9 +335,9 @@ def install_fast_modules(model: PreTrainedModel, config: TrainingConfig) -> int:
     return fast_modules.install(model) if config.fast_modules else 0
 
 
-def describe(fit: Fit) -> str:
-    trained = sum(numel_of(p) for p in fit.engine.named.values())
-    world, stage = fit.engine.ranks.world, zero_settings.stage(fit.config.deepspeed)
+def describe(trainer: Trainer) -> str:
+    trained = sum(numel_of(p) for p in trainer.engine.named.values())
+    world, stage = trainer.engine.ranks.world, zero_settings.stage(trainer.config.deepspeed)
     on = (f", {world} ranks" if world > 1 else "") + (f", ZeRO stage {stage}" if stage else "")
-    of = f"{len(fit.train):,} examples in steps of {fit.config.train.global_batch_size}"
-    return f"{of}, {trained:,} parameters trained in {str(fit.engine.dtype).removeprefix('torch.')} on {fit.engine.device}{on}"
+    of = f"{len(trainer.train):,} examples in steps of {trainer.config.train.global_batch_size}"
+    return f"{of}, {trained:,} parameters trained in {str(trainer.engine.dtype).removeprefix('torch.')} on {trainer.engine.device}{on}"

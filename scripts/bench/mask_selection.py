@@ -29,7 +29,7 @@ from mft_cli.methods.selection import keep_largest, removed_count
 from mft_cli.methods.sft import Sft
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.setup import assemble
 
 ACCUMULATION = 16
@@ -72,7 +72,7 @@ class SameLayers(Sft):
         return model
 
 
-def make_fit(folder: Path, method: dict[str, Any], rows: int) -> Fit:
+def make_trainer(folder: Path, method: dict[str, Any], rows: int) -> Trainer:
     read = {g: yaml.safe_load((CONF / f"{g}/{o}.yaml").read_text()) for g, o in GROUPS.items()}
     values = {
         "run_dir": str(folder), "model": read["model"], "data": read["data"] | {"validation": {"rows": 0}},
@@ -81,7 +81,7 @@ def make_fit(folder: Path, method: dict[str, Any], rows: int) -> Fit:
     }  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
-    return assemble(run, train_config(values), StopSignal(), Log(run.log)).fit
+    return assemble(run, train_config(values), StopSignal(), Log(run.log)).trainer
 
 
 GROUPS = {"model": "smollm2_135m", "data": "gsm_symbolic"}
@@ -90,16 +90,16 @@ GROUPS = {"model": "smollm2_135m", "data": "gsm_symbolic"}
 def step(layers: str, rows: int) -> None:
     """Both in turn, step by step: the machine's other load then hits both."""
     with tempfile.TemporaryDirectory() as temporary:
-        masked = make_fit(Path(temporary) / "a", {"name": "mask_finetune", "layers": layers}, rows)
+        masked = make_trainer(Path(temporary) / "a", {"name": "mask_finetune", "layers": layers}, rows)
         SameLayers.layers = layers
         from mft_cli.train import setup as assembly
 
         own, assembly.make = assembly.make, lambda config, chunk: SameLayers(config, chunk)
-        plain = make_fit(Path(temporary) / "b", {"name": "sft"}, rows)
+        plain = make_trainer(Path(temporary) / "b", {"name": "sft"}, rows)
         assembly.make = own
         times: dict[str, list[float]] = {"select": [], "optimizer": [], "step": [], "sft": [], "sft step": []}
-        for fit, optimizer, whole in ((masked, "optimizer", "step"), (plain, "sft", "sft step")):
-            time_parts(fit, times, optimizer, whole)
+        for trainer, optimizer, whole in ((masked, "optimizer", "step"), (plain, "sft", "sft step")):
+            time_parts(trainer, times, optimizer, whole)
         for k in range(STEPS + 1):
             tokens = masked.step(k).tokens
             plain.step(k)
@@ -117,9 +117,9 @@ def step(layers: str, rows: int) -> None:
     )
 
 
-def time_parts(fit: Fit, times: dict[str, list[float]], optimizer: str, whole: str) -> None:
+def time_parts(trainer: Trainer, times: dict[str, list[float]], optimizer: str, whole: str) -> None:
     """Notes the seconds of the selection, of the optimizer's step, and of the whole step; of sft: all but the optimizer."""
-    step_, begin, engine_step = fit.step, fit.method.begin_step, fit.engine.step
+    step_, begin, engine_step = trainer.step, trainer.method.begin_step, trainer.engine.step
     last = {"optimizer": 0.0}
 
     def timed_optimizer(*a: Any) -> Any:
@@ -141,7 +141,7 @@ def time_parts(fit: Fit, times: dict[str, list[float]], optimizer: str, whole: s
         times[optimizer].append(spent - last["optimizer"] if optimizer == "sft" else last["optimizer"])
         return done
 
-    fit.engine.step, fit.method.begin_step, fit.step = timed_optimizer, timed_begin, timed_step  # type: ignore[assignment]
+    trainer.engine.step, trainer.method.begin_step, trainer.step = timed_optimizer, timed_begin, timed_step  # type: ignore[assignment]
 
 
 def main() -> None:

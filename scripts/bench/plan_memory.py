@@ -121,16 +121,16 @@ def one(values: dict[str, Any], steps: int) -> dict[str, float]:
     assembly.load_model = load_and_note
     run = RunDir(Path(config.run_dir or ""))
     run.root.mkdir(parents=True)
-    fit = assembly.assemble(run, config, StopSignal(), Log(run.log)).fit
-    fit.engine.model.train()
+    trainer = assembly.assemble(run, config, StopSignal(), Log(run.log)).trainer
+    trainer.engine.model.train()
     found["load"] = meter.peak() - found["baseline"]
     meter.reset()
     found["before"] = meter.now() - found["baseline"]
-    results = [fit.step(k) for k in range(steps)]
+    results = [trainer.step(k) for k in range(steps)]
     found["peak"] = meter.peak() - found["baseline"]
     meter.reset()
-    fit.position.step = steps
-    fit.save()
+    trainer.state.step = steps
+    trainer.save()
     found["save"] = meter.peak() - found["baseline"]
     widest = max(r.padded_tokens for r in results)
     found |= {"plan": planned.total, "positions": widest, "threads": torch.get_num_threads()}

@@ -100,28 +100,28 @@ def rank_program(values: dict[str, Any], steps: int) -> None:
         original(self, *arguments)
 
     checkpoint.Stored.__init__ = timed  # type: ignore[method-assign]
-    fit = assemble(run, asked, StopSignal(), Log(), ranks).fit
+    trainer = assemble(run, asked, StopSignal(), Log(), ranks).trainer
     ranks.barrier()
     found: dict[str, Any] = {"resume": time.perf_counter() - read[0] if read else None}
     found["assemble"], found["ready"] = time.perf_counter() - began, time.time()
     seconds, tokens = [], 0
-    fit.engine.model.train()
-    for k in range(fit.position.step, fit.position.step + steps):
+    trainer.engine.model.train()
+    for k in range(trainer.state.step, trainer.state.step + steps):
         start = time.perf_counter()
-        result = fit.step(k)
+        result = trainer.step(k)
         ranks.barrier()
         seconds.append(time.perf_counter() - start)
         tokens = result.tokens
     if not read:
-        fit.position.step = steps
+        trainer.state.step = steps
         start = time.perf_counter()
-        fit.save()
+        trainer.save()
         ranks.barrier()
         found["save"] = time.perf_counter() - start
         folder = checkpoint.step_folder(run.checkpoints, steps)
         found["bytes"] = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         if ranks.rank == 0:
-            run.config.write_text(validate.to_yaml(fit.config))
+            run.config.write_text(validate.to_yaml(trainer.config))
     found |= {"step": statistics.median(seconds[1:]) if len(seconds) > 1 else None, "tokens": tokens}
     if ranks.rank == 0:
         write_json(run.root / ("again.json" if read else "first.json"), found)

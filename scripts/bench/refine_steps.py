@@ -36,7 +36,7 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
 
     from mft_cli.config.load import train_config
     from mft_cli.console import Log
-    from mft_cli.data.pack import lay_rows, make_batch
+    from mft_cli.data.pack import make_batch, pack_examples
     from mft_cli.methods.chunk_refine import at, chunk_means, layout_of
     from mft_cli.models.kernels.cross_entropy import head_losses
     from mft_cli.run_dir import RunDir
@@ -48,17 +48,17 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
     values["method"]["supervise"] = "every_step"  # so that the states of all steps are kept
     with tempfile.TemporaryDirectory() as temporary:
         run = RunDir(Path(temporary))
-        fit = assemble(run, train_config({**values, "run_dir": temporary}), StopSignal(), Log(run.log)).fit
-        _, _, with_rule = fit.validation_loss()
-        method: Any = fit.method
-        model = fit.engine.model.eval()
+        trainer = assemble(run, train_config({**values, "run_dir": temporary}), StopSignal(), Log(run.log)).trainer
+        _, _, with_rule = trainer.validation_loss()
+        method: Any = trainer.method
+        model = trainer.engine.model.eval()
         method.config.early_stop = "never"
         sums = torch.zeros(method.config.max_steps, 2, dtype=torch.float64)
         chunks = tokens = 0
         with torch.no_grad():
-            for block in lay_rows(fit.validation.lengths, fit.row_length, True):
-                batch = make_batch(fit.validation, [block], 0, fit.pad_id, fit.engine.device)
-                batch = method.for_validation(batch, fit.draw).batch
+            for block in pack_examples(trainer.validation.lengths, trainer.row_length, True):
+                batch = make_batch(trainer.validation, [block], 0, trainer.pad_id, trainer.engine.device)
+                batch = method.for_validation(batch, trainer.draw).batch
                 layout = layout_of(batch)
                 labels = at(batch.labels, layout.columns)[layout.open]
                 refined, _ = method.refine(model, method.states(model, batch), layout)

@@ -19,16 +19,16 @@ import torch
 
 from mft_cli.config.load import train_config
 from mft_cli.console import Log
-from mft_cli.data.pack import lay_rows, make_batch, share
+from mft_cli.data.pack import make_batch, micro_batches_of_rank, pack_examples
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.setup import assemble
 
 STEPS = 3
 
 
-def fit(folder: Path, rows: int, row_length: int = 1024) -> Fit:
+def make_trainer(folder: Path, rows: int, row_length: int = 1024) -> Trainer:
     import yaml
 
     from mft_cli.config.compose import CONF
@@ -48,10 +48,10 @@ def fit(folder: Path, rows: int, row_length: int = 1024) -> Fit:
     )  # fmt: skip
     run = RunDir(folder)
     run.root.mkdir(parents=True)
-    return assemble(run, config, StopSignal(), Log(run.log)).fit
+    return assemble(run, config, StopSignal(), Log(run.log)).trainer
 
 
-def speed(made: Fit) -> float:
+def speed(made: Trainer) -> float:
     """Real tokens/s: median over STEPS steps after a first one."""
     found = []
     for k in range(STEPS + 1):
@@ -62,7 +62,7 @@ def speed(made: Fit) -> float:
 
 
 def corrupt(folder: Path) -> None:
-    made = fit(folder, 700)
+    made = make_trainer(folder, 700)
     start = time.perf_counter()
     made.step(0)
     made.step(1)
@@ -70,8 +70,8 @@ def corrupt(folder: Path) -> None:
     times = []
     for k in range(20):
         epoch, chosen = made.order.step(k % made.order.steps_per_epoch)
-        rows = lay_rows(made.train.lengths[chosen], made.row_length, True)
-        blocks = share([[int(chosen[i]) for i in row] for row in rows], 1, 0, 1)
+        rows = pack_examples(made.train.lengths[chosen], made.row_length, True)
+        blocks = micro_batches_of_rank([[int(chosen[i]) for i in row] for row in rows], 1, 0, 1)
         batches = [make_batch(made.train, block, epoch, made.pad_id) for block in blocks]
         start = time.perf_counter()
         for batch in batches:
@@ -89,11 +89,11 @@ def main() -> None:
             corrupt(folder / "corrupt")
         if "rows" in wanted:
             for rows in (700, 7000):
-                print(f"rows {rows:5d}: {speed(fit(folder / f'rows{rows}', rows)):,.0f} tokens/s", flush=True)
+                print(f"rows {rows:5d}: {speed(make_trainer(folder / f'rows{rows}', rows)):,.0f} tokens/s", flush=True)
         if "lengths" in wanted:
             for length in (512, 1024, 2048, 4096):
                 print(
-                    f"row_length {length:4d}: {speed(fit(folder / f'l{length}', 700, length)):,.0f} tokens/s",
+                    f"row_length {length:4d}: {speed(make_trainer(folder / f'l{length}', 700, length)):,.0f} tokens/s",
                     flush=True,
                 )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mft_cli.config.schema.inputs import DataConfig, PromptConfig, SourceConfig, ValidationConfig
 from mft_cli.data.encode import Examples, encode_source
 from mft_cli.data.load import load, validation_size
-from mft_cli.data.pack import IGNORE, Order, lay_rows, make_batch, share
+from mft_cli.data.pack import IGNORE, Order, make_batch, micro_batches_of_rank, pack_examples
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
@@ -162,7 +162,7 @@ def fake(lengths: list[int]) -> Examples:
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 120), st.booleans())
 def test_every_example_lies_in_one_row_that_holds_it(lengths, row_length, packing):
-    rows = lay_rows(np.array(lengths), row_length, packing)
+    rows = pack_examples(np.array(lengths), row_length, packing)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= row_length for row in rows)
     if not packing:
@@ -172,7 +172,7 @@ def test_every_example_lies_in_one_row_that_holds_it(lengths, row_length, packin
 @given(st.integers(0, 30), st.integers(1, 5), st.integers(1, 5))
 def test_ranks_share_all_rows_in_equally_many_rounds(count, micro, world):
     rows = [[i] for i in range(count)]
-    shares = [share(rows, micro, rank, world) for rank in range(world)]
+    shares = [micro_batches_of_rank(rows, micro, rank, world) for rank in range(world)]
     assert len({len(s) for s in shares}) == 1
     assert sorted(i for s in shares for block in s for row in block for i in row) == list(range(count))
 
@@ -180,7 +180,7 @@ def test_ranks_share_all_rows_in_equally_many_rounds(count, micro, world):
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
 def test_labels_are_shifted_within_each_example(lengths):
     examples = fake(lengths)
-    rows = lay_rows(np.array(lengths), 40, True)
+    rows = pack_examples(np.array(lengths), 40, True)
     batch = make_batch(examples, rows, 0, pad_id=2)
     found = {}
     for r, row in enumerate(rows):

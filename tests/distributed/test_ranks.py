@@ -222,7 +222,7 @@ def test_unequal_label_counts_of_ranks(tiny_model, problem_file, tmp_path):
     for name, keys in more.items():
         model = plain if name == "plain" else capped
         one = values(model, problem_file, "sft", {}, tmp_path / f"{name}-one", "none", **unequal) | keys
-        expected[name] = rank_program.facts(rank_program.make_fit(one, Ranks()))
+        expected[name] = rank_program.facts(rank_program.make_trainer(one, Ranks()))
         cases[name] = values(model, problem_file, "sft", {}, tmp_path / name, "zero3", **unequal) | keys
     found = run_ranks(cases, 2, tmp_path, timeout=150)
     for name in cases:

@@ -32,7 +32,7 @@ from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.methods.base import Corrupted, Losses, Method, label_count, model_inputs
 from mft_cli.methods.cost import ExtraPass
 from mft_cli.models.kernels.cross_entropy import hidden_states
-from mft_cli.rng import Draw, below
+from mft_cli.rng import Draw, bernoulli
 
 
 class LabelDrop(Method):
@@ -40,7 +40,7 @@ class LabelDrop(Method):
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
         kept = batch.labels != IGNORE
-        dropped = kept & below(draw("label_drop", batch.epoch, batch.example, batch.positions), self.config.mask_ratio)
+        dropped = kept & bernoulli(draw("label_drop", batch.epoch, batch.example, batch.positions), self.config.mask_ratio)
         corrupted = replace(batch, labels=torch.where(dropped, IGNORE, batch.labels))
         return Corrupted(corrupted, {"ce": label_count(corrupted)}, {"masked_share": (int(dropped.sum()), int(kept.sum()))})
 

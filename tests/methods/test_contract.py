@@ -19,7 +19,7 @@ from mft_cli.data.pack import IGNORE
 from mft_cli.methods import make
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.run import train
 from mft_cli.train.setup import assemble
 from tests.support.tiny import data_of, problems
@@ -84,25 +84,25 @@ def settings(
     )  # fmt: skip
 
 
-def make_fit(settings_: schema.TrainConfig) -> Fit:
+def make_trainer(settings_: schema.TrainConfig) -> Trainer:
     run = RunDir(settings_.run_dir)
     run.root.mkdir(parents=True, exist_ok=True)
-    return assemble(run, settings_, StopSignal(), Log(run.log)).fit
+    return assemble(run, settings_, StopSignal(), Log(run.log)).trainer
 
 
-def trained(fit: Fit) -> dict[str, torch.Tensor]:
+def trained(trainer: Trainer) -> dict[str, torch.Tensor]:
     """What a step starts from besides the optimizer: trained parameters and buffers."""
-    return {n: t.detach().clone() for n, t in state_tensors(fit).items()}
+    return {n: t.detach().clone() for n, t in state_tensors(trainer).items()}
 
 
 @torch.no_grad()
-def set_trained(fit: Fit, state: dict[str, torch.Tensor]) -> None:
-    for name, tensor in state_tensors(fit).items():
+def set_trained(trainer: Trainer, state: dict[str, torch.Tensor]) -> None:
+    for name, tensor in state_tensors(trainer).items():
         tensor.copy_(state[name])
 
 
-def state_tensors(fit: Fit) -> dict[str, torch.Tensor]:
-    return {**{n: fit.engine.master(n) for n in fit.engine.named}, **dict(fit.engine.model.named_buffers())}
+def state_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {**{n: trainer.engine.master(n) for n in trainer.engine.named}, **dict(trainer.engine.model.named_buffers())}
 
 
 LAYOUTS = [
@@ -121,14 +121,14 @@ def test_layout_changes_the_speed_never_the_number(tiny_model, problem_file, tmp
     """Same examples, masked positions, loss terms and gradient norm for any split, packed or not."""
     results, states = [], []
     for i, layout in enumerate(LAYOUTS):
-        fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path / str(i), **layout))
+        trainer = make_trainer(settings(tiny_model, problem_file, method, variant, tmp_path / str(i), **layout))
         found = []
         for k in range(3):
             if i == 0:
-                states.append(trained(fit))
+                states.append(trained(trainer))
             elif method in DISCONTINUOUS:
-                set_trained(fit, states[k])
-            found.append(fit.step(k))
+                set_trained(trainer, states[k])
+            found.append(trainer.step(k))
         results.append(found)
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -142,12 +142,12 @@ def test_layout_changes_the_speed_never_the_number(tiny_model, problem_file, tmp
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_step_moves_only_what_should_move(tiny_model, problem_file, tmp_path, method):
-    fit = make_fit(settings(tiny_model, problem_file, method, FIRST[method], tmp_path, warmup_fraction=0.0))
-    trained = {n for g in fit.method.param_groups(fit.engine.model) for n, _ in g["params"]}
-    before = {n: p.detach().clone() for n, p in fit.engine.model.named_parameters()}
-    result = fit.step(0)
+    trainer = make_trainer(settings(tiny_model, problem_file, method, FIRST[method], tmp_path, warmup_fraction=0.0))
+    trained = {n for g in trainer.method.param_groups(trainer.engine.model) for n, _ in g["params"]}
+    before = {n: p.detach().clone() for n, p in trainer.engine.model.named_parameters()}
+    result = trainer.step(0)
     assert result.applied
-    moved = {n for n, p in fit.engine.model.named_parameters() if not torch.equal(p, before[n])}
+    moved = {n for n, p in trainer.engine.model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == trained
 
 
@@ -156,12 +156,12 @@ def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method
     whole = settings(tiny_model, problem_file, method, variant, tmp_path / "whole")
     train(whole)
     cut = settings(tiny_model, problem_file, method, variant, tmp_path / "cut")
-    fit = make_fit(cut)
+    trainer = make_trainer(cut)
     config_file = RunDir(cut.run_dir).config
     config_file.write_text(validate.to_yaml(cut))
     for k in range(2):
-        fit.account(fit.step(k), 1.0)
-    fit.save()
+        trainer.account(trainer.step(k), 1.0)
+    trainer.save()
     train(cut)
     for name in (
         "export/model.safetensors",
@@ -186,7 +186,7 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
     asked = settings(tiny_model, problem_file, method, FIRST[method], tmp_path, precision=precision)
     run = RunDir(asked.run_dir)
     ready = assemble(run, asked, StopSignal(), Log())
-    ready.fit.run_to_end()
+    ready.trainer.run_to_end()
     write_exports(ready, Log())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run.export), AutoTokenizer.from_pretrained(run.export)
     base = AutoTokenizer.from_pretrained(tiny_model)
@@ -197,9 +197,9 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
     assert added == kept
     assert tokenizer.chat_template == base.chat_template
     # a method that removes weights of the base model keeps the base's bytes
-    assert model.dtype == (torch.float32 if ready.method.masks_of_base() else ready.fit.engine.dtype)
-    batch = make_batch(ready.fit.train, [[0]], 0, 2)
-    trained = ready.fit.engine.model.eval()
+    assert model.dtype == (torch.float32 if ready.method.masks_of_base() else ready.trainer.engine.dtype)
+    batch = make_batch(ready.trainer.train, [[0]], 0, 2)
+    trained = ready.trainer.engine.model.eval()
     with torch.no_grad():
         hidden = hidden_states(trained, **model_inputs(batch))
         expected = trained.get_output_embeddings()(hidden)[..., : len(tokenizer)].float()
@@ -215,11 +215,11 @@ def test_export_is_an_ordinary_folder_with_the_trained_logits(tiny_model, proble
 def test_corruption_is_a_function_of_seed_epoch_and_example(tiny_model, problem_file, tmp_path, method, variant):
     from mft_cli.data.pack import make_batch
 
-    fit = make_fit(settings(tiny_model, problem_file, method, variant, tmp_path))
+    trainer = make_trainer(settings(tiny_model, problem_file, method, variant, tmp_path))
 
     def ids(rows: list[list[int]], epoch: int = 0) -> dict[tuple[int, int], list[int]]:
-        batch = make_batch(fit.train, rows, epoch, 2)
-        done = fit.method.corrupt(batch, 1.0, fit.draw).batch
+        batch = make_batch(trainer.train, rows, epoch, 2)
+        done = trainer.method.corrupt(batch, 1.0, trainer.draw).batch
         noise = (done.extra.get("noise_at", batch.real) * done.extra.get("noise_draws", 0))[batch.real]
         found = zip(
             batch.example[batch.real].tolist(),
@@ -265,7 +265,7 @@ def test_a_spare_embedding_row_is_lent_and_given_back(tiny_model, problem_file, 
     run = RunDir(asked.run_dir)
     ready = assemble(run, asked, StopSignal(), Log())
     assert ready.method.vocab_size is None
-    ready.fit.run_to_end()
+    ready.trainer.run_to_end()
     write_exports(ready, Log())
     before, after = (load_file(f / "model.safetensors")["model.embed_tokens.weight"] for f in (wide, run.export))
     assert after.shape == before.shape

@@ -23,7 +23,7 @@ from mft_cli.methods.selection import keep_largest, removed_count
 from mft_cli.rng import digest64
 from mft_cli.train.checkpoint import Stored
 from mft_cli.train.run import train
-from tests.methods.test_contract import make_fit, settings
+from tests.methods.test_contract import make_trainer, settings
 from tests.support.tiny import mft, tiny_overrides
 
 
@@ -199,15 +199,15 @@ def test_the_mask_is_selected_once_a_step_from_the_fp32_scores(tiny_model, probl
         tiny_model, problem_file, "mask_finetune", {}, tmp_path, precision="bf16", learning_rate=1e-6,
         warmup_fraction=0.0, micro_batch_size=1, row_length=256,
     )  # fmt: skip
-    fit = make_fit(asked)
-    name, module = next(iter(fit.method.layers.items()))
+    trainer = make_trainer(asked)
+    name, module = next(iter(trainer.method.layers.items()))
     calls: list[int] = []
-    select = fit.method.select
-    fit.method.select = lambda n, s: (calls.append(1), select(n, s))[1]
-    first, master = module.mask.clone(), fit.engine.master(f"{name}.scores")
+    select = trainer.method.select
+    trainer.method.select = lambda n, s: (calls.append(1), select(n, s))[1]
+    first, master = module.mask.clone(), trainer.engine.master(f"{name}.scores")
     before = master.clone()
-    fit.step(0)
-    assert len(calls) == len(fit.method.layers)
+    trainer.step(0)
+    assert len(calls) == len(trainer.method.layers)
     assert torch.equal(module.mask, first)  # the first step's mask is that of the scores at the start
     assert module.scores.dtype == torch.bfloat16
     assert master.dtype == torch.float32
@@ -215,20 +215,22 @@ def test_the_mask_is_selected_once_a_step_from_the_fp32_scores(tiny_model, probl
     lost = (module.scores == before.bfloat16()).float().mean()
     assert moved > 0.9
     assert lost > 0.9
-    fit.method.refresh(fit.engine.model, fit.engine.master)
-    assert torch.equal(module.mask, fit.method.select(name, master))
+    trainer.method.refresh(trainer.engine.model, trainer.engine.master)
+    assert torch.equal(module.mask, trainer.method.select(name, master))
 
 
 def test_changes_are_counted_step_by_step_whatever_is_saved_between(tiny_model, problem_file, tmp_path):
     rows = []
     for name in ("saved", "plain"):
-        fit = make_fit(settings(tiny_model, problem_file, "mask_finetune", {}, tmp_path / name, warmup_fraction=0.0))
+        trainer = make_trainer(
+            settings(tiny_model, problem_file, "mask_finetune", {}, tmp_path / name, warmup_fraction=0.0)
+        )
         shares = []
         for k in range(3):
-            shares.append(fit.step(k).shares)
+            shares.append(trainer.step(k).shares)
             if name == "saved":
-                fit.save()
-                fit.validate()
+                trainer.save()
+                trainer.validate()
         rows.append(shares)
     assert rows[0] == rows[1]
     assert rows[0][0]["mask_changes"] == 0
@@ -243,10 +245,10 @@ def test_compiled_layers_compute_the_same(tiny_model, problem_file, tmp_path):
             tiny_model, problem_file, "mask_finetune", {}, tmp_path / str(compiled),
             gradient_checkpointing=True, warmup_fraction=0.0, learning_rate=2e-5,
         )  # fmt: skip
-        fit = make_fit(asked)
+        trainer = make_trainer(asked)
         if compiled:
-            fit.engine.model.model.compile(dynamic=True, backend="eager")
-        results.append([fit.step(k) for k in range(2)])
+            trainer.engine.model.model.compile(dynamic=True, backend="eager")
+        results.append([trainer.step(k) for k in range(2)])
     for a, b in zip(*results, strict=True):
         assert b.loss == pytest.approx(a.loss, rel=1e-5)
         assert b.norm == pytest.approx(a.norm, rel=1e-5)
@@ -335,7 +337,7 @@ def test_ranks_select_from_exact_fp32_scores_and_export_the_base(engine, tiny_mo
 )
 def test_mistakes_are_told_in_a_sentence(variant, said, tiny_model, problem_file, tmp_path):
     with pytest.raises(UserError) as told:
-        make_fit(settings(tiny_model, problem_file, "mask_finetune", variant, tmp_path))
+        make_trainer(settings(tiny_model, problem_file, "mask_finetune", variant, tmp_path))
     assert said in str(told.value)
     assert "\n" not in str(told.value)
 

@@ -15,25 +15,25 @@ from mft_cli.data.pack import IGNORE, Batch, make_batch
 from mft_cli.methods.masked_critique import MaskedCritique
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.rng import Draw
-from mft_cli.train.loop import Fit
-from tests.methods.test_contract import make_fit, settings
+from mft_cli.train.loop import Trainer
+from tests.methods.test_contract import make_trainer, settings
 from tests.support.tiny import critiques, data_of, mft, tiny_overrides
 
 
 @pytest.fixture
-def fit(tiny_model, problem_file, tmp_path) -> Fit:
-    return make_fit(settings(tiny_model, problem_file, "masked_critique", {}, tmp_path))
+def trainer(tiny_model, problem_file, tmp_path) -> Trainer:
+    return make_trainer(settings(tiny_model, problem_file, "masked_critique", {}, tmp_path))
 
 
-def with_settings(fit: Fit, **changes: object) -> MaskedCritique:
-    made = MaskedCritique(replace(fit.method.config, **changes))
-    made.prepare(fit.method.tokenizer)
-    made.adapt(fit.engine.model, fit.method.tokenizer)
+def with_settings(trainer: Trainer, **changes: object) -> MaskedCritique:
+    made = MaskedCritique(replace(trainer.method.config, **changes))
+    made.prepare(trainer.method.tokenizer)
+    made.adapt(trainer.engine.model, trainer.method.tokenizer)
     return made
 
 
-def batch_of(fit: Fit, examples: list[int], epoch: int = 0) -> Batch:
-    return make_batch(fit.train, [examples], epoch, fit.pad_id)
+def batch_of(trainer: Trainer, examples: list[int], epoch: int = 0) -> Batch:
+    return make_batch(trainer.train, [examples], epoch, trainer.pad_id)
 
 
 def spans_by_text(tokens: list[str], name: str) -> list[int]:
@@ -51,9 +51,9 @@ def spans_by_text(tokens: list[str], name: str) -> list[int]:
 
 @pytest.mark.parametrize("spans", [["critique"], ["think"], ["reasoning", "critique"], ["think", "reasoning"]])
 @pytest.mark.parametrize("skip", [0, 5, 10_000])
-def test_labels_go_inside_the_spans_behind_their_first_tokens(fit, spans, skip):
-    made = with_settings(fit, mask_ratio=1.0, spans=spans, skip_first=skip)
-    clean = batch_of(fit, [0, 1, 2])
+def test_labels_go_inside_the_spans_behind_their_first_tokens(trainer, spans, skip):
+    made = with_settings(trainer, mask_ratio=1.0, spans=spans, skip_first=skip)
+    clean = batch_of(trainer, [0, 1, 2])
     done = made.corrupt(clean, 0.0, Draw(1))
     assert torch.equal(done.batch.input_ids, clean.input_ids)
     at = 0
@@ -71,19 +71,19 @@ def test_labels_go_inside_the_spans_behind_their_first_tokens(fit, spans, skip):
         at += length
 
 
-def test_share_redraw_and_nesting(fit):
-    every = list(range(len(fit.train)))
-    made = with_settings(fit, mask_ratio=0.3)
-    first, candidates = made.choose(batch_of(fit, every), Draw(1))
+def test_share_redraw_and_nesting(trainer):
+    every = list(range(len(trainer.train)))
+    made = with_settings(trainer, mask_ratio=0.3)
+    first, candidates = made.choose(batch_of(trainer, every), Draw(1))
     n = int(candidates.sum())
     assert abs(int(first.sum()) / n - 0.3) < 4 * math.sqrt(0.21 / n)
-    again = made.choose(batch_of(fit, every, epoch=1), Draw(1))[0]
+    again = made.choose(batch_of(trainer, every, epoch=1), Draw(1))[0]
     assert not torch.equal(first, again)
-    fixed = with_settings(fit, mask_ratio=0.3, redraw=False)
+    fixed = with_settings(trainer, mask_ratio=0.3, redraw=False)
     assert torch.equal(
-        fixed.choose(batch_of(fit, every), Draw(1))[0], fixed.choose(batch_of(fit, every, epoch=1), Draw(1))[0]
+        fixed.choose(batch_of(trainer, every), Draw(1))[0], fixed.choose(batch_of(trainer, every, epoch=1), Draw(1))[0]
     )
-    larger = with_settings(fit, mask_ratio=0.6).choose(batch_of(fit, every), Draw(1))[0]
+    larger = with_settings(trainer, mask_ratio=0.6).choose(batch_of(trainer, every), Draw(1))[0]
     assert bool((first <= larger).all())
 
 
@@ -110,11 +110,11 @@ def test_format_reward(text, loose, strict):
     assert has_format(text, strict=True) is strict
 
 
-def test_the_loss_is_that_of_the_definition(fit):
+def test_the_loss_is_that_of_the_definition(trainer):
     """Cross entropy over kept labels, over tags and answer, and the reward, from whole logits."""
-    made = with_settings(fit, format_term="tag_likelihood", mask_ratio=0.5, skip_first=0)
-    done = made.corrupt(batch_of(fit, [0, 1]), 0.0, Draw(1))
-    model = fit.engine.model.eval()
+    made = with_settings(trainer, format_term="tag_likelihood", mask_ratio=0.5, skip_first=0)
+    done = made.corrupt(batch_of(trainer, [0, 1]), 0.0, Draw(1))
+    model = trainer.engine.model.eval()
     losses = made.loss(model, done.batch)
     ce = tags = 0.0
     n_ce = n_tags = reward = at = 0
@@ -142,24 +142,24 @@ def test_the_loss_is_that_of_the_definition(fit):
     assert losses.metrics["format_reward"][0] == reward
 
 
-def test_the_reward_counts_what_the_argmax_says(fit):
-    done = fit.method.corrupt(batch_of(fit, [0, 1, 2]), 0.0, Draw(1))
+def test_the_reward_counts_what_the_argmax_says(trainer):
+    done = trainer.method.corrupt(batch_of(trainer, [0, 1, 2]), 0.0, Draw(1))
     whole = done.batch.extra["labels"]
     wanted = whole != IGNORE
     predicted = whole[wanted].clone()
-    assert fit.method.reward(whole, predicted, wanted, done.batch) == 3  # a model that is always right
-    predicted[(predicted == fit.method.closes["ans"]).nonzero()[1]] = 5
-    assert fit.method.reward(whole, predicted, wanted, done.batch) == 2
+    assert trainer.method.reward(whole, predicted, wanted, done.batch) == 3  # a model that is always right
+    predicted[(predicted == trainer.method.closes["ans"]).nonzero()[1]] = 5
+    assert trainer.method.reward(whole, predicted, wanted, done.batch) == 2
 
 
-def test_which_format_term_moves_weights(fit):
+def test_which_format_term_moves_weights(trainer):
     """Alone (the cross entropy's weight 0), tag_likelihood gives gradients and argmax_reward gives none."""
-    done = with_settings(fit, format_term="tag_likelihood").corrupt(batch_of(fit, [0, 1]), 0.0, Draw(1))
-    model = fit.engine.model.train()
-    losses = with_settings(fit, format_term="tag_likelihood").loss(model, done.batch)
+    done = with_settings(trainer, format_term="tag_likelihood").corrupt(batch_of(trainer, [0, 1]), 0.0, Draw(1))
+    model = trainer.engine.model.train()
+    losses = with_settings(trainer, format_term="tag_likelihood").loss(model, done.batch)
     gradients = torch.autograd.grad(losses.sums["format"], list(model.parameters()), allow_unused=True)
     assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
-    reward = with_settings(fit, format_term="argmax_reward").loss(model, done.batch).sums["format"]
+    reward = with_settings(trainer, format_term="argmax_reward").loss(model, done.batch).sums["format"]
     assert not reward.requires_grad
     assert float(reward) == 2.0  # an untrained model has the format nowhere
 
@@ -169,7 +169,7 @@ def test_beta_moves_the_loss_but_not_the_weights_with_the_argmax_reward(tiny_mod
     for term in ("argmax_reward", "tag_likelihood"):
         for beta in (0.0, 2.0):
             changes = {"format_term": term, "beta": beta}
-            one = make_fit(
+            one = make_trainer(
                 settings(
                     tiny_model,
                     problem_file,

@@ -25,8 +25,8 @@ from mft_cli.methods.noise import NoisyThought, neftune, race
 from mft_cli.models.kernels.attention import packed_kwargs, register
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
 from mft_cli.rng import Draw, bits, spread
-from mft_cli.train.loop import Fit
-from tests.methods.test_contract import make_fit, settings
+from mft_cli.train.loop import Trainer
+from tests.methods.test_contract import make_trainer, settings
 from tests.support.tiny import mft, tiny_overrides
 
 NOISES = [
@@ -47,9 +47,9 @@ def ids_of(case: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def fit(tiny_model, problem_file, tmp_path) -> Fit:
+def trainer(tiny_model, problem_file, tmp_path) -> Trainer:
     """A model whose embeddings and predictions are far from 0: noise shows, and sampled tokens differ."""
-    made = make_fit(settings(tiny_model, problem_file, "sft", {}, tmp_path))
+    made = make_trainer(settings(tiny_model, problem_file, "sft", {}, tmp_path))
     with torch.no_grad():
         made.engine.model.get_input_embeddings().weight.mul_(20)
     return made
@@ -144,12 +144,16 @@ def agree(model: Any, made: MaskedThought, clean: Batch) -> None:
 
 
 @pytest.mark.parametrize("case", NOISES, ids=ids_of)
-def test_loss_and_embedding_gradient_are_those_of_the_formula(fit, case):
-    agree(fit.engine.model, method_of(vocabulary(fit.engine.model), **case), make_batch(fit.train, ROWS, 0, fit.pad_id))
+def test_loss_and_embedding_gradient_are_those_of_the_formula(trainer, case):
+    agree(
+        trainer.engine.model,
+        method_of(vocabulary(trainer.engine.model), **case),
+        make_batch(trainer.train, ROWS, 0, trainer.pad_id),
+    )
 
 
 @pytest.mark.parametrize("case", [NOISES[3], NOISES[4], NOISES[5]], ids=ids_of)
-def test_an_embedding_that_is_scaled_and_logits_that_are_capped(fit, case):
+def test_an_embedding_that_is_scaled_and_logits_that_are_capped(trainer, case):
     """Gemma 2: its embedding module multiplies by sqrt(width), its logits are more than head(hidden)."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -161,49 +165,51 @@ def test_an_embedding_that_is_scaled_and_logits_that_are_capped(fit, case):
     model = Gemma2ForCausalLM._from_config(config, attn_implementation=register("sdpa"))
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)
-    agree(model, method_of(390, **case) if case["noise"] == "neftune" else method_of(400, **case), batch_of(fit))
+    agree(model, method_of(390, **case) if case["noise"] == "neftune" else method_of(400, **case), batch_of(trainer))
 
 
-def batch_of(fit: Fit, rows: list[list[int]] = ROWS) -> Batch:
-    return make_batch(fit.train, rows, 0, fit.pad_id)
+def batch_of(trainer: Trainer, rows: list[list[int]] = ROWS) -> Batch:
+    return make_batch(trainer.train, rows, 0, trainer.pad_id)
 
 
 @pytest.mark.parametrize("case", NOISES, ids=ids_of)
-def test_padding_stays_and_an_empty_batch_has_no_loss(fit, case):
-    made = method_of(vocabulary(fit.engine.model), **case)
-    done = made.corrupt(batch_of(fit), 1.0, Draw(7)).batch
-    inputs = made.inputs(fit.engine.model, done)
-    embed = fit.engine.model.get_input_embeddings()
+def test_padding_stays_and_an_empty_batch_has_no_loss(trainer, case):
+    made = method_of(vocabulary(trainer.engine.model), **case)
+    done = made.corrupt(batch_of(trainer), 1.0, Draw(7)).batch
+    inputs = made.inputs(trainer.engine.model, done)
+    embed = trainer.engine.model.get_input_embeddings()
     found = inputs["inputs_embeds"] if "inputs_embeds" in inputs else embed(inputs["input_ids"])
     untouched = ~done.extra["noise_at"]
     assert bool(untouched[~done.real].all())
     assert torch.equal(found[untouched], embed(done.input_ids)[untouched])
-    empty = made.corrupt(batch_of(fit, []), 1.0, Draw(7))
-    assert float(made.loss(fit.engine.model, empty.batch).sums["ce"].detach()) == 0.0
+    empty = made.corrupt(batch_of(trainer, []), 1.0, Draw(7))
+    assert float(made.loss(trainer.engine.model, empty.batch).sums["ce"].detach()) == 0.0
 
 
-def test_the_mask_token_is_what_it_was(fit):
+def test_the_mask_token_is_what_it_was(trainer):
     """noise=token: corrupt's ids through plain fine-tuning's loss, bit for bit, and nothing else in the batch."""
     made = MaskedThought(MaskedThoughtConfig(schedule="constant", random_fraction=0.5))
     made.tokenizer_size, made.mask_id = 300, 7
-    clean = batch_of(fit)
+    clean = batch_of(trainer)
     done = made.corrupt(clean, 1.0, Draw(7)).batch
     chosen = made.choose(clean, 1.0, Draw(7))[0]
     random = Draw(7)("masked_thought.random", 0, clean.example, clean.positions) < 2**52
     ids = Draw(7)("masked_thought.id", 0, clean.example, clean.positions) % 300
     by_hand = torch.where(chosen, torch.where(random, ids, torch.tensor(7)), clean.input_ids)
     assert done.extra == {}
-    plain = Method(SftConfig()).loss(fit.engine.model, replace(clean, input_ids=by_hand))
-    assert torch.equal(made.loss(fit.engine.model, done).sums["ce"], plain.sums["ce"])
+    plain = Method(SftConfig()).loss(trainer.engine.model, replace(clean, input_ids=by_hand))
+    assert torch.equal(made.loss(trainer.engine.model, done).sums["ce"], plain.sums["ce"])
 
 
 def test_validation_is_clean_and_no_token_is_added(tiny_model, problem_file, tmp_path):
-    fit = make_fit(settings(tiny_model, problem_file, "masked_thought", {"noise": "mixup"}, tmp_path))
-    assert vocabulary(fit.engine.model) == int(fit.engine.model.config.vocab_size) == fit.method.tokenizer_size
-    assert fit.method.vocab_size is None
-    done = fit.method.for_validation(batch_of(fit), fit.draw).batch
-    plain = make(SftConfig(), 1024).loss(fit.engine.model, done).sums["ce"]
-    assert torch.equal(fit.method.loss(fit.engine.model, done).sums["ce"], plain)
+    trainer = make_trainer(settings(tiny_model, problem_file, "masked_thought", {"noise": "mixup"}, tmp_path))
+    assert (
+        vocabulary(trainer.engine.model) == int(trainer.engine.model.config.vocab_size) == trainer.method.tokenizer_size
+    )
+    assert trainer.method.vocab_size is None
+    done = trainer.method.for_validation(batch_of(trainer), trainer.draw).batch
+    plain = make(SftConfig(), 1024).loss(trainer.engine.model, done).sums["ce"]
+    assert torch.equal(trainer.method.loss(trainer.engine.model, done).sums["ce"], plain)
 
 
 # ---- the draws ------------------------------------------------------------------------------------------------------
@@ -287,15 +293,17 @@ def test_data_show_marks_the_chosen_inputs(tiny_model, problem_file, tmp_path):
 
 def test_neftune_of_masked_critique(tiny_model, problem_file, tmp_path):
     """Noise on all tokens, once; both format terms and the cross entropy read the same forward pass."""
-    fit = make_fit(settings(tiny_model, problem_file, "masked_critique", {"neftune_alpha": 30.0}, tmp_path))
-    model, clean = fit.engine.model, batch_of(fit, [[0, 1], [2]])
-    done = fit.method.corrupt(clean, 0.0, Draw(7)).batch
+    trainer = make_trainer(settings(tiny_model, problem_file, "masked_critique", {"neftune_alpha": 30.0}, tmp_path))
+    model, clean = trainer.engine.model, batch_of(trainer, [[0, 1], [2]])
+    done = trainer.method.corrupt(clean, 0.0, Draw(7)).batch
     draws = Draw(7)("masked_critique.neftune", 0, clean.example, clean.positions)
     c = MaskedThoughtConfig(noise="neftune", neftune_alpha=30.0)
     wanted = reference(model, c, replace(clean, labels=done.labels), clean.real, draws)
-    assert float(fit.method.loss(model, done).sums["ce"].detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
-    off = type(fit.method)(replace(fit.method.config, neftune_alpha=0.0))
-    off.prepare(fit.method.tokenizer)
-    off.adapt(model, fit.method.tokenizer)
+    assert float(trainer.method.loss(model, done).sums["ce"].detach()) == pytest.approx(
+        float(wanted.detach()), rel=1e-5
+    )
+    off = type(trainer.method)(replace(trainer.method.config, neftune_alpha=0.0))
+    off.prepare(trainer.method.tokenizer)
+    off.adapt(model, trainer.method.tokenizer)
     assert set(off.corrupt(clean, 0.0, Draw(7)).batch.extra) == {"labels", "format"}
     assert float(off.loss(model, done).sums["ce"]) != pytest.approx(float(wanted), rel=1e-4)

@@ -49,7 +49,7 @@ def ready_for(asked_: Any) -> Assembly:
 
 def run_all(asked_: Any) -> Assembly:
     ready = ready_for(asked_)
-    ready.fit.run_to_end()
+    ready.trainer.run_to_end()
     write_exports(ready, Log())
     return ready
 
@@ -74,15 +74,17 @@ def test_layout_changes_no_number_dropout_included(tiny_model, problem_file, tmp
     """Packing, micro-batches, checkpointing: the same losses and norms, with half of the adapters' input dropped."""
     results = []
     for i, layout in enumerate([LAYOUTS[0], LAYOUTS[1], LAYOUTS[4], LAYOUTS[5]]):
-        fit = ready_for(asked(tiny_model, problem_file, method, tmp_path / str(i), peft_dropout=0.5, **layout)).fit
-        results.append([fit.step(k) for k in range(3)])
+        trainer = ready_for(
+            asked(tiny_model, problem_file, method, tmp_path / str(i), peft_dropout=0.5, **layout)
+        ).trainer
+        results.append([trainer.step(k) for k in range(3)])
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.examples == b.examples
             assert a.shares == b.shares
             assert b.loss == pytest.approx(a.loss, rel=1e-5)
             assert b.norm == pytest.approx(a.norm, rel=1e-5)
-    without = ready_for(asked(tiny_model, problem_file, method, tmp_path / "without")).fit
+    without = ready_for(asked(tiny_model, problem_file, method, tmp_path / "without")).trainer
     plain = [without.step(k) for k in range(3)]
     assert plain[0].loss == pytest.approx(results[0][0].loss, rel=1e-6)  # B is zero in the first step
     assert plain[2].norm != pytest.approx(results[0][2].norm, rel=1e-3)
@@ -108,13 +110,13 @@ def test_dropout_drops_the_stated_share_and_keeps_the_mean():
 
 
 def test_the_first_step_is_full_trainings_and_the_seed_draws_the_adapters(tiny_model, problem_file, tmp_path):
-    full = ready_for(settings(tiny_model, problem_file, "sft", {}, tmp_path / "full")).fit.step(0)
+    full = ready_for(settings(tiny_model, problem_file, "sft", {}, tmp_path / "full")).trainer.step(0)
     adapted = ready_for(asked(tiny_model, problem_file, "sft", tmp_path / "lora"))
     torch.manual_seed(99)  # the global generator has no say
     again = ready_for(asked(tiny_model, problem_file, "sft", tmp_path / "again"))
-    for (n, a), (_, b) in zip(adapted.fit.engine.named.items(), again.fit.engine.named.items(), strict=True):
+    for (n, a), (_, b) in zip(adapted.trainer.engine.named.items(), again.trainer.engine.named.items(), strict=True):
         assert torch.equal(a, b), n
-    result = adapted.fit.step(0)
+    result = adapted.trainer.step(0)
     assert result.loss == pytest.approx(full.loss, rel=1e-6)
     assert result.examples == full.examples
     assert 0 < result.norm < full.norm
@@ -139,7 +141,7 @@ def test_new_tokens_rows_train_and_all_others_stay_to_the_byte(tiny_model, probl
     model = wider(tiny_model, tmp_path / "model", tied, spare)
     variant = {"schedule": "constant", "keep_mask_token": True}
     ready = run_all(asked(model, problem_file, "masked_thought", tmp_path / "run", variant))
-    before, after = (load_file(f / "model.safetensors") for f in (model, ready.fit.run.export))
+    before, after = (load_file(f / "model.safetensors") for f in (model, ready.trainer.run.export))
     (new,) = ready.new_ids
     for name in ["model.embed_tokens.weight"] + ([] if tied else ["lm_head.weight"]):
         rows = [i for i in range(len(before[name])) if i != new]
@@ -148,7 +150,7 @@ def test_new_tokens_rows_train_and_all_others_stay_to_the_byte(tiny_model, probl
         assert torch.equal(after[name][new], mean) == (name == "lm_head.weight" and not spare)
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
     assert len(after["model.embed_tokens.weight"]) == max(new + 1, len(before["model.embed_tokens.weight"]))
-    saved = Stored(ready.fit.run.checkpoints / "step-00000004").weights
+    saved = Stored(ready.trainer.run.checkpoints / "step-00000004").weights
     assert all("lora_" in n or "trainable_tokens" in n for n in saved)
 
 
@@ -161,7 +163,7 @@ def test_the_adapter_is_pefts_own_and_merged_it_is_the_export(tiny_model, proble
     variant = {"schedule": "constant", "keep_mask_token": keep}
     run = asked(tiny_model, problem_file, "masked_thought", tmp_path, variant, precision=precision, peft_rslora=True)
     ready = run_all(run)
-    adapter = ready.fit.run.export / "adapter"
+    adapter = ready.trainer.run.export / "adapter"
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
@@ -169,7 +171,7 @@ def test_the_adapter_is_pefts_own_and_merged_it_is_the_export(tiny_model, proble
     if keep:
         base.resize_token_embeddings(len(tokenizer))
     adapted = PeftModel.from_pretrained(base, adapter)
-    merged = AutoModelForCausalLM.from_pretrained(ready.fit.run.export, dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(ready.trainer.run.export, dtype=torch.float32)
     ids = torch.arange(20)[None]
     close = 1e-5 if precision == "fp32" else 0.02
     with torch.no_grad():
@@ -190,18 +192,18 @@ def test_an_adapter_that_memory_does_not_let_compare_says_so(tiny_model, problem
     monkeypatch.setattr(exports, "memory_left", lambda: 10_000)
     ready = run_all(asked(tiny_model, problem_file, "sft", tmp_path))
     assert "NOT compared with the merged model" in capsys.readouterr().out
-    assert read_json(ready.fit.run.export / "adapter" / "mft.json")["compared_with_merged"] is False
+    assert read_json(ready.trainer.run.export / "adapter" / "mft.json")["compared_with_merged"] is False
 
 
 @pytest.mark.parametrize("method", ADAPTABLE)
 def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method):
     whole, cut = (asked(tiny_model, problem_file, method, tmp_path / d, peft_dropout=0.2) for d in ("whole", "cut"))
     train(whole)
-    fit = ready_for(cut).fit
-    fit.run.config.write_text(validate.to_yaml(cut))
+    trainer = ready_for(cut).trainer
+    trainer.run.config.write_text(validate.to_yaml(cut))
     for k in range(2):
-        fit.account(fit.step(k), 1.0)
-    fit.save()
+        trainer.account(trainer.step(k), 1.0)
+    trainer.save()
     train(cut)
     for name in ("export/model.safetensors", "export/adapter/adapter_model.safetensors",
                  "export/adapter/adapter_config.json", "checkpoints/step-00000004/optimizer.safetensors"):  # fmt: skip
@@ -211,15 +213,15 @@ def test_resumed_equals_uninterrupted(tiny_model, problem_file, tmp_path, method
 def test_going_on_from_an_adapter_and_from_its_merged_model(tiny_model, problem_file, tmp_path):
     """From the adapter: the same adapter, its rows included. From the merged model: a new adapter on top of it."""
     variant = {"schedule": "constant", "keep_mask_token": True}
-    first = run_all(asked(tiny_model, problem_file, "masked_thought", tmp_path / "first", variant)).fit.run.export
+    first = run_all(asked(tiny_model, problem_file, "masked_thought", tmp_path / "first", variant)).trainer.run.export
     still = {"learning_rate": 0.0}
-    same = run_all(asked(first / "adapter", problem_file, "sft", tmp_path / "same", **still)).fit.run.export
+    same = run_all(asked(first / "adapter", problem_file, "sft", tmp_path / "same", **still)).trainer.run.export
     for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
         old, new = load_file(first / name), load_file(same / name)
         assert old.keys() == new.keys()
         assert all(torch.equal(old[n], new[n]) for n in old), name
     assert read_json(same / "adapter" / "mft.json")["adapter_of"]["path"] == str(tiny_model)
-    on_top = run_all(asked(first, problem_file, "sft", tmp_path / "on_top", **still)).fit.run.export
+    on_top = run_all(asked(first, problem_file, "sft", tmp_path / "on_top", **still)).trainer.run.export
     assert read_json(on_top / "adapter" / "adapter_config.json")["base_model_name_or_path"] == str(first)
     with pytest.raises(UserError, match=r"peft\.rank=8: the adapter in .* has 4"):
         ready_for(asked(first / "adapter", problem_file, "sft", tmp_path / "rank", peft_rank=8))
@@ -232,9 +234,9 @@ def test_going_on_from_an_adapter_and_from_its_merged_model(tiny_model, problem_
 def test_contamination_goes_with_the_adapter(tiny_model, problem_file, tmp_path):
     tainted = validate.to_plain(asked(tiny_model, problem_file, "sft", tmp_path / "tainted"))
     tainted["data"]["sources"]["tiny"]["derived_from"] = ["gsm8k"]
-    first = run_all(load.train_config(tainted)).fit.run.export
+    first = run_all(load.train_config(tainted)).trainer.run.export
     assert "gsm8k" in (first / "adapter" / "README.md").read_text()
-    second = run_all(asked(first / "adapter", problem_file, "sft", tmp_path / "second")).fit.run.export
+    second = run_all(asked(first / "adapter", problem_file, "sft", tmp_path / "second")).trainer.run.export
     assert read_json(second / "mft.json")["derived_from"] == ["gsm8k"]
 
 
@@ -243,9 +245,9 @@ def test_plan_counts_what_trains(tiny_model, problem_file, tmp_path):
     from mft_cli.plan.trained import count_trained
 
     wanted = asked(tiny_model, problem_file, "sft", tmp_path, peft_targets=["q_proj", "down_proj"])
-    fit = ready_for(wanted).fit
+    trainer = ready_for(wanted).trainer
     assert count_trained(wanted, read_shape(wanted.model, None)).trained == sum(
-        p.numel() for p in fit.engine.named.values()
+        p.numel() for p in trainer.engine.named.values()
     )
 
 
@@ -288,12 +290,12 @@ def test_qlora_trains_on_four_bits_and_exports_sixteen(tiny_model, problem_file,
     ready = run_all(wanted)
     layer = ready.adapters.layers["model.layers.0.mlp.down_proj.weight"]
     assert layer.base_layer.weight.dtype == torch.uint8
-    losses = [row["loss"] for line in ready.fit.run.metrics.open() if (row := json.loads(line))["kind"] == "train"]
+    losses = [row["loss"] for line in ready.trainer.run.metrics.open() if (row := json.loads(line))["kind"] == "train"]
     assert losses[-1] < losses[0]
-    weights = load_file(ready.fit.run.export / "model.safetensors")
+    weights = load_file(ready.trainer.run.export / "model.safetensors")
     assert weights["model.layers.0.mlp.down_proj.weight"].dtype == torch.bfloat16
-    assert "quantization_config" not in json.loads((ready.fit.run.export / "config.json").read_text())
-    saved = Stored(ready.fit.run.checkpoints / "step-00000008").weights
+    assert "quantization_config" not in json.loads((ready.trainer.run.export / "config.json").read_text())
+    saved = Stored(ready.trainer.run.checkpoints / "step-00000008").weights
     assert saved
     assert all("lora_" in n for n in saved)
 
@@ -304,13 +306,13 @@ def test_8_bit_adamw_resumes_to_the_byte(tiny_model, problem_file, tmp_path, pef
     more = {"peft_name": peft, "peft_rank": 64, "optimizer": "adamw_8bit"}
     whole, cut = (asked(tiny_model, problem_file, "sft", tmp_path / d, **more) for d in ("whole", "cut"))
     train(whole)
-    fit = ready_for(cut).fit
-    fit.run.config.write_text(validate.to_yaml(cut))
+    trainer = ready_for(cut).trainer
+    trainer.run.config.write_text(validate.to_yaml(cut))
     for k in range(2):
-        fit.account(fit.step(k), 1.0)
-    fit.save()
+        trainer.account(trainer.step(k), 1.0)
+    trainer.save()
     train(cut)
-    kinds = {str(v["state1"].dtype) for v in fit.engine.optimizer.state.values() if "state1" in v}
+    kinds = {str(v["state1"].dtype) for v in trainer.engine.optimizer.state.values() if "state1" in v}
     assert "torch.uint8" in kinds or peft == "lora"
     name = "export/model.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()

@@ -16,30 +16,30 @@ from mft_cli.models.device import set_up_device
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train import checkpoint
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.setup import assemble
 
 STEPS = 3
 
 
-def make_fit(values: dict[str, Any], ranks: Ranks) -> Fit:
+def make_trainer(values: dict[str, Any], ranks: Ranks) -> Trainer:
     asked: schema.TrainConfig = load.train_config(values)
     run = RunDir(asked.run_dir or "")
     run.root.mkdir(parents=True, exist_ok=True)
-    return assemble(run, asked, StopSignal(), Log(), ranks).fit
+    return assemble(run, asked, StopSignal(), Log(), ranks).trainer
 
 
-def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
+def facts(trainer: Trainer, states: Path | None = None) -> list[dict[str, Any]]:
     """Steps of a run, as numbers that must not depend on the ranks.
 
     `states`: a folder with the checkpoint of every step, each of which is the state that the next step starts from. The
     run whose own folder it is writes them.
     """
     found = []
-    for k in range(fit.position.step, fit.position.step + STEPS):
+    for k in range(trainer.state.step, trainer.state.step + STEPS):
         if states is not None and k:
-            start_from(fit, states, k)
-        r = fit.step(k)
+            start_from(trainer, states, k)
+        r = trainer.step(k)
         found.append(
             {
                 "examples": r.examples,
@@ -49,40 +49,40 @@ def facts(fit: Fit, states: Path | None = None) -> list[dict[str, Any]]:
                 "loss": r.loss,
                 "norm": r.norm,
                 "applied": r.applied,
-                "whole_parameters": whole_parameters(fit),
-                "swapped": swapped_groups(fit),
+                "whole_parameters": whole_parameters(trainer),
+                "swapped": swapped_groups(trainer),
             }
         )
     return found
 
 
-def whole_parameters(fit: Fit) -> int:
+def whole_parameters(trainer: Trainer) -> int:
     """How many parameters every rank holds whole, outside of a forward pass."""
-    parameters: list[Any] = list(fit.engine.model.parameters())
+    parameters: list[Any] = list(trainer.engine.model.parameters())
     return sum(not is_partitioned(p) or p.ds_persist for p in parameters)
 
 
-def swapped_groups(fit: Fit) -> int:
+def swapped_groups(trainer: Trainer) -> int:
     """How many sub-groups DeepSpeed keeps in files on this rank."""
-    zero = getattr(fit.engine, "zero", None)
+    zero = getattr(trainer.engine, "zero", None)
     swapper = getattr(zero, "optimizer_swapper", None)
     return len(swapper.swap_params_info) if swapper else 0
 
 
-def break_first_step(fit: Fit) -> None:
+def break_first_step(trainer: Trainer) -> None:
     """The engine is told a loss that is not finite, once; the gradients are."""
-    step = fit.engine.step
+    step = trainer.engine.step
     losses = iter([math.inf])
-    fit.engine.step = lambda rate, loss: step(rate, next(losses, loss))  # type: ignore[method-assign]
+    trainer.engine.step = lambda rate, loss: step(rate, next(losses, loss))  # type: ignore[method-assign]
 
 
-def start_from(fit: Fit, states: Path, k: int) -> None:
-    if states == fit.run.checkpoints:
-        fit.position.step = k
-        fit.save()
+def start_from(trainer: Trainer, states: Path, k: int) -> None:
+    if states == trainer.run.checkpoints:
+        trainer.state.step = k
+        trainer.save()
         return
     stored = checkpoint.Stored(checkpoint.step_folder(states, k))
-    fit.engine.load(stored.read, stored.read, stored.trainer["engine"])
+    trainer.engine.load(stored.read, stored.read, stored.trainer["engine"])
 
 
 def main(cases: Path, out: Path) -> None:
@@ -92,17 +92,17 @@ def main(cases: Path, out: Path) -> None:
     results: dict[str, Any] = {}
     for name, values in wanted.items():
         states = values.pop("states", None)
-        fit = make_fit(values, ranks)
+        trainer = make_trainer(values, ranks)
         if name.startswith("broken"):
-            break_first_step(fit)
+            break_first_step(trainer)
         if values["run_dir"].endswith("-resume"):
-            results[name] = facts(fit)
+            results[name] = facts(trainer)
             continue
-        results[name] = facts(fit, Path(states) if states else None)
-        fit.position.step = STEPS
-        fit.save()
+        results[name] = facts(trainer, Path(states) if states else None)
+        trainer.state.step = STEPS
+        trainer.save()
         if ranks.rank == 0:
-            fit.run.config.write_text(validate.to_yaml(fit.config))
+            trainer.run.config.write_text(validate.to_yaml(trainer.config))
         ranks.barrier()
     if ranks.rank == 0:
         out.write_text(json.dumps(results))

@@ -13,7 +13,7 @@ import pytest
 from mft_cli.config import load
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import Stopped
-from mft_cli.train.loop import Fit
+from mft_cli.train.loop import Trainer
 from mft_cli.train.run import train
 
 
@@ -32,14 +32,14 @@ def training(model: Path, data: Path, run_dir: Path, /, **sections: dict[str, An
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
     """`action` after optimizer step `step`, before anything is saved."""
-    account = Fit.account
+    account = Trainer.account
 
-    def acting(self: Fit, *arguments: Any) -> None:
+    def acting(self: Trainer, *arguments: Any) -> None:
         account(self, *arguments)
         if self.position.step == step:
             action()
 
-    monkeypatch.setattr(Fit, "account", acting)
+    monkeypatch.setattr(Trainer, "account", acting)
 
 
 def break_at(config: TrainConfig, step: int, action: Callable[[], object], expected: type[BaseException]) -> str:

@@ -69,13 +69,13 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
     cases, expected = {}, {}
     for name, (method, train) in asked.items():
         one = values(model, problem_file, method, {}, tmp_path / f"{name}-one", "none", **train)
-        fit = rank_program.make_fit(one, Ranks())
+        trainer = rank_program.make_trainer(one, Ranks())
         if name == "broken":
-            rank_program.break_first_step(fit)
-        expected[name] = rank_program.facts(fit)
-        fit.position.step = rank_program.STEPS
-        fit.save()
-        fit.run.config.write_text(to_yaml(fit.config))
+            rank_program.break_first_step(trainer)
+        expected[name] = rank_program.facts(trainer)
+        trainer.state.step = rank_program.STEPS
+        trainer.save()
+        trainer.run.config.write_text(to_yaml(trainer.config))
         cases[name] = values(model, problem_file, method, {}, tmp_path / name, "zero3_offload_nvme", **train)
         zero = cases[name]["deepspeed"]["config"]["zero_optimization"]
         zero["offload_optimizer"]["nvme_path"] = str(tmp_path / "nvme")
@@ -86,7 +86,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
         os.symlink(tmp_path / f"{name}-one" / "checkpoints", folder / "checkpoints")
         cases[f"{name}-resume"] = {**cases[name], "run_dir": str(folder)}
         one = {**cases[name], "run_dir": str(folder), "deepspeed": {"name": "none"}}
-        expected[f"{name}-resume"] = rank_program.facts(rank_program.make_fit(one, Ranks()))
+        expected[f"{name}-resume"] = rank_program.facts(rank_program.make_trainer(one, Ranks()))
     found = run_ranks(cases, 2, tmp_path, timeout=500)
     for name in cases:
         agree(found[name], expected[name], name.removesuffix("-resume"))
@@ -96,7 +96,7 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
     back.mkdir()
     os.symlink(tmp_path / "sft" / "checkpoints", back / "checkpoints")
     one = {**cases["sft"], "run_dir": str(back), "deepspeed": {"name": "none"}}
-    agree(rank_program.facts(rank_program.make_fit(one, Ranks())), expected["sft-resume"], "back")
+    agree(rank_program.facts(rank_program.make_trainer(one, Ranks())), expected["sft-resume"], "back")
 
 
 @needs_async_io

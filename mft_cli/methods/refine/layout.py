@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mft_cli.data.pack import IGNORE, Batch
-from mft_cli.rng import Draw, below
+from mft_cli.rng import Draw, bernoulli
 
 
 @dataclass
@@ -59,7 +59,7 @@ def choose_chunks(chunks: Chunks, p: Tensor, epoch: int, draw: Draw) -> Tensor:
     """
     candidates, example = chunks.candidates, chunks.example
     draws = draw("chunk_refine", epoch, chunks.id, chunks.position)
-    chosen = candidates & below(draws, p)
+    chosen = candidates & bernoulli(draws, p)
     examples = int(example.max()) + 1 if len(example) else 0
 
     def count(which: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def choose_tokens(
     chosen = batch.real & (masked[inside] if len(masked) else torch.zeros_like(batch.real))
     if partial == 0 or not len(masked):
         return chosen
-    partly = masked & below(draw("chunk_refine.partial", batch.epoch, chunks.id, chunks.position), partial)
+    partly = masked & bernoulli(draw("chunk_refine.partial", batch.epoch, chunks.id, chunks.position), partial)
     ratio = draw.unit("chunk_refine.ratio", batch.epoch, chunks.id, chunks.position)
     tokens = draw.unit("chunk_refine.token", batch.epoch, batch.example, batch.positions)
     tokens = torch.where(batch.positions == 0, torch.ones_like(tokens), tokens)  # nothing predicts it
@@ -97,7 +97,7 @@ def choose_tokens(
         kept = torch.where(chunks.length > 1, 1 + (ratio * (chunks.length - 1)).long(), 0)
         column = torch.arange(batch.input_ids.shape[1], device=kept.device)
         after_prefix = column - chunks.first[inside] >= kept[inside]
-        is_prefix = below(draw("chunk_refine.prefix", batch.epoch, chunks.id, chunks.position), prefixes)
+        is_prefix = bernoulli(draw("chunk_refine.prefix", batch.epoch, chunks.id, chunks.position), prefixes)
         some = torch.where(is_prefix[inside], after_prefix, some)
     return chosen & (some | ~partly[inside])
 
