@@ -36,7 +36,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], obj
 
     def acting(self: Trainer, *arguments: Any) -> None:
         account(self, *arguments)
-        if self.position.step == step:
+        if self.state.step == step:
             action()
 
     monkeypatch.setattr(Trainer, "account", acting)
