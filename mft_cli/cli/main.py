@@ -127,6 +127,8 @@ VERBS = {
     "plan": "memory, time and disk of a training before it is paid for",
     "analyze": "what predictions depend on (question, near, far context); the loss around a model's weights",
     "mask": "masks of mask_finetune: apply them to a model, look at them, compare two",
+    "lab": "small models whose world is known, made here: where two cores decide something",
+    "claims": "claims of papers, written down before they are tested: list, run, report",
     "doctor": "what this machine is, what auto takes on it, what is missing for which feature",
 }
 HELP = f"""mft: masking in language-model fine-tuning, from configuration to a score

@@ -19,7 +19,7 @@ def check_answers(prefix: str, benchmark: schema.BenchmarkConfig) -> None:
         )
     if source.choices and not source.answer:
         raise UserError(f"{prefix}.source.choices needs source.answer: the field with the right letter, place or text")
-    if kind in ("code", "instructions", "judged") and not benchmark.gold_fields:
+    if kind in ("steps", "code", "instructions", "judged") and not benchmark.gold_fields:
         raise UserError(
             f"{prefix}.answer_type={kind} needs gold_fields: the fields of a row that are needed to judge it"
         )

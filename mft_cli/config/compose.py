@@ -194,21 +194,24 @@ def picked(shape: object, values: object) -> object:
 
 def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> Values:
     """What `mft eval eval=[names]` composes, as plain dicts, also from the folders `extra`. Raises UserError."""
+    return compose_values("eval", [f"eval=[{','.join(names)}]"], extra)
+
+
+def compose_values(name: str, overrides: list[str], extra: Iterable[Path] = ()) -> Values:
+    """What `mft <name>` composes from these words, as plain dicts, without a command line. Raises UserError."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     extra = list(extra)
-    overrides = [f"eval=[{','.join(names)}]"]
+    words = own_overrides(overrides)
     if extra:
-        overrides.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
+        words.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            values = OmegaConf.to_container(compose("eval", overrides), resolve=True)
+            return resolved(compose(name, words), name)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(hydra_sentence(error, groups(extra))) from None
-    return typing.cast(Values, values)
+        raise UserError(hydra_sentence(error, groups(extra), overrides)) from None
 
 
 def hydra_completion(arguments: list[str], name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from mft_cli.config.laboratory import PREFIX, lab_export
 from mft_cli.errors import UserError
 
 ADAPTER = "adapter_config.json"
@@ -22,7 +23,9 @@ def kind_of(folder: Path) -> Kind:
 
 
 def model_path(path: str, key: str = "model.path") -> str:
-    """`path`, or the export in it where it is a run folder. Raises UserError for a run without an export."""
+    """`path`, or the export in it where it is a run folder, or of a model of the laboratory. Raises UserError without one."""
+    if path.startswith(PREFIX):
+        return str(lab_export(path.removeprefix(PREFIX)))
     folder = Path(path).expanduser()
     if not path or kind_of(folder) != "run":
         return path

@@ -6,13 +6,25 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
+from mft_cli.config.schema.base import STRICT, Seed, Values, key
+from mft_cli.config.validate import build, names
+from mft_cli.data.chains import ChainOptions, chains
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 
 HELD_OUT_SHARE = 0.2
 
 
-def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, Any]]:
+@dataclass(config=STRICT, frozen=True)
+class GsmSymbolicOptions:
+    """The options of `generated:gsm_symbolic`."""
+
+    seed: Seed = key(0, "Another seed, other problems.")
+
+
+def gsm_symbolic(split: str, rows: int | None, options: GsmSymbolicOptions) -> Iterator[Values]:
     """GSM8K-like problems with a chain of thought, from reasoning-gym (after GSM-Symbolic, arXiv 2410.05229).
 
     Splits: `train`; `test`, the same templates with new numbers; `heldout`, templates that `train` never shows.
@@ -37,7 +49,7 @@ def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, 
     while len(seen) < count:
         if attempt > 50 * count + 1000:
             raise UserError(f"generated:gsm_symbolic cannot make {count} different {split} problems; set rows lower")
-        rng = Random(digest64("gsm_symbolic", seed, attempt))
+        rng = Random(digest64("gsm_symbolic", options.seed, attempt))
         attempt += 1
         template = chosen[rng.randrange(len(chosen))]
         item = generators[template](rng, 1.0)
@@ -51,15 +63,20 @@ def gsm_symbolic(split: str, rows: int | None, seed: int) -> Iterator[dict[str, 
         yield {"question": question, "answer": str(item["answer"]), "metadata": item["metadata"], "template": template}
 
 
-GENERATORS: dict[str, Callable[[str, int | None, int], Iterator[dict[str, Any]]]] = {"gsm_symbolic": gsm_symbolic}
+# name -> its options, and what makes rows from (split, rows, options)
+GENERATORS: dict[str, tuple[type, Callable[[str, int | None, Any], Iterator[Values]]]] = {
+    "gsm_symbolic": (GsmSymbolicOptions, gsm_symbolic),
+    "chains": (ChainOptions, chains),
+}
 
 
-def generate(path: str, split: str, rows: int | None, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of `generated:<name>`. Raises UserError for an unknown name or option."""
+def generate(path: str, split: str, rows: int | None, options: Values) -> Iterator[Values]:
+    """Rows of `generated:<name>`. Raises UserError for an unknown name or option, or a value that an option cannot have."""
     name = path.removeprefix("generated:")
     if name not in GENERATORS:
         raise UserError(f"path={path}: no such generated source; valid: {', '.join(GENERATORS)}")
-    unknown = set(options) - {"seed"}
-    if unknown:
-        raise UserError(f"path={path}: unknown options {', '.join(sorted(unknown))}; valid: seed")
-    return GENERATORS[name](split, rows, int(options.get("seed", 0)))
+    kind, rows_of = GENERATORS[name]
+    if unknown := set(options) - set(names(kind)):
+        valid = ", ".join(names(kind))
+        raise UserError(f"path={path}: unknown options {', '.join(sorted(unknown))}; valid: {valid}")
+    return rows_of(split, rows, build(kind, options, "options"))

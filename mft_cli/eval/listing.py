@@ -24,6 +24,7 @@ from mft_cli.files import JsonObject
 
 COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
+    "steps": "equal number; right steps",
     "code": "tests pass", "instructions": "instructions followed", "judged": "wins against the reference",
 }  # fmt: skip
 COLUMNS = ("benchmark", "problems", "here", "counted", "source")

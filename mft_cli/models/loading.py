@@ -17,6 +17,7 @@ from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.gguf import convert_gguf
+from mft_cli.models.new_model import make_new
 from mft_cli.models.pretrained import Settings, read_config, read_model, read_tokenizer
 from mft_cli.models.vocabulary import table
 
@@ -24,6 +25,8 @@ from mft_cli.models.vocabulary import table
 def locate(config: ModelConfig, log: Logger = print) -> str:
     """A folder or hub id that from_pretrained takes. Converts a GGUF file first. Raises UserError."""
     path = config.path
+    if path == "new:chains":
+        return str(make_new(config.new, log))
     if path.startswith("package:"):
         path = str(package_file(path.removeprefix("package:")))
     if path.endswith(".gguf"):

@@ -30,8 +30,9 @@ class BenchmarkConfig:
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
     problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told.")
-    answer_type: Literal["number", "math", "choice", "text", "code", "instructions", "judged"] = key(
-        "number", "How answers are compared: number, math (LaTeX), choice (letter), text (exact), code (tests) ..."
+    answer_type: Literal["number", "math", "choice", "text", "steps", "code", "instructions", "judged"] = key(
+        "number",
+        "How answers are compared: number, math (LaTeX), choice (letter), text (exact), steps, code (tests) ...",
     )
     gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field: under another name.")
     group: str | None = key(

@@ -25,10 +25,27 @@ from mft_cli.config.schema.base import (
 
 
 @dataclass(config=STRICT)
+class NewModelConfig:
+    """A Llama with random weights, whose tokenizer knows the words of a generated world."""
+
+    layers: AtLeastOne = key(4, "Transformer layers.")
+    width: AtLeastOne = key(128, "Size of the hidden states.")
+    heads: AtLeastOne = key(4, "Attention heads; they divide width.")
+    feed_forward: AtLeastOne = key(352, "Size inside the gated feed-forward layers.")
+    context: AtLeastOne = key(1024, "Positions.")
+    seed: Seed = key(0, "Seed of the weights.")
+
+
+@dataclass(config=STRICT)
 class ModelConfig:
     """The causal language model to start from."""
 
-    path: str = key("", "Folder, hub id, .gguf file, or package:<python package>/<file>.gguf.")
+    path: str = key(
+        "",
+        "Folder, hub id, .gguf file, package:<python package>/<file>.gguf, new:chains (random weights) or lab:<name> "
+        "(made by mft lab pretrain).",
+    )
+    new: NewModelConfig = key(NewModelConfig, "The model that path=new:chains makes.", needs="path=new:chains")
     revision: str | None = key(None, "Hub revision (branch, tag or commit); null is the default branch.")
     trust_remote_code: bool = key(False, "Run Python code that comes with the model. Off unless you trust its author.")
     attention: Literal["auto", "sdpa", "flex", "flash_attention_2"] = key(

@@ -12,6 +12,7 @@ The gold of a problem is one text. What it holds, by answer type:
                   semicolons ("$69$,$84$", "36; 12"). Ratios and times ("5:6", "3:30 p.m.") and words ("\\text{Monday}",
                   "They are equal") are possible: they are compared as text.
     choice        the letter of the right option, A for the first; as JSON also `choices`
+    steps         JSON of the benchmark's gold_fields (answer, steps, distractors): a solution whose every step is known
     text          the text; letter case, surrounding blanks and a final full stop do not count
     code          JSON of the benchmark's gold_fields (prompt, test, entry_point ...)
     instructions  JSON of the benchmark's gold_fields (instruction_id_list, kwargs ...)
@@ -47,6 +48,7 @@ GRADERS = {
     "math": "mft_cli.eval.grading.answers:grade_answers",
     "choice": "mft_cli.eval.grading.answers:grade_choices",
     "text": "mft_cli.eval.grading.answers:grade_texts",
+    "steps": "mft_cli.eval.grading.steps:grade_steps",
     "code": "mft_cli.eval.grading.code:grade_code",
     "instructions": "mft_cli.eval.grading.instructions:grade_instructions",
     "judged": "mft_cli.eval.grading.preferences:grade_preferences",
@@ -57,6 +59,7 @@ MORE_METRICS = {
     "math": "mft_cli.eval.grading.answers:answer_metrics",
     "choice": "mft_cli.eval.grading.answers:answer_metrics",
     "text": "mft_cli.eval.grading.answers:answer_metrics",
+    "steps": "mft_cli.eval.grading.steps:step_metrics",
     "code": "mft_cli.eval.grading.code:code_metrics",
     "instructions": "mft_cli.eval.grading.instructions:instruction_metrics",
 }

@@ -1,0 +1,122 @@
+"""What the runs say of a claim: a value and an interval for each contrast, and the verdict by the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mft_cli.config.schema.base import Values
+from mft_cli.errors import UserError
+from mft_cli.eval.journal import read_lines
+from mft_cli.stats.hierarchy import Effect, Table, paired_seeds
+from mft_cli.sweep.claims.design import Claim, overrides_of
+from mft_cli.sweep.ledger import Job, Ledger, seconds
+
+HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided at this size", "not run"
+RULE = (
+    "A claim holds if the 95 % interval of every contrast, over seeds and problems, lies above 0. It does not hold if the "
+    "interval of a contrast lies below the smallest difference that matters. Otherwise it is undecided at this size."
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One contrast: its terms, and what was measured; None where runs are missing."""
+
+    name: str
+    effect: Effect | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A claim and what is known of it. `cells`: arm/benchmark -> mean score over seeds and problems."""
+
+    name: str
+    claim: Claim
+    done: int
+    total: int
+    outcomes: list[Outcome]
+    cells: dict[str, float]
+    cost_s: float
+    history: list[Values]  # the designs that ran, oldest first: digest, time, commit, committed
+
+    @property
+    def verdict(self) -> str:
+        verdicts = [outcome.verdict for outcome in self.outcomes]
+        if self.done < self.total:
+            return NOT_RUN if not self.done else f"unfinished ({self.done} of {self.total} runs)"
+        if DOES_NOT_HOLD in verdicts:
+            return DOES_NOT_HOLD
+        return HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
+
+    @property
+    def changed(self) -> bool:
+        """Whether an earlier run of this claim had another design."""
+        return any(entry["digest"] != self.claim.digest for entry in self.history)
+
+
+def state_of(name: str, claim: Claim, out: Path) -> State:
+    """Reads the claim's ledger and the scores of its finished runs."""
+    ledger = Ledger(out / name)
+    by_words = {tuple(job.overrides): job for job in ledger.all()} if ledger.facts.is_file() else {}
+    jobs = {
+        (arm, seed): job
+        for arm in claim.arms
+        for seed in claim.seeds
+        if (job := by_words.get(tuple(overrides_of(claim, arm, seed, out)))) and job.state == "done"
+    }
+    total = len(claim.arms) * len(claim.seeds)
+    tables = cells(claim, ledger, jobs) if len(jobs) == total else {}
+    outcomes = [outcome(contrast, terms, tables, claim.smallest) for contrast, terms in claim.contrasts.items()]
+    means = {cell: float(table.mean()) for cell, table in tables.items()}
+    cost = sum(seconds(job) or 0.0 for job in jobs.values())
+    return State(name, claim, len(jobs), total, outcomes, means, cost, history(ledger))
+
+
+def history(ledger: Ledger) -> list[Values]:
+    from mft_cli.files import read_json
+
+    return list(read_json(ledger.facts).get("designs", [])) if ledger.facts.is_file() else []
+
+
+def cells(claim: Claim, ledger: Ledger, jobs: Mapping[tuple[str, int], Job]) -> dict[str, Table]:
+    """arm/benchmark -> scores [seeds, problems]."""
+    return {
+        f"{arm}/{benchmark}": np.array(
+            [scores(ledger, jobs[arm, seed], benchmark, claim) for seed in claim.seeds], dtype=np.float64
+        )
+        for arm in claim.arms
+        for benchmark in claim.benchmarks
+    }
+
+
+def scores(ledger: Ledger, job: Job, benchmark: str, claim: Claim) -> list[float]:
+    """Of one run, a number a problem, in the benchmark's order. Raises UserError where the evaluation is not whole."""
+    folder = ledger.run_folder(job)
+    assert folder is not None
+    records, _ = read_lines(folder / "eval" / benchmark / "scores.jsonl")
+    if len(records) != claim.problems or any(claim.metric not in record for record in records):
+        raise UserError(
+            f"{folder}: {len(records)} scores of {benchmark}, expected {claim.problems} with the field {claim.metric}; "
+            f"remove the folder and run the claim again"
+        )
+    return [float(record[claim.metric]) for record in records]
+
+
+def outcome(name: str, terms: dict[str, float], tables: Mapping[str, Table], smallest: float) -> Outcome:
+    """The contrast of these tables; seeds are pairs, and so are problems with the same number."""
+    if not tables:
+        return Outcome(name, None, NOT_RUN)
+    table = np.sum([weight * tables[cell] for cell, weight in terms.items()], axis=0)
+    if len(table) < 2:
+        return Outcome(name, None, UNDECIDED)
+    effect = paired_seeds(table)
+    low, high = effect.interval
+    certain = effect.standard_error > 0
+    return Outcome(
+        name, effect, HOLDS if certain and low > 0 else DOES_NOT_HOLD if certain and high < smallest else UNDECIDED
+    )

@@ -1,0 +1,115 @@
+"""Claims: what their designs say, and what is decided from runs whose scores are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mft_cli.config.compose import compose_values
+from mft_cli.config.load import train_config
+from mft_cli.errors import UserError
+from mft_cli.sweep.claims import design, page
+from mft_cli.sweep.claims.design import Assumed, Claim, ClaimSource
+from mft_cli.sweep.claims.run import noted
+from mft_cli.sweep.claims.verdict import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED, state_of
+from mft_cli.sweep.ledger import Ledger
+
+CLAIM = Claim(
+    claim="Masks help.", source=ClaimSource(document="000", section="1", published="+4.5"), arms={"a": ["method=sft"], "b": []},
+    contrasts={"gain": {"b/chains": 1.0, "a/chains": -1.0}}, seeds=[1, 2, 3], benchmarks=["chains"], problems=200, smallest=0.02,
+    budget_minutes=1.0,
+)  # fmt: skip
+
+
+def ran(out: Path, claim: Claim, accuracy: dict[str, float], leave_out: int = 0) -> None:
+    """Runs whose problems are right with these probabilities."""
+    ledger = Ledger(out / "made_up")
+    ledger.root.mkdir(parents=True, exist_ok=True)
+    ledger.facts.write_text(json.dumps(noted(ledger, "made_up", claim)))
+    pairs = [(arm, seed) for seed in claim.seeds for arm in claim.arms]
+    for arm, seed in pairs[: len(pairs) - leave_out]:
+        words = design.overrides_of(claim, arm, seed, out)
+        job = ledger.add(words)
+        folder = Path(words[-1].partition("=")[2])
+        ledger.update(job.number, state="done", run=f"../runs/{folder.name}", started=0.0, ended=60.0)
+        for benchmark in claim.benchmarks:
+            scores = folder / "eval" / benchmark / "scores.jsonl"
+            scores.parent.mkdir(parents=True, exist_ok=True)
+            right = np.random.default_rng([seed, ord(arm[0])]).random(claim.problems) < accuracy[f"{arm}/{benchmark}"]
+            scores.write_text("".join(json.dumps({"correct": bool(r)}) + "\n" for r in right))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"), [(0.2, 0.5, HOLDS), (0.5, 0.2, DOES_NOT_HOLD), (0.5, 0.53, UNDECIDED), (0.3, 0.3, UNDECIDED)]
+)
+def test_verdicts(tmp_path: Path, a: float, b: float, verdict: str):
+    ran(tmp_path, CLAIM, {"a/chains": a, "b/chains": b})
+    state = state_of("made_up", CLAIM, tmp_path)
+    assert state.verdict == verdict
+    assert state.cost_s == 360
+    assert f"Verdict: **{verdict}**" in page.page([state], tmp_path)
+
+
+def test_every_contrast_has_to_hold(tmp_path: Path):
+    terms = {"gain": {"b/chains": 1.0, "a/chains": -1.0}, "other": {"a/chains": 1.0, "b/chains": -1.0}}
+    ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5})
+    state = state_of("made_up", replace(CLAIM, contrasts=terms), tmp_path)
+    assert [outcome.verdict for outcome in state.outcomes] == [HOLDS, DOES_NOT_HOLD]
+    assert state.verdict == DOES_NOT_HOLD
+
+
+def test_unfinished_and_not_run(tmp_path: Path):
+    assert state_of("made_up", CLAIM, tmp_path).verdict == NOT_RUN
+    ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5}, leave_out=2)
+    assert state_of("made_up", CLAIM, tmp_path).verdict == "unfinished (4 of 6 runs)"
+
+
+def test_a_design_that_changed_after_a_run_says_so(tmp_path: Path):
+    ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5})
+    assert not state_of("made_up", CLAIM, tmp_path).changed
+    reworded = replace(CLAIM, claim="Masks help a lot.")
+    assert not state_of("made_up", reworded, tmp_path).changed
+    stricter = replace(CLAIM, smallest=0.2)
+    state = state_of("made_up", stricter, tmp_path)
+    assert state.changed
+    assert f"CHANGED: earlier runs had another design ({CLAIM.digest}; now {stricter.digest})" in page.page(
+        [state], tmp_path
+    )
+
+
+def test_claims_that_share_runs_share_their_folders(tmp_path: Path):
+    other = replace(CLAIM, contrasts={"loss": {"a/chains": 1.0, "b/chains": -1.0}})
+    assert design.overrides_of(CLAIM, "a", 1, tmp_path) == design.overrides_of(other, "a", 1, tmp_path)
+    assert design.overrides_of(CLAIM, "a", 1, tmp_path) != design.overrides_of(CLAIM, "a", 2, tmp_path)
+
+
+def test_smallest_detectable_by_hand():
+    # two terms of weight 1; per run 0.03^2 / 3, per problem 0.3 / 2 / 200: variance 2 (0.0003 + 0.00075); t(2): 4.303 + 1.061
+    claim = replace(CLAIM, assumed=Assumed(discordant=0.3, seed_deviation=0.03))
+    assert claim.detectable(claim.contrasts["gain"]) == pytest.approx((4.3027 + 1.0607) * 0.0021**0.5, rel=1e-3)
+    assert replace(claim, seeds=[1]).detectable(claim.contrasts["gain"]) is None
+
+
+@pytest.mark.parametrize("name", design.names())
+def test_every_design_composes(name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("mft_cli.config.model_path.lab_export", lambda model: "made")
+    claim = design.read(name)
+    assert len(claim.seeds) >= 5
+    for arm in claim.arms:
+        config = train_config(compose_values("train", design.overrides_of(claim, arm, claim.seeds[0], tmp_path)))
+        assert set(config.eval.benchmarks) == set(claim.benchmarks)
+        assert all(benchmark.limit == claim.problems for benchmark in config.eval.benchmarks.values())
+
+
+def test_mistakes_are_told(tmp_path: Path, monkeypatch):
+    with pytest.raises(UserError, match="no claim 'masked_thought_ratios'; did you mean masked_thought_ratio"):
+        design.read("masked_thought_ratios")
+    text = (design.FOLDER / "masked_thought_ratio.yaml").read_text()
+    monkeypatch.setattr(design, "FOLDER", tmp_path)
+    (tmp_path / "wrong.yaml").write_text(text.replace("r10/chains", "r1/chains"))
+    with pytest.raises(UserError, match=r"contrasts.against 0.1.r1/chains: expected arm/benchmark"):
+        design.read("wrong")
