@@ -39,7 +39,7 @@ class ChainOptions:
     modulus: Annotated[int, Field(ge=2, le=100)] | None = key(
         10, "Values are taken modulo this; null: between 0 and 99."
     )
-    distance: AtLeastOne = key(3, "How many steps back a step may look for its second value; 1: only the step before.")
+    distance: AtLeastOne = key(4, "How many steps back a step may look for its second value; 1: only the step before.")
     joints: Fraction = key(0.4, "Share of the steps that take a second value from an earlier step, not a number.")
     wording: Literal["symbols", "sentences"] = key("symbols", "b = a + 3, or Ben has 3 more beads than Ann.")
     redundancy: Literal["value", "values", "full"] = key(
@@ -131,7 +131,7 @@ def draw_definition(rng: Random, known: list[Definition], first: int, options: C
         return Definition(None, "", value, False, value)
     while True:
         operation = rng.choice(options.operations)
-        back = range(max(0, first - options.distance), first)
+        back = range(max(0, first + 1 - options.distance), first)
         joint = bool(back) and rng.random() < options.joints and (operation != "*" or options.wording == "symbols")
         second = rng.choice(back) if joint else rng.randint(1 if operation != "*" else 2, min(largest, 9))
         value = compute(known[first].value, operation, known[second].value if joint else second, options.modulus)

@@ -79,4 +79,4 @@ def generate(path: str, split: str, rows: int | None, options: Values) -> Iterat
     if unknown := set(options) - set(names(kind)):
         valid = ", ".join(names(kind))
         raise UserError(f"path={path}: unknown options {', '.join(sorted(unknown))}; valid: {valid}")
-    return rows_of(split, rows, build(kind, options, "options"))
+    return rows_of(split, rows, build(kind, options, "options."))
