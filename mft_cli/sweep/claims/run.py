@@ -47,7 +47,7 @@ def composed(words: list[str], make: Callable[[str], None]) -> Values:
 
 def noted(ledger: Ledger, name: str, claim: Claim) -> Values:
     """sweep.json: with the designs that ran, and whether each was committed as it is when it first ran."""
-    facts = (
+    facts: Values = (
         read_json(ledger.facts)
         if ledger.facts.is_file()
         else {"command": ["mft", "claims", "run", name], "launcher": {}}
