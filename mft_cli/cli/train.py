@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from mft_cli.cli.job import read_frozen, requeueing
 from mft_cli.cli.options import composed, is_sweep, value_of
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.distributed.placed import drives_node, is_placed
 from mft_cli.errors import UserError
 from mft_cli.slurm.requeue import inside_job
 
@@ -15,7 +17,12 @@ from mft_cli.slurm.requeue import inside_job
 def main(arguments: list[str]) -> None:
     from mft_cli.config.load import train_config
 
-    refuse_other_launchers()
+    if is_placed(os.environ) and not drives_node(os.environ):
+        return
+    if is_placed(os.environ) and is_sweep(arguments):
+        raise UserError(
+            "RANK and WORLD_SIZE are set (torchrun?): a sweep starts its runs itself, start it without them"
+        )
     if is_sweep(arguments):
         from mft_cli.sweep.start import sweep
 
@@ -23,18 +30,18 @@ def main(arguments: list[str]) -> None:
     elif frozen := value_of(arguments, "--frozen"):
         train_or_submit(train_config(read_frozen(frozen)))
     else:
-        composed("train", arguments, train_config, train_or_submit)
+        composed("train", arguments, train_config, lambda config: train_or_submit(placed(config)))
 
 
-def refuse_other_launchers() -> None:
-    """torchrun, Kubeflow and SageMaker start a process a rank; mft starts its own. Raises UserError."""
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    if "RANK" in os.environ and ranks.isdigit() and int(ranks) > 1:
-        raise UserError(
-            f"RANK={os.environ['RANK']} and WORLD_SIZE={ranks} are set (torchrun?): mft train starts the ranks itself. Start it "
-            f"once a node with launch.gpus=N (and launch.nodes=, launch.node_rank=, launch.host= and launch.port= with several "
-            f"nodes), and without RANK in the environment"
-        )
+def placed(config: TrainConfig) -> TrainConfig:
+    """With the place that torchrun, Kubeflow or SageMaker gave this process. Raises UserError."""
+    if not is_placed(os.environ):
+        return config
+    import torch
+
+    from mft_cli.distributed.placed import with_place
+
+    return replace(config, launch=with_place(config.launch, os.environ, torch.cuda.device_count()))
 
 
 def rank_verb(arguments: list[str]) -> None:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from mft_cli.config.schema import ROOTS, AnyMethod
 from mft_cli.config.schema.base import Values
 from mft_cli.config.sentences import hydra_sentence, yaml_sentence
+from mft_cli.config.settings_file import as_words, without_file
 from mft_cli.config.typed_words import check_words
 from mft_cli.config.validate import build, to_plain
 from mft_cli.errors import Stopped, UserError
@@ -118,8 +119,8 @@ def flags_first(arguments: list[str]) -> list[str]:
 def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], object]) -> None:
     """Compose `conf/<name>.yaml` with Hydra's command line, and call `task` with plain dicts, once or once a sweep job.
 
-    Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion. Raises UserError for
-    whatever Hydra or OmegaConf has to say about the configuration.
+    `--config FILE` is read; Hydra's own flags work: --multirun, --cfg, --info, --config-dir, --package, tab completion.
+    Raises UserError for whatever Hydra or OmegaConf has to say about the configuration.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, instead of being printed with exit code 1
     import hydra
@@ -130,6 +131,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], obj
     folders = config_dirs(arguments)
     known = groups(folders)
     failures: list[Exception] = []  # kept from Hydra, which would print them its own way and end a sweep at the first
+    arguments, file = without_file(arguments)
     typed, words = sys.argv, own_overrides(flags_first(arguments))
     check_words(arguments, known)
 
@@ -144,9 +146,11 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], obj
         except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
             failures.append(error)
 
-    sys.argv = [f"mft {name}", *words]
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
+        with as_words(file, arguments, known) as settings:
+            words += settings
+            sys.argv = [f"mft {name}", *words]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(plain)()
     except (HydraException, OmegaConfBaseException) as error:
         overrides = [w for w in words if not w.startswith("-") and "=" in w]
         raise UserError(hydra_sentence(error, known, overrides)) from None

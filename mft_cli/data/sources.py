@@ -38,6 +38,11 @@ class Row:
     spans: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def characters(self) -> int:
+        """Length of what becomes tokens, without prompt and template."""
+        turns = sum(len(str(turn.get("content"))) for turn in self.messages or [])
+        return len(self.question) + len(self.response) + turns
+
 
 @dataclass
 class Rows:

