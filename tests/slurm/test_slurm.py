@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -19,6 +22,7 @@ from tests.support.tiny import ROOT, tiny_overrides
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 WAIT_S = 240.0
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL")
 EVALUATION = (
     "eval=gsm_symbolic", "eval.engine=hf", "eval.dtype=float32", "eval.benchmarks.gsm_symbolic.limit=4",
     "eval.benchmarks.gsm_symbolic.max_new_tokens=8",
@@ -53,8 +57,7 @@ class Site:
 
     def ended(self, job: str) -> dict[str, str]:
         """Wait until the job has left the queue; what SLURM says of it."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL")
-        self.until(lambda: self.cluster.job(job)["JobState"] in over, lambda: f"job {job} to end: {self.output(job)}")
+        self.until(lambda: self.cluster.job(job)["JobState"] in ENDED, lambda: f"job {job} to end: {self.output(job)}")
         return self.cluster.job(job)
 
     def output(self, job: str) -> str:
@@ -78,10 +81,26 @@ class Site:
             assert time.monotonic() < end, f"waited in vain for {what()}\n{self.cluster.run('squeue').stdout}"
             time.sleep(0.1)
 
-    def until_saved(self, job: str, run: str = "run") -> None:
-        """Wait until the run has a checkpoint and is still on its way."""
-        self.until(lambda: self.state(run).get("step", 0) > 0, lambda: f"a checkpoint: {self.output(job)}")
-        assert self.state(run)["state"] == "running"
+    def hold(self, job: str, run: str = "run", step: int = 50) -> list[psutil.Process]:
+        """Wait for the run's checkpoint at a step and stop its processes there, so that no processor is too fast for a test.
+
+        SLURM's own CONT before TERM sets them going again; what gets no CONT is set going by the caller.
+        """
+        checkpoint = self.folder / run / "checkpoints" / f"step-{step:08d}" / "manifest.json"
+        ended = lambda: self.cluster.job(job)["JobState"] in ENDED  # noqa: E731
+        self.until(lambda: checkpoint.exists() or ended(), lambda: f"a checkpoint: {self.output(job)}")
+        assert not ended(), self.output(job)
+        held = [p for p in psutil.process_iter() if self.trains(p, f"run_dir={run}")]
+        for process in held:
+            process.suspend()
+        self.until(lambda: all(p.status() == psutil.STATUS_STOPPED for p in held), lambda: "stopped processes")
+        assert held and self.state(run)["state"] == "running"  # noqa: PT018
+        return held
+
+    def trains(self, process: psutil.Process, run_dir: str) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return run_dir in process.cmdline() and Path(process.cwd()) == self.folder
+        return False
 
 
 @pytest.fixture
@@ -116,6 +135,14 @@ class Undisturbed:
         output, _ = self.process.communicate(timeout=WAIT_S)
         assert self.process.returncode == 0, output
         return weights(self.run)
+
+
+def signalled(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether a stopped process was sent a signal: it is pending, or the process went on with it already."""
+    with contextlib.suppress(OSError, psutil.NoSuchProcess):
+        pending = re.search(r"ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1]
+        return bool(int(pending, 16) >> (number - 1) & 1) or process.status() != psutil.STATUS_STOPPED
+    return True
 
 
 def test_train_script_and_words_with_blanks_and_quotes(site, tiny_model, problem_file):
@@ -196,10 +223,10 @@ def test_a_cancelled_task_leaves_the_others(site, tiny_model, problem_file):
 
 
 def test_preemption(site, tiny_model, problem_file):
-    same = tiny_overrides(tiny_model, problem_file, **steps(700))
+    same = tiny_overrides(tiny_model, problem_file, **steps(300))
     job = site.train(*same, "run_dir=run")
     undisturbed = Undisturbed(site, *same)
-    site.until_saved(job)
+    site.hold(job)
     urgent = site.run("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 1").stdout.strip()
     site.ended(urgent)
     facts = site.ended(job)
@@ -212,9 +239,13 @@ def test_preemption(site, tiny_model, problem_file):
 
 def test_time_limit(site, tiny_model, problem_file):
     """SLURM looks at its limits every 30 s, and sends the signal up to a minute early: here within 30 s of the start."""
-    same = tiny_overrides(tiny_model, problem_file, **steps(1800))
+    same = tiny_overrides(tiny_model, problem_file, **steps(300))
     job = site.train(*same, "run_dir=run", options=("--time=1", "--signal=B:USR1@1"))
     undisturbed = Undisturbed(site, *same)
+    [trainer] = site.hold(job)
+    site.until(lambda: signalled(trainer, signal.SIGUSR1), lambda: f"the time limit's signal: {site.output(job)}")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        trainer.resume()
     site.until(lambda: site.cluster.job(job)["Restarts"] == "1", lambda: f"the requeue: {site.output(job)}")
     site.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     facts = site.ended(job)
@@ -226,8 +257,8 @@ def test_time_limit(site, tiny_model, problem_file):
 
 
 def test_scancel(site, tiny_model, problem_file):
-    job = site.train(*tiny_overrides(tiny_model, problem_file, run_dir="run", **steps(700)))
-    site.until_saved(job)
+    job = site.train(*tiny_overrides(tiny_model, problem_file, run_dir="run", **steps(300)))
+    site.hold(job)
     site.run("scancel", job)
     facts = site.ended(job)
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
@@ -239,7 +270,7 @@ def test_two_ranks_are_preempted(site, tiny_model, problem_file):
     """srun starts the ranks; SLURM tells srun, the ranks and the driver to end, all at once."""
     same = tiny_overrides(tiny_model, problem_file, **steps(300))
     job = site.train(*same, "run_dir=run", options=("--ntasks-per-node=2",))
-    site.until_saved(job)
+    site.hold(job)
     urgent = site.run("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--wrap=sleep 1").stdout.strip()
     site.ended(urgent)
     facts = site.ended(job)
