@@ -41,6 +41,7 @@ class RunDir:
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
         self.samples = self.root / "samples.jsonl"
+        self.wandb = self.root / "wandb.json"
         self.checkpoints = self.root / "checkpoints"
         self.export = self.root / "export"
         self.inode: int | None = None  # of the folder that `hold` saw

@@ -21,6 +21,7 @@ from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.console import Logger
 from mft_cli.distributed.cores import threads_of_rank
+from mft_cli.distributed.meeting import meeting_file, on_one_node
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, UserError
 from mft_cli.signals import handling
 from mft_cli.slurm import srun as allocation
@@ -76,10 +77,11 @@ def start_ranks(
     heard = [] if heard is None else heard
     if launch.name == "slurm":
         return start_srun(command, launch, logs, log, heard)
-    environments = local_environments(launch)
-    ranks = [Rank(int(e["RANK"]), command, e, logs, echo=e["RANK"] == "0") for e in environments]
-    group = Group(ranks, launch.grace_s, log, heard)
-    first = group.run()
+    with meeting_file() as meeting:
+        environments = local_environments(launch, meeting)
+        ranks = [Rank(int(e["RANK"]), command, e, logs, echo=e["RANK"] == "0") for e in environments]
+        group = Group(ranks, launch.grace_s, log, heard)
+        first = group.run()
     if first is not None:
         if text := failure_text(first, ranks):
             log(text)
@@ -111,8 +113,8 @@ def start_srun(command: list[str], launch: LaunchConfig, logs: Path, log: Logger
     return first.code if 0 < first.code < 128 else EXIT_OURS
 
 
-def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
-    """The environment of every rank of this node, with torch's names."""
+def local_environments(launch: LaunchConfig, meeting: Path) -> list[dict[str, str]]:
+    """The environment of every rank of this node, with torch's names. On a single node they meet by the file `meeting`."""
     per_node, nodes = ranks_per_node(launch), allocation.nodes(launch)
     if nodes > 1:
         for name in ("node_rank", "host", "port"):
@@ -120,11 +122,13 @@ def local_environments(launch: LaunchConfig) -> list[dict[str, str]]:
                 raise UserError(f"launch.nodes={nodes} needs launch.{name}: set it on every node, or launch=slurm")
     node = launch.node_rank or 0
     shared = {
-        "WORLD_SIZE": per_node * nodes, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or "127.0.0.1",
-        "MASTER_PORT": launch.port or allocation.free_port(), "OMP_NUM_THREADS": threads_per_rank(launch),
+        "WORLD_SIZE": per_node * nodes, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or allocation.LOOPBACK,
+        "MASTER_PORT": launch.port or allocation.free_port(),  # on one node no more than a name, of shared memory
+        "OMP_NUM_THREADS": threads_per_rank(launch),
     }  # fmt: skip
+    here = {**os.environ} if nodes > 1 else on_one_node(os.environ, meeting)
     variables = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
-    return [{**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in added.items()}} for added in variables]
+    return [{**here, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in added.items()}} for added in variables]
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import socket
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mft_cli.distributed.rendezvous import TIMEOUT, open_store
 from mft_cli.errors import UserError
 
 T = TypeVar("T")
-TIMEOUT = datetime.timedelta(hours=2)  # rank 0 may tokenize or write while the others wait
 
 
 @dataclass
@@ -83,18 +82,19 @@ class Ranks:
 
 
 def join(device: torch.device) -> Ranks:
-    """This process's place, from torch's environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+    """This process's place, from torch's environment names (RANK, WORLD_SIZE, LOCAL_RANK), see also `open_store`.
 
     Forms the process group: gloo on CPU, NCCL (with gloo for objects on the CPU) on GPUs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(device=device)
+    rank = int(os.environ["RANK"])
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=open_store(rank, world), rank=rank, world_size=world, timeout=TIMEOUT)
     ranks = Ranks(
-        rank=int(os.environ["RANK"]), world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        rank=rank, world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         local_world=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))), device=device,
     )  # fmt: skip
     if device.type == "cuda":
@@ -111,6 +111,11 @@ def refuse_shared_gpus(names: list[str]) -> None:
                 f"ranks {first} and {rank} have the same GPU ({name}): give every rank one of its own, with "
                 f"launch.gpus=<GPUs of a node>, or in SLURM --gpus-per-task=1"
             )
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank ended; what that one says is the cause."""
+    return "gloo" in str(error) and any(words in str(error) for words in ("Connection reset", "Connection closed"))
 
 
 def leave() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mft_cli.distributed.builds import watch_builds
 from mft_cli.errors import UserError, first_line
 
 
@@ -92,6 +93,7 @@ def start_communication() -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")
     # DeepSpeed calls collectives under names that torch has renamed: a warning for each, at every step
+    watch_builds()
     warnings.filterwarnings("ignore", message="`torch.distributed.* is deprecated", category=FutureWarning)
     try:
         deepspeed.init_distributed(dist_init_required=False)

@@ -16,6 +16,7 @@ from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import EXIT_DONE, EXIT_STOPPED, UserError
 
 LOGS = "MFT_RANK_LOGS"
+LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS = 20000, 12000  # below the ports that the kernel hands out by itself
 
 
@@ -58,8 +59,9 @@ def srun_call(command: list[str], launch: LaunchConfig, per_node: int, logs: Pat
     here = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
     alone = count == 1 and "SLURMD_NODENAME" in here  # this process is on the node: a port can be tried out
     port = launch.port or (free_port() if alone else FIRST_PORT + int(job) % PORTS)
+    host = launch.host or (LOOPBACK if count == 1 else first_host())
     added = {
-        "WORLD_SIZE": count * per_node, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": launch.host or first_host(),
+        "WORLD_SIZE": count * per_node, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": host,
         "MASTER_PORT": port, "PYTHONUNBUFFERED": 1, LOGS: logs.resolve(),
     }  # fmt: skip
     if launch.threads:

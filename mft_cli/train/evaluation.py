@@ -11,10 +11,11 @@ from mft_cli.config.validate import to_plain
 from mft_cli.console import Log
 from mft_cli.errors import EXIT_USER, UserError
 from mft_cli.export.card import add_scores_to_card
-from mft_cli.files import read_json, read_object, write_json
+from mft_cli.files import JsonObject, read_json, read_object, write_json
 from mft_cli.models.folder import read_export_facts
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import run_forwarding
+from mft_cli.train.followers import send_scores
 from mft_cli.train.restart import move_evaluations_away
 
 
@@ -23,6 +24,7 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     move_stale_evaluations(run, config, log)
     if not config.eval.benchmarks:
         return
+    all_scores: dict[str, JsonObject] = {}
     for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
         asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
         plain = to_plain(asked)
@@ -42,6 +44,8 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
         log(f"evaluated in {time.monotonic() - start:.0f} s")
+        all_scores |= {f"{out.name}/{name}": metrics for name, metrics in scores.items()}
+    send_scores(run, config.log, all_scores, log)
 
 
 def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:

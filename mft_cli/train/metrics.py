@@ -7,9 +7,7 @@ import json
 import math
 import os
 import resource
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -17,12 +15,10 @@ from mft_cli.config.schema.training import LogConfig
 from mft_cli.console import Logger
 from mft_cli.files import write_atomically
 from mft_cli.run_dir import RunDir
+from mft_cli.train.followers import Row, followers
 
 # Dense bf16 peaks in TFLOP/s, from the makers' data sheets (without sparsity).
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0, "V100": 125.0}
-
-
-Row = dict[str, Any]  # a line of metrics.jsonl: numbers, but for "kind"
 
 
 def cut_back(path: Path, step: int, log: Logger) -> None:
@@ -87,57 +83,6 @@ class NoMetrics(Metrics):
 
     def close(self) -> None:
         pass
-
-
-Follower = Callable[[Row], None]
-
-
-def followers(run: RunDir, config: LogConfig, settings: dict[str, object], log: Logger) -> list[Follower]:
-    """Weights & Biases and TensorBoard, where asked for; one that cannot start is logged and left out."""
-    made: list[Follower] = []
-    kinds: list[tuple[bool, Callable[..., Follower]]] = [
-        (config.wandb != "off", WandbFollower),
-        (config.tensorboard, TensorboardFollower),
-    ]
-    for on, kind in kinds:
-        if on:
-            try:
-                made.append(kind(run, config, settings))
-            except Exception as error:
-                log(f"{getattr(kind, '__name__', kind)} cannot start and is left out: {error}")
-    return made
-
-
-class WandbFollower:
-    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, object]):
-        import wandb
-
-        self.run = wandb.init(
-            project=config.wandb_project, name=run.root.name, dir=str(run.root), mode=cast("Any", config.wandb),
-            config=settings, id=run.root.name.replace("/", "-")[-64:], resume="allow",
-        )  # fmt: skip
-
-    def __call__(self, row: Row) -> None:
-        numbers = {f"{row['kind']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}
-        self.run.log(numbers, step=int(row["step"]))
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-class TensorboardFollower:
-    def __init__(self, run: RunDir, config: LogConfig, settings: dict[str, object]):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(run.root / "tensorboard"))
-
-    def __call__(self, row: Row) -> None:
-        for name, value in row.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self.writer.add_scalar(f"{row['kind']}/{name}", value, int(row["step"]))
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 # ---- measures -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build, to_plain, to_yaml
 from mft_cli.console import Log
 from mft_cli.distributed.launch import start_ranks, world_size
-from mft_cli.distributed.ranks import Ranks, join, leave
+from mft_cli.distributed.ranks import Ranks, is_lost_connection, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
 from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json
 from mft_cli.models.device import set_up_device
@@ -98,6 +98,10 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     ranks = join(set_up_device(config.launch))
     try:
         train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop)
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise RankFailed(f"rank {ranks.rank}: another rank has gone ({first_line(error)})") from None
     finally:
         leave()
 

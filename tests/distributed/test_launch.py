@@ -132,8 +132,10 @@ def test_more_gpus_than_there_are_is_the_users_mistake():
 
 def test_several_nodes_need_a_meeting_point(monkeypatch):
     with pytest.raises(UserError, match=r"launch.nodes=2 needs launch.port"):
-        launch.local_environments(LaunchConfig(nodes=2, processes=2, node_rank=1, host="a"))
-    second = launch.local_environments(LaunchConfig(nodes=2, processes=2, node_rank=1, host="a", port=29500))
+        launch.local_environments(LaunchConfig(nodes=2, processes=2, node_rank=1, host="a"), Path("meeting"))
+    second = launch.local_environments(
+        LaunchConfig(nodes=2, processes=2, node_rank=1, host="a", port=29500), Path("meeting")
+    )
     assert [(e["RANK"], e["LOCAL_RANK"], e["MASTER_ADDR"]) for e in second] == [("2", "0", "a"), ("3", "1", "a")]
 
 

@@ -74,6 +74,12 @@ class LogConfig:
     sample_tokens: AtLeastOne = key(128, "Longest such completion in tokens.", needs="samples_every_steps")
     wandb: Literal["off", "online", "offline"] = key("off", "Weights & Biases.")
     wandb_project: str = key("mft", "Weights & Biases project.", needs="wandb!=off")
+    wandb_entity: str | None = key(
+        None, "User or team that the project belongs to; null: the account's default.", needs="wandb!=off"
+    )
+    wandb_group: str | None = key(None, "Runs of one name here are shown together, such as seeds.", needs="wandb!=off")
+    wandb_tags: list[str] = key([], "Words to find the run by.", needs="wandb!=off")
+    wandb_job_type: str = key("train", "What kind of job the run is, to filter by.", needs="wandb!=off")
     tensorboard: bool = key(False, "TensorBoard files in the run folder.")
     peak_tflops: Positive | None = key(None, "Peak of the device, for model FLOP utilisation; null: known GPUs only.")
 

@@ -1,0 +1,67 @@
+"""What becomes of a run that is killed, signalled, refused by its disk, damaged, or given extreme values.
+
+    python scripts/faults.py                          # a few of each, in a minute
+    python scripts/faults.py --n 400 --seed 7         # 400 kills and as many of the others, all files: docs/reliability.md
+    python scripts/faults.py --only kills --scenarios "two ranks,zero3"
+
+Prints a table and, above it, a line for every fault that was not borne. Exit code 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[threads] = "1"  # a process with threads cannot be forked
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+from scripts.fault_injection import forks, interruptions  # noqa: E402
+from scripts.fault_injection.scenarios import BY_NAME, Workshop  # noqa: E402
+from scripts.fault_injection.table import MEANING, Table  # noqa: E402
+
+Group = Callable[[Workshop, Table, int, random.Random, list[str]], None]
+GROUPS: dict[str, Group] = {
+    "kills": interruptions.kills, "signals": interruptions.signals, "disks": interruptions.disks,
+}  # fmt: skip
+WARM = ("mft_cli.train.run", "mft_cli.eval.evaluate", "mft_cli.eval.engines.hf", "mft_cli.config.load", "mft_cli.cli.train",
+        "mft_cli.methods.masked_thought", "transformers.models.llama.modeling_llama", "peft", "hydra.core.utils",
+        "torch.utils.tensorboard", "mft_cli.cli.rank", "mft_cli.cli.report", "mft_cli.cli.eval")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=6, help="faults of each group")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups: {','.join(GROUPS)}")
+    parser.add_argument("--scenarios", default="", help=f"of {', '.join(BY_NAME)}; all by default")
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        table = inject(Path(folder).resolve(), asked)
+    print(table.render())
+    for kind, meaning in MEANING.items():
+        print(f"{kind}: {meaning}")
+    print(f"{time.monotonic() - table.start:.0f} s")
+    return 0 if table.clean else 1
+
+
+def inject(folder: Path, asked: argparse.Namespace) -> Table:
+    forks.import_all(WARM)
+    forks.become_nursery()
+    shop, table = Workshop(folder), Table()
+    names = [name.strip() for name in asked.scenarios.split(",") if name]
+    for name in asked.only.split(","):
+        GROUPS[name](shop, table, asked.n, random.Random(f"{asked.seed} {name}"), names)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
