@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
 from mft_cli.errors import Stopped, UserError
-from mft_cli.files import locked, read_object, write_json
+from mft_cli.files import file_digest, locked, read_object, write_json
 from mft_cli.provenance import Provenance
 
 
@@ -23,6 +23,7 @@ class State(TypedDict, total=False):
     seconds: float  # of training
     message: str  # why it stopped or failed
     by: str | None  # the signal that stopped it
+    logged: dict[str, str]  # of a finished run: digests of what it logged
 
 
 class Progress(TypedDict, total=False):
@@ -73,6 +74,20 @@ class RunDir:
                 f"{self.provenance} is damaged ({error}): it tells which data and weights the run was trained from; put back "
                 f"a copy, or delete it to go on without that comparison"
             ) from None
+
+    def logged(self) -> dict[str, str]:
+        """Digests of metrics.jsonl and samples.jsonl as they are now; kept with what is saved, to tell damage by."""
+        return {path.name: file_digest(path) for path in (self.metrics, self.samples) if path.exists()}
+
+    def changed_logs(self, before: Mapping[str, str]) -> list[str]:
+        """A sentence for each file that is not as it was when `before` was taken."""
+        now = self.logged()
+        return [
+            f"{self.root / name} is {'not as it was written: damaged or changed' if name in now else 'gone'}; the weights do "
+            f"not depend on it"
+            for name, digest in before.items()
+            if now.get(name) != digest
+        ]
 
     def hold(self) -> None:
         """From now on it is noticed if the folder is deleted or moved."""

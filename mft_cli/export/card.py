@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -68,12 +69,15 @@ def write_facts(folder: Path, facts: ExportFacts) -> None:
 def model_card(facts: ExportFacts, scores: Scores) -> str:
     """README.md of the export, in the hub's form."""
     method = facts["method"]
-    settings = "\n".join(f"| {k} | {v} |" for k, v in method.items() if k != "name")
-    data = "\n".join(f"| {n} | {d['where']} | {d['rows']:,} | `{d['digest'][:16]}` |" for n, d in facts["data"].items())
+    settings = "\n".join(f"| {k} | {without_folders(str(v))} |" for k, v in method.items() if k != "name")
+    data = "\n".join(
+        f"| {n} | {without_folders(d['where'])} | {d['rows']:,} | `{d['digest'][:16]}` |"
+        for n, d in facts["data"].items()
+    )
     packages = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
     lines = [
         f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [mft, {method['name']}]\n---",
-        f"# {facts['base_model']} fine-tuned with {method['name']}",
+        f"# {without_folders(facts['base_model'])} fine-tuned with {method['name']}",
         f"Made by mft {__version__}: step {facts['step']}, seed {facts['seed']}, settings digest "
         f"`{facts['settings_digest']}`. The prompt is `{facts['prompt']['name']}` (in full in `mft.json`).",
         f"## Method\n\n| {method['name']} | value |\n|---|---|\n{settings}"
@@ -98,6 +102,14 @@ def model_card(facts: ExportFacts, scores: Scores) -> str:
         )
     lines.append(f"## Versions\n\n{packages}")
     return "\n\n".join(lines) + "\n"
+
+
+ABSOLUTE = re.compile(r"(?<![\w:/.~-])(?:/|~/)(?:[^\s/,;'\"]+/)*(?=[^\s/])")
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths become their last part: a card is for others, and says nothing of whose machine it was made on."""
+    return ABSOLUTE.sub("", text)
 
 
 def percent(share: float) -> str:

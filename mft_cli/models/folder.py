@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import struct
@@ -15,9 +14,9 @@ from mft_cli.config.model_path import ADAPTER, kind_of
 from mft_cli.config.schema.evaluation import ApiConfig
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError, first_line
-from mft_cli.files import digest_of, file_digest, read_json, write_json
+from mft_cli.files import digest_of, file_digest, read_json
+from mft_cli.models.checksums import check_sums, digest
 
-DIGESTS = ".mft-digests.json"  # sha256 by file, size and time of change: hashing tens of gigabytes takes minutes
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
@@ -46,6 +45,7 @@ class ModelFolder:
 def open_model(config: ModelConfig) -> ModelFolder:
     """Find, check and digest a model. Raises UserError for what is not a whole model, in one sentence."""
     folder = find_folder(config)
+    check_sums(folder, config.path)
     if kind_of(folder) == "adapter":
         return open_adapter(folder, config)
     settings = read_settings(folder / "config.json", config)
@@ -206,21 +206,6 @@ def is_whole(file: Path) -> bool:
         return False
     ends = [t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"]
     return size == 8 + length + max(ends, default=0)
-
-
-def digest(file: Path) -> str:
-    """sha256 of a file, remembered beside it as long as size and time of change stay the same."""
-    store, facts = file.parent / DIGESTS, file.stat()
-    known: dict[str, object] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = read_json(store)
-    entry = known.get(file.name)
-    if isinstance(entry, list) and entry[:2] == [facts.st_size, facts.st_mtime_ns]:
-        return str(entry[2])
-    sha256 = file_digest(file)
-    with contextlib.suppress(OSError):  # a read-only folder only costs the hashing
-        write_json(store, {**known, file.name: [facts.st_size, facts.st_mtime_ns, sha256]})
-    return sha256
 
 
 def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:

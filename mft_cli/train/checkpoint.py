@@ -209,6 +209,7 @@ class Trainer(TypedDict):
     position: dict[str, float | None]  # train.loop.TrainerState
     engine: EngineState
     hardware: Mapping[str, object]
+    logged: dict[str, str]  # run_dir.RunDir.logged; older checkpoints have none
 
 
 class Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from mft_cli.config.schema.runs import EvalRunConfig, TrainConfig
 from mft_cli.config.validate import to_plain
 from mft_cli.console import Log
-from mft_cli.errors import EXIT_USER, UserError
+from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.export.card import add_scores_to_card
 from mft_cli.files import JsonObject, read_json, read_object, write_json
 from mft_cli.models.folder import read_export_facts
@@ -36,16 +37,25 @@ def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
         command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
         code = run_forwarding(command)
         if code:
-            kind = UserError if code == EXIT_USER else RuntimeError
-            raise kind(
-                f"the evaluation of {folder} failed (exit code {code}); the trained model is safe. "
-                f"Again: {' '.join(command)}"
-            )
+            raise failure_of(code, folder)
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
         log(f"evaluated in {time.monotonic() - start:.0f} s")
         all_scores |= {f"{out.name}/{name}": metrics for name, metrics in scores.items()}
     send_scores(run, config.log, all_scores, log)
+
+
+def failure_of(code: int, folder: Path) -> Exception:
+    """What the evaluating process has not said itself, by its exit code (negative: the signal that ended it)."""
+    if code == EXIT_STOPPED:
+        return Stopped(f"the evaluation of {folder} was stopped by a signal; the completions that it has are kept")
+    how = f"failed (exit code {code})" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+    kind = UserError if code == EXIT_USER else RankFailed
+    return kind(
+        f"the evaluation of {folder} {how}{memory}; the trained model is safe, the completions that it has are kept: the same "
+        f"command goes on with them"
+    )
 
 
 def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:

@@ -20,6 +20,7 @@ from mft_cli.export.whole import ExportSettings, WriteExtraFiles, export, loaded
 from mft_cli.files import read_json, write_atomically, write_json
 from mft_cli.methods import weight_masks as masks
 from mft_cli.methods.base import Losses
+from mft_cli.models.checksums import write_sums
 from mft_cli.models.device import memory_left
 from mft_cli.models.folder import find_source
 from mft_cli.models.kernels.attention import packed_kwargs
@@ -70,6 +71,9 @@ def write_export(ready: Assembly, folder: Path, step: int) -> None:
         for copy in (trainer.run.root, folder, folder / "adapter"):
             if copy.is_dir():
                 write_questions(copy, asked)
+        for sealed in (folder / "adapter", folder):
+            if sealed.is_dir():
+                write_sums(sealed)
     trainer.engine.ranks.barrier()
 
 

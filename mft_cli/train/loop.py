@@ -277,7 +277,10 @@ class Trainer:
         """A checkpoint of this step, then the old ones pruned."""
         engine = self.engine
         self.method.refresh(engine.model, engine.master)
-        facts = {"position": vars(self.state), "engine": engine.state(), "hardware": self.hardware}
+        logged = self.run.logged() if engine.ranks.rank == 0 else {}
+        facts = {
+            "position": vars(self.state), "engine": engine.state(), "hardware": self.hardware, "logged": logged
+        }  # fmt: skip
         root = self.run.checkpoints
         self.run.check_there(f"noticed at step {self.state.step}")
         checkpoints.save(root, self.state.step, engine.shards(), facts, engine.ranks)

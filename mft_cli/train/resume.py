@@ -13,6 +13,8 @@ from mft_cli.data.load import Loaded
 from mft_cli.data.sources import local_digest
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
+from mft_cli.files import read_object
+from mft_cli.models.checksums import damage
 from mft_cli.run_dir import RunDir
 from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.engine import TorchEngine
@@ -38,7 +40,7 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     check_same_start(run, config)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
     exports = [folder for folder, _ in exports_to_evaluate(run, config.eval.checkpoints)]
-    return not longer and all((folder / "config.json").exists() for folder in exports)
+    return not longer and all((folder / "config.json").exists() and damage(folder) is None for folder in exports)
 
 
 def check_same_settings(run: RunDir, config: TrainConfig) -> None:
@@ -124,6 +126,14 @@ def resume(
     engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
     log(f"going on from {folder}")
     return state
+
+
+def tell_changed_logs(run: RunDir, step: int, log: Log) -> None:
+    """Of a run that goes on after `step`: what it had logged then and was damaged since, cut back to that step."""
+    if step:
+        stored = read_object(checkpoints.step_folder(run.checkpoints, step) / "trainer.json")
+        for line in run.changed_logs(stored.get("logged", {})):
+            log(f"warning: {line}")
 
 
 def newest_checkpoint(run: RunDir, ranks: Ranks, log: Log) -> Path | None:

@@ -49,6 +49,8 @@ def train(config: TrainConfig) -> Path:
             remove_leftovers(folder)
         if is_done(run, config):
             log(f"{run.root} is done; checkpoint.resume=false would train it again")
+            for line in run.changed_logs(run.get_state().get("logged", {})):
+                log(f"warning: {line}")
             if changed := changed_versions(run.get_provenance(), environment()):
                 log(f"it was trained with other versions: {'; '.join(changed)}")
         elif world_size(config.launch) == 1:
@@ -131,7 +133,9 @@ def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, s
     write_exports(ready, log)
     trainer.metrics.close()
     if ranks.rank == 0:
-        run.set_state("done", step=state.step, total_steps=state.total_steps, seconds=state.seconds)
+        run.set_state(
+            "done", step=state.step, total_steps=state.total_steps, seconds=state.seconds, logged=run.logged()
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,6 +28,7 @@ from mft_cli.files import write_atomically, write_json
 from mft_cli.methods import make
 from mft_cli.methods.base import Losses, Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
+from mft_cli.models.checksums import check_sums
 from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, set_up_device, training_precision
 from mft_cli.models.folder import Source, adapter_rows, find_source
 from mft_cli.models.kernels import fast_modules
@@ -50,7 +53,7 @@ from mft_cli.train.loop import Trainer, TrainerState
 from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
 from mft_cli.train.optimizer import total_steps
 from mft_cli.train.restart import is_resuming, set_aside
-from mft_cli.train.resume import check_same_data, resume
+from mft_cli.train.resume import check_same_data, resume, tell_changed_logs
 from mft_cli.train.samples import sampler
 from mft_cli.train.settings import contents_digests, settings_digest, weights_sample
 
@@ -121,6 +124,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         record(run, config, choices, loaded, state.step, log)
         cut_back(run.samples, state.step, log)
         trainer.metrics = Metrics(run, config.log, state.step, to_plain(config), log)
+        tell_changed_logs(run, state.step, log)
         trainer.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
         trainer.before_forward = adapters.draw_dropout_for
@@ -190,6 +194,9 @@ def load_tokenizers(config: ModelConfig, prompt: PromptConfig, method: Method, r
     """Finds the model and reads its tokenizer."""
     source = find_source(config)
     path = ranks.one_after_first(lambda: locate(source.base, log))
+    for start in (source.adapter, Path(path)):
+        if start is not None and start.is_dir():
+            ranks.one_after_first(partial(check_sums, start, config.path))
     folder = source.tokenizer_path(path)
     base_tokenizer, tokenizer = load_tokenizer(folder, source.base), load_tokenizer(folder, source.base)
     new_tokens = method.prepare(tokenizer)

@@ -130,6 +130,8 @@ def call_mft(words: list[str]) -> NoReturn:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         WATCH.note(f"operations {WATCH.role} {WATCH.count}")
+        if WATCH.fault is None:
+            WATCH.note(f"imported {' '.join(name for name in sys.modules if not name.startswith('__'))}")
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
@@ -146,6 +148,10 @@ class Ended:
     def struck(self) -> bool:
         """Whether the fault was reached."""
         return any(note.startswith("fault ") for note in self.notes)
+
+    def imported(self) -> list[str]:
+        """Names of the modules that its processes had at their ends."""
+        return [name for note in self.notes if note.startswith("imported ") for name in note.split()[1:]]
 
     def operations(self) -> dict[str, int]:
         """Role -> operations of its process."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.files import file_digest, read_json
-from scripts.fault_injection.forks import Ended, run_mft
+from scripts.fault_injection.forks import Ended, import_all, run_mft
 from tests.support.tiny import data_of, problems, tiny_overrides
 from tests.support.tiny_model import write_tiny_model
 
@@ -112,6 +112,7 @@ class Workshop:
                 raise RuntimeError(f"{scenario.name}: exit code {done.code} {done.hung}\n{done.output}")
             self.references[scenario.name] = folder
             self.operations[scenario.name] = done.operations()
+            import_all(done.imported())
         return self.references[scenario.name]
 
     def run(self, scenario: Scenario, folder: Path, **faults: Any) -> Ended:

@@ -1,0 +1,225 @@
+"""Every file that a run writes, damaged in five ways each, and then read by the commands that read it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.fault_injection.forks import Ended, run_mft
+from scripts.fault_injection.scenarios import BY_NAME, Workshop, differences
+from scripts.fault_injection.table import Table, traceback_in
+
+SCENARIOS = ("evaluated", "saves", "lora", "refine", "weight masks", "zero3")
+
+
+def flip(data: bytes, rng: random.Random) -> bytes:
+    place = rng.randrange(len(data)) if data else 0
+    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :] if data else b"\x01"
+
+
+Damage = Callable[[bytes, random.Random], bytes | None]
+DAMAGES: dict[str, Damage] = {
+    "cut": lambda data, rng: data[: rng.randrange(max(1, len(data)))],
+    "emptied": lambda data, rng: b"",
+    "a bit flipped": flip,
+    "filled with garbage": lambda data, rng: rng.randbytes(max(1, len(data))),
+    "deleted": lambda data, rng: None,
+}
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """Files of a run by their pattern, below the folder that holds `run` and `cache`.
+
+    `stages`: in which state of the run they are damaged. `readers`: the commands that come then. `promise`: what the page says.
+    """
+
+    pattern: str
+    promise: str
+    stages: tuple[str, ...] = ("done",)
+    readers: tuple[str, ...] = ("same", "report", "eval")
+
+
+AGAIN = "made again"
+TOLD = "refused in a sentence that names the file"
+UNREAD = "not read by mft"
+KINDS = [
+    FileKind("cache/tokenized/*/*", AGAIN, ("stopped",), ("same",)),
+    FileKind("run/config.yaml", f"{TOLD}, also by other settings", ("stopped", "done")),
+    FileKind("run/run.json", TOLD, ("stopped", "done")),
+    FileKind("run/state.json", "goes on from the newest checkpoint", ("stopped", "done")),
+    FileKind("run/metrics.jsonl", "told; whole lines are kept", ("stopped", "done")),
+    FileKind("run/samples.jsonl", "told; whole lines are kept", ("stopped", "done")),
+    FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", ("stopped", "done")),
+    FileKind("run/training_questions.bin", AGAIN, ("done",)),
+    FileKind("run/export*/masks.mft", TOLD, readers=("same", "report", "eval", "masks")),
+    FileKind("run/export*/*.safetensors", f"{TOLD}, by the evaluation"),
+    FileKind("run/export*/mft.json", TOLD),
+    FileKind("run/export*/training_questions.bin", TOLD),
+    FileKind("run/export*/README.md", UNREAD),
+    FileKind("run/export*/.mft-digests.json", AGAIN),
+    FileKind("run/export*/SHA256SUMS", TOLD),
+    FileKind("run/export*/*", TOLD),
+    FileKind("run/export*/adapter/*", TOLD, readers=("same", "report", "adapter")),
+    FileKind("run/export*/head/*", TOLD, readers=("same", "report", "verify")),
+    FileKind("run/eval*/*/generations.jsonl", AGAIN),
+    FileKind("run/eval*/*/scores.jsonl", AGAIN),
+    FileKind("run/eval*/*/gold.jsonl", AGAIN),
+    FileKind("run/eval*/*/metrics.json", AGAIN),
+    FileKind("run/eval*.json", AGAIN),
+    FileKind("run/frozen.json", AGAIN, ("stopped",), ("same",)),
+    FileKind("run/train.log", UNREAD, ("stopped",), ("same",)),
+    FileKind("run/logs/*", UNREAD, ("stopped",), ("same",)),
+    FileKind("run/tensorboard/*", UNREAD, ("stopped",), ("same",)),
+    FileKind("run/.lock", UNREAD, ("stopped",), ("same",)),
+    FileKind("run/eval*/.lock", UNREAD),
+]  # fmt: skip
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """The first kind whose pattern fits, of a path below the folder that holds `run`."""
+    return (
+        next((kind for kind in KINDS if path.full_match(kind.pattern)), None)
+        if hasattr(path, "full_match")
+        else next(
+            (kind for kind in KINDS if path.match(kind.pattern) and len(path.parts) == kind.pattern.count("/") + 1),
+            None,
+        )
+    )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What a scenario wrote, below its folder."""
+    return sorted(
+        path.relative_to(folder) for top in ("run", "cache") for path in (folder / top).rglob("*") if path.is_file()
+    )
+
+
+def cases(shop: Workshop) -> Iterator[tuple[str, str, Path, FileKind]]:
+    """(scenario, stage, file, its kind): each kind in the first scenario that writes it."""
+    seen: set[tuple[str, str]] = set()
+    for name in SCENARIOS:
+        folder = shop.reference(BY_NAME[name])
+        for path in files_of(folder):
+            kind = kind_of(path)
+            if kind is None:
+                raise RuntimeError(f"{path}: no kind of file in KINDS")
+            anonymous = "/".join(path.parts[:2] + path.parts[3:]) if path.parts[0] == "cache" else path.as_posix()
+            if (anonymous, path.name) in seen:
+                continue
+            seen.add((anonymous, path.name))
+            for stage in kind.stages:
+                if stage == "done" or "step-00000006" not in path.parts:
+                    yield name, stage, path, kind
+
+
+def damage(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+    """At most about `n` damages, each file's five ways; all of them where `n` is 400 or more."""
+    todo = [(*case, way) for case in cases(shop) for way in DAMAGES]
+    if n < 400:
+        todo = rng.sample(todo, min(n, len(todo)))
+    for scenario, stage, path, kind, way in todo:
+        damage_once(shop, table, scenario, stage, path, kind, way, rng)
+
+
+def damage_once(
+    shop: Workshop, table: Table, scenario: str, stage: str, path: Path, kind: FileKind, way: str, rng: random.Random
+) -> None:
+    group = f"file {way}"
+    reference = shop.reference(BY_NAME[scenario])
+    for reader in kind.readers:
+        if stage == "stopped" and reader != "same":
+            continue
+        folder = begin(shop, scenario, stage)
+        whole = (folder / path).read_bytes()
+        torn = DAMAGES[way](whole, rng)
+        if torn is None:
+            (folder / path).unlink()
+        else:
+            (folder / path).write_bytes(torn)
+        table.count(group)
+        what = f"{scenario}, {stage}, {path}, then {reader}"
+        ended = read(shop, scenario, folder, reader)
+        judge_reading(table, group, what, path, ended)
+        if ended.code == 0 and torn != whole:
+            changed = result_of(reader, folder, reference, shop)
+            if changed and not tells(ended.output, path):
+                table.blame(group, "silent", f"{what}: {', '.join(changed[:4])}")
+
+
+def begin(shop: Workshop, scenario: str, stage: str) -> Path:
+    """A copy of the finished run, or of one that was killed after step 4 of 6."""
+    folder = shop.folder / "case"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(shop.reference(BY_NAME[scenario]), folder)
+    if stage == "stopped":
+        run = folder / "run"
+        for gone in (
+            *run.glob("export*"),
+            *run.glob("eval*"),
+            run / "training_questions.bin",
+            run / "checkpoints/step-00000006",
+        ):
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+        (run / "state.json").write_text(json.dumps({"state": "running", "step": 4, "total_steps": 6}))
+    return folder
+
+
+def read(shop: Workshop, scenario: str, folder: Path, reader: str) -> Ended:
+    """The command that reads the folder."""
+    if reader == "same":
+        return run_mft(shop.words(BY_NAME[scenario]), folder)
+    if reader == "report":
+        return run_mft(["report", "run", "out=report"], folder)
+    if reader == "masks":
+        return run_mft(["mask", "inspect", "run/export/masks.mft"], folder)
+    model = "run/export/adapter" if reader == "adapter" else "run/export"
+    more = ["eval.decode=verify"] if reader == "verify" else []
+    return run_mft(
+        ["eval", "--config-dir", str(shop.folder / "mine"), f"model.path={model}", "eval=sums", "eval.engine=hf",
+         "eval.dtype=float32", "launch.threads=1", "run_dir=scored", *more], folder,
+    )  # fmt: skip
+
+
+def judge_reading(table: Table, group: str, what: str, path: Path, ended: Ended) -> None:
+    last = (ended.output.strip().splitlines() or [""])[-1]
+    if (line := traceback_in(ended.output)) or ended.hung or ended.code not in (0, 2):
+        table.blame(group, "traceback", f"{what}: exit code {ended.code}: {line or ended.hung or last}")
+    elif ended.code == 2 and not tells(ended.output, path):
+        table.blame(group, "lost", f"{what}: refused, and the file is not named: {last}")
+
+
+def tells(output: str, path: Path) -> bool:
+    """Whether a command names the file, or the folder that it lies in."""
+    return path.name in output or (len(path.parts) > 2 and f"{path.parent.name}" in output and "damaged" in output)
+
+
+def result_of(reader: str, folder: Path, reference: Path, shop: Workshop) -> list[str]:
+    """What differs from what the same reader makes of a whole run."""
+    if reader == "same":
+        return differences(folder / "run", reference / "run")
+    key = (reader, reference)
+    if key not in UNDISTURBED:
+        damaged = folder.rename(folder.with_name("damaged"))
+        whole = begin(shop, next(s for s in SCENARIOS if shop.references.get(s) == reference), "done")
+        read(shop, next(s for s in SCENARIOS if shop.references.get(s) == reference), whole, reader)
+        UNDISTURBED[key] = summary_of(reader, whole)
+        shutil.rmtree(whole)
+        damaged.rename(folder)
+    return [] if summary_of(reader, folder) == UNDISTURBED[key] else [f"what {reader} shows"]
+
+
+UNDISTURBED: dict[tuple[str, Path], str] = {}  # what a reader makes of a whole run
+
+
+def summary_of(reader: str, folder: Path) -> str:
+    if reader == "report":
+        return (folder / "report" / "report.json").read_text()
+    if reader == "masks":
+        return (folder / "output.txt").read_text()
+    scored = folder / "scored" / "eval" / "sums"
+    return (scored / "generations.jsonl").read_text() + str(json.loads((scored / "metrics.json").read_text())["digest"])
