@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from mft_cli.console import Logger
 from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
+from mft_cli.files import read_object
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.gguf import convert_gguf
 from mft_cli.models.new_model import make_new
@@ -93,8 +96,24 @@ def load_model(
 
 
 def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return custom_code_refusal(config.path)
     reason = first_line(error)
     return f"model.path={config.path}: the {what} cannot be loaded ({reason}); give a folder, a hub id or a .gguf file"
+
+
+def custom_code_refusal(path: str) -> str:
+    """Why a model that brings code is not loaded, and what it would run: the files that its `auto_map` names."""
+    named: list[str] = []
+    for file in ("config.json", "tokenizer_config.json"):
+        with contextlib.suppress(OSError, ValueError):
+            named += str(read_object(Path(path).expanduser() / file).get("auto_map", {})).replace("--", " ").split("'")
+    modules = sorted({f"{match[1]}.py" for text in named if (match := re.fullmatch(r"(?:.*\s)?(\w+)\.\w+", text))})
+    what = ", ".join(modules) if modules else "see the Python files of its repository"
+    return (
+        f"model.path={path}: this model runs Python code of its own ({what}), with all your rights; read it, and where you "
+        f"trust it set model.trust_remote_code=true"
+    )
 
 
 def flops_per_token(model: nn.Module, length: float, frozen: float = 6.0) -> float:

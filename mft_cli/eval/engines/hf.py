@@ -36,6 +36,7 @@ from mft_cli.eval.engines.base import (
     finish,
 )
 from mft_cli.files import read_json
+from mft_cli.models.loading import custom_code_refusal
 from mft_cli.models.pretrained import read_adapted, read_model
 
 REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
@@ -46,6 +47,8 @@ def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path
     try:
         model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, local_files_only=True)
     except REASONS as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(custom_code_refusal(str(folder))) from None
         raise UserError(f"{folder}: transformers cannot load this model ({first_line(error)})") from error
     if adapter is not None:
         model = with_adapter(model, adapter)
