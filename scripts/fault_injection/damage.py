@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ KINDS = [
     FileKind("run/export*/.mft-digests.json", AGAIN),
     FileKind("run/export*/SHA256SUMS", TOLD),
     FileKind("run/export*/*", TOLD),
+    FileKind("run/export/adapter/README.md", UNREAD),
     FileKind("run/export*/adapter/*", TOLD, readers=("same", "report", "adapter")),
     FileKind("run/export*/head/*", TOLD, readers=("same", "report", "verify")),
     FileKind("run/eval*/*/generations.jsonl", AGAIN),
@@ -99,15 +100,20 @@ def files_of(folder: Path) -> list[Path]:
     )
 
 
-def cases(shop: Workshop) -> Iterator[tuple[str, str, Path, FileKind]]:
-    """(scenario, stage, file, its kind): each kind in the first scenario that writes it."""
+def cases(shop: Workshop, names: Sequence[str]) -> Iterator[tuple[str, str, Path, FileKind]]:
+    """(scenario, stage, file, its kind): each file in the first of the scenarios that writes it.
+
+    Raises RuntimeError for a file of no kind, and for a kind that no scenario writes.
+    """
     seen: set[tuple[str, str]] = set()
-    for name in SCENARIOS:
+    written: set[FileKind] = set()
+    for name in names:
         folder = shop.reference(BY_NAME[name])
         for path in files_of(folder):
             kind = kind_of(path)
             if kind is None:
-                raise RuntimeError(f"{path}: no kind of file in KINDS")
+                raise RuntimeError(f"{name} writes {path}, which is of no kind in KINDS")
+            written.add(kind)
             anonymous = "/".join(path.parts[:2] + path.parts[3:]) if path.parts[0] == "cache" else path.as_posix()
             if (anonymous, path.name) in seen:
                 continue
@@ -115,11 +121,13 @@ def cases(shop: Workshop) -> Iterator[tuple[str, str, Path, FileKind]]:
             for stage in kind.stages:
                 if stage == "done" or "step-00000006" not in path.parts:
                     yield name, stage, path, kind
+    if missing := [kind.pattern for kind in KINDS if kind not in written and tuple(names) == SCENARIOS]:
+        raise RuntimeError(f"no scenario writes {', '.join(missing)}")
 
 
 def damage(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
     """At most about `n` damages, each file's five ways; all of them where `n` is 400 or more."""
-    todo = [(*case, way) for case in cases(shop) for way in DAMAGES]
+    todo = [(*case, way) for case in cases(shop, [s for s in SCENARIOS if s in names] or SCENARIOS) for way in DAMAGES]
     if n < 400:
         todo = rng.sample(todo, min(n, len(todo)))
     for scenario, stage, path, kind, way in todo:

@@ -26,6 +26,17 @@ import psutil
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 FIRST_FREE_FD = 3
 PR_SET_CHILD_SUBREAPER = 36
+WORTH_IT = (
+    "mft_cli",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "peft",
+    "hydra",
+    "math_verify",
+    "sympy",
+    "latex2sympy2_extended",
+)
 LIMIT_S = 240  # of a command, and of what it started to end after it
 
 
@@ -222,9 +233,10 @@ def living_children() -> list[psutil.Process]:
 
 
 def import_all(names: Iterable[str]) -> None:
-    """What a command has imported, so that the next one need not."""
+    """What a command has imported, so that the next one need not; of packages that start no thread with it."""
     for name in names:
-        if name not in sys.modules:
+        if name not in sys.modules and name.split(".")[0] in WORTH_IT:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    assert threading.active_count() == 1, "a process with threads cannot be forked"
+            if threading.active_count() > 1:
+                raise RuntimeError(f"importing {name} starts a thread: this process cannot be forked any more")
