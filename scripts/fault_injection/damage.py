@@ -41,12 +41,13 @@ class FileKind:
     pattern: str
     promise: str
     stages: tuple[str, ...] = ("done",)
-    readers: tuple[str, ...] = ("same", "report", "eval")
+    readers: tuple[str, ...] = ("same", "report")
 
 
 AGAIN = "made again"
 TOLD = "refused in a sentence that names the file"
 UNREAD = "not read by mft"
+EXPORTED = ("same", "eval")
 KINDS = [
     FileKind("cache/tokenized/*/*", AGAIN, ("stopped",), ("same",)),
     FileKind("run/config.yaml", f"{TOLD}, also by other settings", ("stopped", "done")),
@@ -56,17 +57,17 @@ KINDS = [
     FileKind("run/samples.jsonl", "told; whole lines are kept", ("stopped", "done")),
     FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", ("stopped", "done")),
     FileKind("run/training_questions.bin", AGAIN, ("done",)),
-    FileKind("run/export*/masks.mft", TOLD, readers=("same", "report", "eval", "masks")),
-    FileKind("run/export*/*.safetensors", f"{TOLD}, by the evaluation"),
-    FileKind("run/export*/mft.json", TOLD),
-    FileKind("run/export*/training_questions.bin", TOLD),
-    FileKind("run/export*/README.md", UNREAD),
-    FileKind("run/export*/.mft-digests.json", AGAIN),
-    FileKind("run/export*/SHA256SUMS", TOLD),
-    FileKind("run/export*/*", TOLD),
+    FileKind("run/export*/masks.mft", TOLD, readers=("same", "eval", "masks")),
+    FileKind("run/export*/*.safetensors", f"{TOLD}, by the evaluation", readers=EXPORTED),
+    FileKind("run/export*/mft.json", TOLD, readers=EXPORTED),
+    FileKind("run/export*/training_questions.bin", TOLD, readers=EXPORTED),
+    FileKind("run/export*/README.md", UNREAD, readers=EXPORTED),
+    FileKind("run/export*/.mft-digests.json", AGAIN, readers=EXPORTED),
+    FileKind("run/export*/SHA256SUMS", TOLD, readers=EXPORTED),
+    FileKind("run/export*/*", TOLD, readers=EXPORTED),
     FileKind("run/export/adapter/README.md", UNREAD),
-    FileKind("run/export*/adapter/*", TOLD, readers=("same", "report", "adapter")),
-    FileKind("run/export*/head/*", TOLD, readers=("same", "report", "verify")),
+    FileKind("run/export*/adapter/*", TOLD, readers=("same", "adapter")),
+    FileKind("run/export*/head/*", TOLD, readers=("same", "verify")),
     FileKind("run/eval*/*/generations.jsonl", AGAIN),
     FileKind("run/eval*/*/scores.jsonl", AGAIN),
     FileKind("run/eval*/*/gold.jsonl", AGAIN),
@@ -83,14 +84,8 @@ KINDS = [
 
 def kind_of(path: Path) -> FileKind | None:
     """The first kind whose pattern fits, of a path below the folder that holds `run`."""
-    return (
-        next((kind for kind in KINDS if path.full_match(kind.pattern)), None)
-        if hasattr(path, "full_match")
-        else next(
-            (kind for kind in KINDS if path.match(kind.pattern) and len(path.parts) == kind.pattern.count("/") + 1),
-            None,
-        )
-    )
+    fitting = (kind for kind in KINDS if kind.pattern.count("/") + 1 == len(path.parts) and path.match(kind.pattern))
+    return next(fitting, None)
 
 
 def files_of(folder: Path) -> list[Path]:
