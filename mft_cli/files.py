@@ -118,7 +118,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested for ever") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -126,6 +129,19 @@ def read_object(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"a JSON object was expected, it holds {type(value).__name__}")
+    return value
+
+
+def write_sealed(path: Path, value: JsonObject) -> None:
+    """A JSON object with a digest of its own."""
+    write_json(path, {**value, "digest": digest_of(value)})
+
+
+def read_sealed(path: Path) -> JsonObject:
+    """What `write_sealed` has written; older files have no digest. Raises FileNotFoundError, and ValueError for a damaged file."""
+    value = read_object(path)
+    if value.pop("digest", None) not in (None, digest_of(value)):
+        raise ValueError("it does not have the digest that was written")
     return value
 
 

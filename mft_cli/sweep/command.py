@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mft_cli.console import text_table
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
-from mft_cli.files import read_json
 from mft_cli.report.wording import NONE, count, duration, one_line
 from mft_cli.run_dir import RunDir
 from mft_cli.sweep.array import in_array
@@ -71,7 +70,7 @@ def last_logged(path: Path) -> int:
 
 def retry(ledger: Ledger, at_a_time: int | None) -> None:
     """Run the unfinished jobs again on this machine, with the launcher's number at a time. Raises UserError, Stopped."""
-    launcher = read_json(ledger.facts).get("launcher", {})
+    launcher = ledger.read(ledger.facts).get("launcher", {})
     with ledger.lock():
         jobs = ledger.known_truths()
         numbers = [job.number for job in jobs if job.state in UNFINISHED]

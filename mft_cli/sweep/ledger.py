@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.config.schema.base import Values
-from mft_cli.errors import UserError
-from mft_cli.files import locked, read_json, write_atomically, write_json
+from mft_cli.errors import UserError, first_line
+from mft_cli.files import locked, read_sealed, write_atomically, write_sealed
 from mft_cli.run_dir import RunDir
 from mft_cli.slurm import requeue as slurm
 
@@ -71,6 +71,17 @@ class Ledger:
         status = f"look at it with mft sweep status {self.root}"
         return locked(self.root, f"{self.root}: another mft process is running this sweep; {status}")
 
+    @staticmethod
+    def read(path: Path) -> Values:
+        """A file of the ledger. Raises UserError for a damaged one."""
+        try:
+            return read_sealed(path)
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged ({first_line(error)}): put back a copy, or delete it and start the sweep's command again, "
+                f"which writes it anew and goes on with the runs that are there"
+            ) from None
+
     # ---- records ----------------------------------------------------------------------------------------------------
 
     def record(self, number: int) -> Path:
@@ -81,11 +92,9 @@ class Ledger:
 
     def get(self, number: int) -> Job:
         """Raises UserError if there is no such job."""
-        try:
-            values = read_json(self.record(number))
-        except FileNotFoundError:
-            raise UserError(f"{self.root} has no job {number}") from None
-        known = {f.name for f in fields(Job)}
+        if not self.record(number).is_file():
+            raise UserError(f"{self.root} has no job {number}")
+        values, known = self.read(self.record(number)), {f.name for f in fields(Job)}
         return Job(**{k: v for k, v in values.items() if k in known})
 
     def all(self) -> list[Job]:
@@ -95,7 +104,7 @@ class Ledger:
     def update(self, number: int, **changes: Any) -> Job:
         """Change fields of a record."""
         job = replace(self.get(number), **changes)
-        write_json(self.record(number), asdict(job))
+        write_sealed(self.record(number), asdict(job))
         return job
 
     def reset(self, number: int) -> Job:
@@ -112,15 +121,15 @@ class Ledger:
             if job.overrides == list(overrides):
                 return job
         job = Job(number=1 + max((j.number for j in known), default=-1), overrides=list(overrides))
-        write_json(self.record(job.number), asdict(job))
+        write_sealed(self.record(job.number), asdict(job))
         return job
 
     def freeze(self, number: int, values: Values) -> bool:
         """Keep a job's composed configuration. False if the same is there already."""
         path = self.jobs / f"{number:04}.config.json"
-        if path.exists() and read_json(path) == values:
+        if path.exists() and self.read(path) == values:
             return False
-        write_json(path, values)
+        write_sealed(path, values)
         return True
 
     def values(self, number: int) -> Values:
@@ -128,7 +137,7 @@ class Ledger:
         path = self.jobs / f"{number:04}.config.json"
         if not path.is_file():
             raise UserError(f"job {number} of {self.root} has no configuration: {self.get(number).message}")
-        return dict(read_json(path))
+        return self.read(path)
 
     # A file of its own: the submitter learns the id when the job may be writing its record already.
 

@@ -18,7 +18,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.secrets import hide_secret, refuse_values
 from mft_cli.config.validate import build
 from mft_cli.errors import EXIT_OURS, UserError
-from mft_cli.files import digest_of, write_json
+from mft_cli.files import digest_of
 from mft_cli.report.wording import count
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, is_finished
@@ -86,7 +86,9 @@ class Current:
             self.stack.enter_context(ledger.lock())
             print(f"sweep {folder}", flush=True)
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_json(ledger.facts, {"command": self.command, "time": now, "launcher": {"name": launcher, **options}})
+            write_sealed(
+                ledger.facts, {"command": self.command, "time": now, "launcher": {"name": launcher, **options}}
+            )
             self.ledger = ledger
         return self.ledger
 
