@@ -18,7 +18,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.secrets import hide_secret, refuse_values
 from mft_cli.config.validate import build
 from mft_cli.errors import EXIT_OURS, UserError
-from mft_cli.files import digest_of
+from mft_cli.files import digest_of, write_sealed
 from mft_cli.report.wording import count
 from mft_cli.sweep.array import in_array
 from mft_cli.sweep.jobs import Train, is_finished
