@@ -45,8 +45,10 @@ def addresses(environments: list[dict[str, str]], *words: str) -> set[str]:
             assert "joined\n" in rank.stdout
         connections = [c for rank in ranks for c in psutil.Process(rank.pid).net_connections("inet")]
         for rank in ranks:
-            rank.communicate("go on\n", timeout=60)
-        assert [rank.returncode for rank in ranks] == [0, 0]
+            assert rank.stdin is not None
+            rank.stdin.write("go on\n")
+            rank.stdin.flush()
+        assert [rank.wait(60) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
