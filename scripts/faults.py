@@ -56,8 +56,8 @@ def main() -> int:
 
 
 def inject(folder: Path, asked: argparse.Namespace) -> Table:
-    forks.import_all(WARM)
     forks.become_nursery()
+    forks.import_all(WARM)
     shop, table = Workshop(folder), Table()
     names = [name.strip() for name in asked.scenarios.split(",") if name]
     for name in asked.only.split(","):

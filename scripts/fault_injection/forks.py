@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
+import tqdm
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 FIRST_FREE_FD = 3
@@ -170,7 +171,8 @@ class Ended:
 
 
 def become_nursery() -> None:
-    """Once, in the process that forks: grandchildren whose parent was killed become its own."""
+    """Once, in the process that forks, before it does anything: grandchildren whose parent was killed become its own."""
+    tqdm.tqdm.monitor_interval = 0  # a thread
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.addaudithook(WATCH)
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
