@@ -22,8 +22,9 @@ from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.data.prompts import Piece, Renderer, UnsafeText
 from mft_cli.data.sources import Row, Rows
 from mft_cli.errors import UserError
-from mft_cli.files import cache_folder, digest_of, file_digest, replacing
+from mft_cli.files import cache_folder, digest_of, file_digest, read_object, replacing, write_json
 
+DIGESTS = "digests.json"  # of the cache's other files
 ARRAYS = ("ids", "offsets", "tokens", "loss_mask", "lines", "spans", "ratio")
 BLOCK = 512  # rows tokenized at once
 
@@ -288,6 +289,7 @@ def write_cache(folder: Path, examples: Examples) -> None:
             for name in ARRAYS:
                 np.save(temporary / f"{name}.npy", getattr(examples, name))
             (temporary / "keys.json").write_text(json.dumps([examples.keys, examples.span_names]))
+            write_json(temporary / DIGESTS, {path.name: file_digest(path) for path in sorted(temporary.iterdir())})
     except OSError as error:
         if not folder.exists():
             raise UserError(
@@ -296,7 +298,10 @@ def write_cache(folder: Path, examples: Examples) -> None:
 
 
 def read_cache(folder: Path) -> Examples | None:
+    """None where there is none, or a file of it is not as it was written: the rows are tokenized again."""
     try:
+        if any(file_digest(folder / name) != digest for name, digest in read_object(folder / DIGESTS).items()):
+            return None
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         keys, span_names = json.loads((folder / "keys.json").read_text())
     except (OSError, ValueError):

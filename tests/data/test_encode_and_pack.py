@@ -102,6 +102,39 @@ def test_cache_is_read_and_keyed(tokenizer, problem_file: Path, monkeypatch: pyt
     assert np.array_equal(encode(tokenizer, problem_file)[0].tokens, encode(tokenizer, problem_file)[0].tokens)
 
 
+CACHED = (
+    "tokens.npy",
+    "loss_mask.npy",
+    "offsets.npy",
+    "ids.npy",
+    "lines.npy",
+    "spans.npy",
+    "ratio.npy",
+    "keys.json",
+    "digests.json",
+)
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_damaged_cache_is_made_again(
+    tokenizer, problem_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+):
+    """A flipped bit of a token is a token, too: only a digest tells."""
+    monkeypatch.setenv("MFT_CACHE_DIR", str(tmp_path))
+    whole, _ = encode(tokenizer, problem_file)
+    (path,) = (tmp_path / "tokenized").glob(f"*/{name}")
+    content = path.read_bytes()
+    for torn in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], b"", None):
+        if torn is None:
+            path.unlink()
+        else:
+            path.write_bytes(torn)
+        again, _ = encode(tokenizer, problem_file)
+        assert np.array_equal(again.tokens, whole.tokens)
+        assert again.keys == whole.keys
+        assert path.read_bytes() == content
+
+
 def test_mixture_validation_and_fraction(tokenizer, problem_file: Path):
     sources = {
         n: SourceConfig(path=str(problem_file), response="answer", rows=r, mask_ratio=m)
