@@ -23,7 +23,7 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"  # a process with threads cannot be forked
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
-from scripts.fault_injection import damage, forks, interruptions, values  # noqa: E402
+from scripts.fault_injection import combinations, damage, forks, interruptions, values  # noqa: E402
 from scripts.fault_injection.scenarios import BY_NAME, Workshop  # noqa: E402
 from scripts.fault_injection.table import MEANING, Table  # noqa: E402
 
@@ -32,6 +32,7 @@ GROUPS: dict[str, Group] = {
     "kills": interruptions.kills, "signals": interruptions.signals, "disks": interruptions.disks,
     "files": damage.damage,
     "values": values.values,
+    "combinations": combinations.combinations,
 }  # fmt: skip
 WARM = ("mft_cli.train.run", "mft_cli.eval.evaluate", "mft_cli.eval.engines.hf", "mft_cli.config.load", "mft_cli.cli.train",
         "mft_cli.methods.masked_thought", "transformers.models.llama.modeling_llama", "peft", "hydra.core.utils",
