@@ -25,7 +25,7 @@ RUN_FILES = {
     "checkpoints/step-00000005/optimizer.safetensors", "checkpoints/step-00000005/trainer.json",
     "export/README.md", "export/chat_template.jinja", "export/config.json", "export/generation_config.json",
     "export/mft.json", "export/model.safetensors", "export/tokenizer.json", "export/tokenizer_config.json",
-    "training_questions.bin", "export/training_questions.bin",
+    "training_questions.bin", "export/training_questions.bin", "export/SHA256SUMS", "export/.mft-digests.json",
 }  # fmt: skip
 
 
