@@ -40,9 +40,13 @@ def _checked(cls: type[Config], make: Callable[[], Config], prefix: str, shown: 
     try:
         return make()
     except ValidationError as error:
-        # pydantic reports the keys of both branches of an optional dataclass; one sentence a key is enough
-        sentences = dict.fromkeys(describe(cls, item, prefix, shown) for item in most_telling(cls, error.errors()))
-        raise UserError("\n".join(sentences)) from None
+        # pydantic reports every branch of a union; one sentence a key is enough: that which tells most
+        sentences: dict[str, str] = {}
+        for item in most_telling(cls, error.errors()):
+            sentence = describe(cls, item, prefix, shown)
+            mistake = sentence.partition(": expected")[0]
+            sentences[mistake] = max(sentences.get(mistake, ""), sentence, key=len)
+        raise UserError("\n".join(sentences.values())) from None
 
 
 def most_telling(cls: type, errors: list[ErrorDetails]) -> list[ErrorDetails]:

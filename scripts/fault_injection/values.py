@@ -110,9 +110,11 @@ def try_value(table: Table, wrong: Wrong) -> None:
     try:
         build(wrong.root, wrong.values())
     except UserError as error:
-        if wrong.named not in str(error) or "\n" in str(error):
+        if sum(wrong.named in line for line in str(error).split("\n")) != 1:  # other lines: keys that are missing
             table.blame(
-                group, "lost", f"{wrong.root.__name__}: {wrong.named}={wrong.value}: the key is not named: {error}"
+                group,
+                "lost",
+                f"{wrong.root.__name__}: {wrong.named}={wrong.value}: the key is not named, once: {error}",
             )
     except Exception as error:
         table.blame(group, "traceback", f"{wrong.root.__name__}: {wrong.named}={wrong.value}: {error!r}")

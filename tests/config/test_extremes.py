@@ -97,6 +97,23 @@ def test_mistakes_in_a_deepspeed_file_are_one_sentence(ds_config: object, messag
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", [1e22, 10**30, -1])
+def test_numbers_of_a_deepspeed_file_have_ends(value: float):
+    with pytest.raises(UserError, match=r"^zero_optimization\.reduce_bucket_size="):
+        build(DeepspeedFile, {"zero_optimization": {"reduce_bucket_size": value}})
+    build(DeepspeedFile, {"zero_optimization": {"reduce_bucket_size": 2**63 - 1}})  # sys.maxsize: as much as there is
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("mask_ratio", [[[1]]]), ("mask_ratio", "much"), ("layers", 1e22), ("layers", {"a": 1})]
+)
+def test_a_mistake_is_told_once_where_several_forms_are_possible(key: str, value: object):
+    with pytest.raises(UserError) as error:
+        build(schema.TrainConfig, {"method": {"name": "mask_finetune", key: value}})
+    (line,) = [line for line in str(error.value).split("\n") if line.startswith(f"method.{key}=")]
+    assert "a map" in line or "a list" in line
+
+
 def test_a_key_of_the_command_line_is_named_as_it_is_typed():
     config = build(schema.TrainConfig, {"deepspeed": {"config": {"zero_optimization": {"stag": 2}}}})
     with pytest.raises(UserError, match=r"^unknown key deepspeed\.config\.zero_optimization\.stag "):

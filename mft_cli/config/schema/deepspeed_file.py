@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from mft_cli.config.schema.base import STRICT, Values
 
 Auto = Literal["auto"]
-Number = Annotated[float, Field(ge=0)] | Auto | None  # files write 5e8 for an integer
+Number = Annotated[float, Field(ge=0, le=2**63)] | Auto | None  # files write 5e8 for an integer, and sys.maxsize
 Switch = bool | Auto | None
 Section = Values | None
 
