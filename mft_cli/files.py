@@ -145,6 +145,28 @@ def read_sealed(path: Path) -> JsonObject:
     return value
 
 
+def read_jsonl(path: Path, errors: str = "strict") -> Iterator[tuple[int, bytes, JsonObject | None]]:
+    """(number from 1, line, its object or None for a damaged line) of every line that is not blank; none without a file.
+
+    What becomes of damaged lines is the caller's. Lines end at newlines alone: U+2028 and the like may stand in JSON.
+    `errors`: of decoding, "replace" reads a line whose text is no UTF-8.
+    """
+    if path.is_file():
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line, json_object(line, errors)
+
+
+def json_object(line: bytes, errors: str = "strict") -> JsonObject | None:
+    """None where `line` is no JSON object."""
+    try:
+        value = json.loads(line.decode("utf-8-sig", errors))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested dictionaries to dotted keys; lists stay whole, empty dictionaries stay visible."""
     if isinstance(value, dict) and value:

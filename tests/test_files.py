@@ -79,3 +79,13 @@ def test_there_is_one_piece_that_renames_into_place():
     users = [path.relative_to(root) for path in root.rglob("*.py") if renaming.search(path.read_text())]
     # streamed names shards once it knows their number, restart moves folders
     assert sorted(map(str, users)) == ["export/streamed.py", "files.py", "train/restart.py"]
+
+
+def test_json_lines_tell_damaged_ones_and_split_at_newlines_alone(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": "\xe2\x80\xa8"}\n\n[1]\n{"a": "\xff"}\n{"a"')
+    assert [(number, row) for number, _, row in files.read_jsonl(path)] == [
+        (1, {"a": "\u2028"}), (3, None), (4, None), (5, None)
+    ]  # fmt: skip
+    assert [row for _, _, row in files.read_jsonl(path, errors="replace")][2] == {"a": "\ufffd"}
+    assert list(files.read_jsonl(tmp_path / "none.jsonl")) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mft_cli.errors import UserError
-from mft_cli.files import JsonObject, digest_of, file_digest, write_atomically
+from mft_cli.files import JsonObject, digest_of, file_digest, read_jsonl, write_atomically
 
 Record = JsonObject
 NOTHING: Mapping[str, type] = {}
@@ -33,27 +33,17 @@ def read_lines(path: Path, damaged: list[int] | None = None) -> tuple[list[Recor
 
     Numbers of lines in the middle that are not JSON objects are added to `damaged`; without it they raise UserError.
     """
-    data = path.read_bytes() if path.is_file() else b""
-    *whole, tail = data.split(b"\n")
-    records = []
-    for number, line in enumerate(whole, 1):
-        if (record := _parse(line)) is not None:
+    records: list[Record] = []
+    for number, line, record in read_jsonl(path):
+        if record is not None:
             records.append(record)
-        elif line.strip() and damaged is not None:
+        elif not line.endswith(b"\n"):
+            return records, path.stat().st_size - len(line)
+        elif damaged is not None:
             damaged.append(number)
-        elif line.strip():
+        else:
             raise UserError(f"{path}: line {number} is not a JSON object; remove the line or the file and start again")
-    if (record := _parse(tail)) is None:
-        return records, len(data) - len(tail)
-    return [*records, record], len(data)  # a last line that only lacks its newline is whole
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    return records, path.stat().st_size if path.is_file() else 0
 
 
 class Journal:

@@ -13,7 +13,7 @@ import torch
 
 from mft_cli.config.schema.training import LogConfig
 from mft_cli.console import Logger
-from mft_cli.files import write_atomically
+from mft_cli.files import JsonObject, read_jsonl, write_atomically
 from mft_cli.run_dir import RunDir
 from mft_cli.train.followers import Row, followers
 
@@ -23,22 +23,18 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 
 
 def cut_back(path: Path, step: int, log: Logger) -> None:
     """Keeps the lines of a JSONL file up to `step`: later ones come again. A torn last line is what a kill leaves."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    steps = [step_of(line) for line in lines]
-    if damaged := [str(number) for number, of_line in enumerate(steps[:-1], 1) if of_line is None]:
+    lines = [(number, line, step_of(row)) for number, line, row in read_jsonl(path)]
+    if damaged := [str(number) for number, line, of_row in lines if of_row is None and line.endswith(b"\n")]:
         log(f"warning: {path}: damaged lines left out: {', '.join(damaged)}")
-    kept = [line for line, of_line in zip(lines, steps, strict=True) if of_line is not None and of_line <= step]
-    write_atomically(path, "".join(line + "\n" for line in kept))
+    if path.exists():
+        kept = [line.rstrip(b"\n") + b"\n" for _, line, of_row in lines if of_row is not None and of_row <= step]
+        write_atomically(path, b"".join(kept))
 
 
-def step_of(line: str) -> int | None:
+def step_of(row: JsonObject | None) -> int | None:
     """None for a damaged line."""
-    try:
-        return int(json.loads(line).get("step", 0))
-    except (ValueError, TypeError, AttributeError):
-        return None
+    step = (row or {"step": None}).get("step", 0)
+    return step if isinstance(step, int) else None
 
 
 class Metrics:

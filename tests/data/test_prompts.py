@@ -122,3 +122,10 @@ def test_no_template_and_no_placeholder(tokenizer):
         Renderer(tokenizer, schema.PromptConfig(kind="template", template="no place"))
     with pytest.raises(UserError, match="needs the short answer"):
         Renderer(tokenizer, preset("step_by_step")).response_ids("r")
+
+
+def test_worked_examples_are_joined_by_the_separator(tokenizer):
+    shots = [{"question": "1+1?", "response": "2"}, {"question": "2+2?", "response": "4"}]
+    values = {"kind": "template", "template": "Q: {question} A: ", "shots": shots, "shot_separator": " ## "}
+    renderer = Renderer(tokenizer, validate.build(PromptConfig, values))
+    assert renderer.prompt_text("3+3?") == "Q: 1+1? A: 2 ## Q: 2+2? A: 4 ## Q: 3+3? A: "

@@ -240,6 +240,9 @@ def test_financial_arithmetic_takes_the_numbers(written: Path, tokenizer):
         "before .\n\n | 2016 | 2015\nrevenue | $ 5 | $ 4\n\nafter .\n\nwhat was the change?\n\nThink"
     )
     assert "3 left out by keep_if" in load_problems("finqa_arithmetic", benchmark("finqa_arithmetic"), 0)[1]
+    exact = benchmark("finqa_arithmetic")
+    exact.round_to_gold = False
+    assert [p.gold for p in load_problems("finqa_arithmetic", exact, 0)[0]] == ["25%", "1,000.5"]
 
 
 @pytest.mark.parametrize("name", ["bbh_logic", "commonsense_qa", "arc_challenge", "gpqa_diamond", "finqa_arithmetic"])

@@ -15,7 +15,7 @@ from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.data.pack import make_batch
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Engine, Loading, Request, Sampling
-from mft_cli.eval.engines.decoders import DecoderEngine
+from mft_cli.eval.engines.decoders import DecoderEngine, decoder_settings
 from mft_cli.eval.engines.hf import HfEngine, Row, load_model
 from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.generate import Asked, generate
@@ -123,6 +123,16 @@ def test_fewer_accepted_tokens_make_more_rounds(runs, tokenizer):
         run(made, [Request(PROMPTS[0], 8)], Sampling(0.0, 1.0, (), ()))
         rounds[accept] = made.decoder.tally.rounds
     assert rounds == {1: 8, 4: 2, 8: 1}
+
+
+@pytest.mark.parametrize(("order", "slots"), [("left", [0, 1]), ("confidence", [1, 2])])
+def test_tokens_are_accepted_from_the_left_or_the_surest_first(runs, order, slots):
+    export = runs["backbone"]
+    chosen = decoder_settings(EvalConfig(refine_accept=2, refine_order=order, refine_steps=3))
+    decoder = RefineDecoder(load_model(export, "float32", "cpu", False), export, chosen)
+    assert decoder.accepted(torch.tensor([0.1, 0.9, 0.8])).tolist() == slots
+    assert decoder.accepted(torch.tensor([0.3])).tolist() == [0]
+    assert RefineDecoder.facts(export, chosen)["refine_steps"] == 3
 
 
 def test_whole_chunks_stay_inside_the_context(runs, tokenizer):

@@ -237,3 +237,12 @@ def arguments(model: Path, data: Path, path: Path) -> list[str]:
 
 def command(model: Path, data: Path, folder: Path, path: Path):
     return mft("train", *arguments(model, data, path), f"run_dir={folder / 'run'}", cwd=folder)
+
+
+@pytest.mark.parametrize(("answer", "strict", "reward"), [("7", True, 1), ("1/2", False, 1), ("1/2", True, 0)])
+def test_a_strict_format_rewards_integers_alone(trainer, answer, strict, reward):
+    made = with_settings(trainer, strict_format=strict)
+    text = f"<think><critique>C</critique><reasoning>R</reasoning></think><ans>\\boxed{{{answer}}}</ans>"
+    ids = torch.tensor([made.tokenizer(text, add_special_tokens=False)["input_ids"]])
+    batch = replace(batch_of(trainer, [0]), lengths=[[ids.shape[1]]])
+    assert made.reward(ids, ids[0], torch.ones_like(ids, dtype=torch.bool), batch) == reward

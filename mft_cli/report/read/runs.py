@@ -6,7 +6,6 @@ cut short leaves completions without scores. All of that is read, and said in `n
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mft_cli.errors import UserError
-from mft_cli.files import flatten
+from mft_cli.files import flatten, json_object, read_jsonl
 from mft_cli.report.read import fields
 from mft_cli.report.read.fields import Record
 from mft_cli.report.wording import is_number
@@ -85,40 +84,22 @@ class Run:
 
 def read_lines(path: Path, notes: list[str]) -> list[Record]:
     """The objects of a .jsonl file; unreadable lines are counted in `notes`."""
-    if not path.is_file():
-        return []
-    # Split on \n alone: str.splitlines would also cut at U+2028 and the like, which may stand unescaped in JSON.
-    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
-    rows, bad = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            bad.append(number)
-    if bad == [len(lines)]:
+    lines = list(read_jsonl(path, errors="replace"))
+    damaged = [(number, line) for number, line, row in lines if row is None]
+    if damaged == [line[:2] for line in lines[-1:]] and not damaged[0][1].endswith(b"\n"):
         notes.append(f"{path.name}: the last line is torn (the writer was cut off) and is left out")
-    elif bad:
-        notes.append(f"{path.name}: {len(bad)} unreadable lines are left out, the first is line {bad[0]}")
-    return rows
+    elif damaged:
+        notes.append(f"{path.name}: {len(damaged)} unreadable lines are left out, the first is line {damaged[0][0]}")
+    return [row for _, _, row in lines if row is not None]
 
 
 def read_object(path: Path, notes: list[str]) -> Record | None:
     """A JSON object, or None where the file is missing or broken (the latter is noted)."""
     if not path.is_file():
         return None
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+    value = json_object(path.read_bytes(), errors="replace")
+    if value is None:
         notes.append(f"{path.name} cannot be read")
-        return None
     return value
 
 

@@ -1,6 +1,9 @@
 """vLLM's CPU build against plain transformers: an adapter beside its base, log-probabilities, seeds."""
 
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,3 +79,19 @@ def test_seeds_go_with_more_prompts_than_one_step_takes(base: Path, tokenizer) -
     finally:
         vllm.close()
     assert sorted(found) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("device", "eager", "made"), [("cuda", None, False), ("cpu", None, True), ("cuda", True, True)]
+)
+def test_what_vllm_is_started_with(monkeypatch, tokenizer, device: str, eager: bool | None, made: bool) -> None:
+    """vllm itself is replaced: it is not installed everywhere."""
+    from mft_cli.eval.engines.vllm import VllmEngine
+
+    started: dict[str, object] = {}
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda **settings: started.update(settings)))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    loading = Loading("vllm", "folder", None, "folder", "float32", device, 64, False)
+    VllmEngine(loading, tokenizer, EvalConfig(enforce_eager=eager, gpu_memory=0.5, tensor_parallel=2))
+    assert started["enforce_eager"] is made
+    assert (started["gpu_memory_utilization"], started["tensor_parallel_size"]) == (0.5, 2)

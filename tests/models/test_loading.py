@@ -1,0 +1,46 @@
+"""Models that bring Python code of their own: it runs only where it is trusted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mft_cli.config.schema.inputs import ModelConfig
+from mft_cli.errors import UserError
+from mft_cli.models.loading import load_model
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class HomeMadeConfig(LlamaConfig):
+    model_type = "home_made"
+
+class HomeMade(LlamaForCausalLM):
+    config_class = HomeMadeConfig
+"""
+
+
+@pytest.fixture
+def home_made(tiny_model: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(tiny_model, tmp_path / "home_made")
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "home.HomeMadeConfig", "AutoModelForCausalLM": "home.HomeMade"}
+    changed = config | {"model_type": "home_made", "architectures": ["HomeMade"], "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(changed))
+    (folder / "home.py").write_text(CODE)
+    return folder
+
+
+def load(folder: Path, trust: bool) -> torch.nn.Module:
+    config = ModelConfig(path=str(folder), trust_remote_code=trust)
+    return load_model(str(folder), config, dtype=torch.float32, attention="sdpa")
+
+
+def test_code_of_a_model_runs_only_if_it_is_trusted(home_made: Path):
+    with pytest.raises(UserError, match=r"model\.path=.*cannot be loaded"):
+        load(home_made, trust=False)
+    assert type(load(home_made, trust=True)).__name__ == "HomeMade"
