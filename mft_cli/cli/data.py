@@ -61,7 +61,7 @@ def check_verb(arguments: list[str]) -> None:
             raise UserError("mft data check needs benchmarks: eval=gsm8k or eval=[gsm8k,svamp]")
         from mft_cli.cli.data_check import check
 
-        check(config, show=options.show, out=options.out)
+        check(config.data, config.eval, config.seed, show=options.show, out=options.out)
 
     composed("train", rest, train_config, task)
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mft_cli.config.schema.base import Values
+from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig
-from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import text_table
 from mft_cli.data.files import BadRow
 from mft_cli.data.overlap import COUNTED, KINDS, LONG, SHORT, Hit, Index, Overlap, TrainingRow
@@ -24,25 +24,25 @@ from mft_cli.rng import digest64
 TEXT_LIMIT = 400  # characters of a question or row that are shown
 
 
-def check(config: TrainConfig, *, show: int = 3, out: Path | None = None) -> Values:
+def check(data: DataConfig, asked: EvalConfig, seed: int, *, show: int = 3, out: Path | None = None) -> Values:
     """Print the table, write the JSON and return it. Raises UserError without data."""
     names, questions = [], []
-    for name, benchmark in config.eval.benchmarks.items():
-        problems, origin = load_problems(name, benchmark, config.eval.seed, config.eval.limit)
+    for name, benchmark in asked.benchmarks.items():
+        problems, origin = load_problems(name, benchmark, asked.seed, asked.limit)
         print(f"{name}: {len(problems)} problems; {origin}", flush=True)
         names += [name] * len(problems)
         questions += [problem.row.question for problem in problems]
     started = time.perf_counter()
     index = Index(questions)
     bad: list[str] = []
-    overlap = index.scan(training_rows(config.data, config.seed, bad))
+    overlap = index.scan(training_rows(data, seed, bad))
     seconds = time.perf_counter() - started
     result = as_json(overlap, names, questions, show) | {
         "rows": overlap.scanned,
         "bad_rows": len(bad),
         "seconds": round(seconds, 3),
     }
-    out = out or Path("outputs") / f"data-check-{config.data.name or 'data'}.json"
+    out = out or Path("outputs") / f"data-check-{data.name or 'data'}.json"
     write_json(out, result)
     print(
         "\n".join(table(result)),

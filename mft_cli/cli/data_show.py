@@ -42,7 +42,9 @@ def show(config: TrainConfig, *, rows: int, progress: float, epoch: int) -> None
         console.print(legend)
     for i in range(min(rows, len(loaded.train))):
         console.rule(f"[dim]{loaded.train.keys[i]}")
-        text, counts = render(loaded.train, i, config, method, tokenizer, progress, epoch, console.is_terminal)
+        text, counts = render(
+            loaded.train, i, epoch, method, progress, Draw(config.seed), tokenizer, console.is_terminal
+        )
         console.print(text)
         console.print(counts, style="dim", markup=False)
 
@@ -64,16 +66,16 @@ def marked(kind: str, text: str, colour: bool) -> Text:
 def render(
     examples: Examples,
     i: int,
-    config: TrainConfig,
-    method: Method,
-    tokenizer: Any,
-    progress: float,
     epoch: int,
+    method: Method,
+    progress: float,
+    draw: Draw,
+    tokenizer: Any,
     colour: bool,
 ) -> tuple[Text, str]:
     """One example as coloured text, and a line of counts."""
     clean = make_batch(examples, [[i]], epoch, int(tokenizer.pad_token_id))
-    done = method.corrupt(clean, progress, Draw(config.seed))
+    done = method.corrupt(clean, progress, draw)
     touched = done.batch.input_ids != clean.input_ids
     changed = (touched if done.noisy is None else touched | done.noisy)[0].tolist()
     dropped = [False, *((clean.labels != IGNORE) & (done.batch.labels == IGNORE))[0].tolist()[:-1]]

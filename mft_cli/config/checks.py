@@ -38,11 +38,11 @@ def check_train(config: schema.TrainConfig) -> None:
         )
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
-    check_validation(config)
+    check_validation(d, config.checkpoint, config.eval.checkpoints)
     config.method.check(config.model)
-    zero_settings.check(config)
+    zero_settings.check(config.deepspeed, t, compiled=config.launch.compile)
     check_launch(config.launch)
-    check_peft(config)
+    check_peft(config.peft, t, config.deepspeed, config.model.path)
     if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
         raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
     if "{solution}" in config.prompt.template:
@@ -53,13 +53,13 @@ def check_train(config: schema.TrainConfig) -> None:
     if config.eval.engine == "api" and config.eval.benchmarks:
         raise UserError("eval.engine=api evaluates what an endpoint serves, not this training's export: use mft eval")
     check_benchmarks(config.eval)
-    check_paths(config)
+    check_paths(config.model, d.sources)
 
 
-def check_validation(config: schema.TrainConfig) -> None:
-    """The validation split, and what needs one. Raises UserError."""
-    v, best = config.data.validation, config.eval.checkpoints == "best"
-    if v.source is not None and v.source not in config.data.sources_validation:
+def check_validation(data: schema.DataConfig, checkpoint: schema.CheckpointConfig, evaluated: str) -> None:
+    """The validation split, and what needs one; `evaluated` is eval.checkpoints. Raises UserError."""
+    v, best = data.validation, evaluated == "best"
+    if v.source is not None and v.source not in data.sources_validation:
         raise UserError(f"data.validation.source={v.source}: no such source under data.sources_validation")
     if v.fraction and v.rows:
         raise UserError(
@@ -71,12 +71,12 @@ def check_validation(config: schema.TrainConfig) -> None:
             f"data.validation.fraction={v.fraction} takes training rows, data.validation.source={v.source} others: "
             f"set the fraction to 0, or the source to null"
         )
-    if not v.wanted and (config.checkpoint.keep_best or best):
+    if not v.wanted and (checkpoint.keep_best or best):
         raise UserError(
             "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows or "
             "data.validation.fraction"
         )
-    if best and not config.checkpoint.keep_best:
+    if best and not checkpoint.keep_best:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
 
 
@@ -101,23 +101,24 @@ def check_launch(launch: schema.LaunchConfig) -> None:
         )
 
 
-def check_peft(config: schema.TrainConfig) -> None:
+def check_peft(
+    config: schema.PeftConfig, train: schema.TrainingConfig, deepspeed: schema.DeepspeedConfig, model_path: str
+) -> None:
     """Adapters and 8-bit optimizers with what they cannot go with. Raises UserError."""
-    peft, optimizer = config.peft.name, config.train.optimizer
-    folder = Path(config.model.path).expanduser()
-    if peft == "none" and kind_of(folder) == "adapter":
+    peft, optimizer, zero = config.name, train.optimizer, zero_settings.is_on(deepspeed)
+    if peft == "none" and kind_of(Path(model_path).expanduser()) == "adapter":
         raise UserError(
-            f"model.path={config.model.path} is an adapter: set peft=lora to train on from it, or take the merged model "
+            f"model.path={model_path} is an adapter: set peft=lora to train on from it, or take the merged model "
             f"(an export of mft has it one folder up)"
         )
-    if not config.peft.targets:
+    if not config.targets:
         raise UserError("peft.targets=[]: expected auto or names of linear layers, such as [q_proj, v_proj]")
     if peft == "qlora":
-        if config.train.precision == "fp32":
+        if train.precision == "fp32":
             raise UserError("peft=qlora computes in 16 bits: set train.precision=bf16")
-        if zero_settings.is_on(config.deepspeed):
+        if zero:
             raise UserError("peft=qlora keeps its 4-bit weights whole on every rank: set deepspeed=none")
-    if optimizer != "adamw" and zero_settings.is_on(config.deepspeed):
+    if optimizer != "adamw" and zero:
         raise UserError(
             f"train.optimizer={optimizer} rounds its state in blocks, which ZeRO would cut otherwise for every number of "
             f"ranks: set deepspeed=none, or train.optimizer=adamw"

@@ -91,7 +91,7 @@ def check_eval(config: schema.EvalRunConfig) -> None:
     if not config.eval.benchmarks:
         raise UserError("no benchmark: choose with eval=gsm8k or eval=[gsm8k,gsm_symbolic]")
     check_benchmarks(config.eval)
-    check_paths(config)
+    check_paths(config.model, {})
 
 
 def check_critique(config: schema.CritiqueRunConfig) -> None:
@@ -126,7 +126,7 @@ def check_critique(config: schema.CritiqueRunConfig) -> None:
         )
     if config.eval.benchmarks or config.teacher.eval.benchmarks:
         raise UserError("mft critique evaluates no benchmark: leave eval= out, and choose the questions with data=")
-    check_paths(config)
+    check_paths(config.model, config.data.sources)
 
 
 def check_generator(prefix: str, model: schema.ModelConfig, engine: str, config: schema.EvalConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from mft_cli.config import schema
@@ -39,13 +40,13 @@ def looks_local(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~")) or path.endswith(endings)
 
 
-def check_paths(config: schema.RunConfig) -> None:
+def check_paths(model: schema.ModelConfig, sources: Mapping[str, schema.SourceConfig]) -> None:
     """Files that are named must exist: told now, not after the model has been loaded."""
-    check_model_path("model.path", config.model.path)
-    template = config.model.chat_template
+    check_model_path("model.path", model.path)
+    template = model.chat_template
     if template and not Path(template).exists():
         raise UserError(f"model.chat_template={template}: no such file")
-    for name, source in getattr(getattr(config, "data", None), "sources", {}).items():
+    for name, source in sources.items():
         if missing := missing_file(source.path):
             raise UserError(f"data.sources.{name}.path={missing}: no such file or folder")
 

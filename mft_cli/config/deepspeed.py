@@ -53,13 +53,12 @@ def offloads(config: schema.DeepspeedConfig) -> bool:
     return any((zero.get(k) or {}).get("device", "none") != "none" for k in ("offload_optimizer", "offload_param"))
 
 
-def check(config: schema.TrainConfig) -> None:
+def check(config: schema.DeepspeedConfig, t: schema.TrainingConfig, *, compiled: bool) -> None:
     """Raises UserError for a DeepSpeed configuration that contradicts the run's own keys."""
-    if not is_on(config.deepspeed):
+    if not is_on(config):
         return
-    source = config.deepspeed.config_file or "deepspeed.config"
-    values, t = given(config.deepspeed), config.train
-    build(DeepspeedFile, values, f"{source}: " if config.deepspeed.config_file else f"{source}.")
+    source, values = config.config_file or "deepspeed.config", given(config)
+    build(DeepspeedFile, values, f"{source}: " if config.config_file else f"{source}.")
     ours = {
         "train_batch_size": t.global_batch_size,
         "train_micro_batch_size_per_gpu": t.micro_batch_size,
@@ -79,12 +78,12 @@ def check(config: schema.TrainConfig) -> None:
     for name, value in FORCED.items():
         if name != "steps_per_print" and values.get(name, value) != value:
             raise UserError(f"{source}: {name}={json.dumps(values[name])}: mft steps torch's AdamW and needs {value}")
-    if stage(config.deepspeed) not in (1, 2, 3):
+    if stage(config) not in (1, 2, 3):
         raise UserError(
             f"{source}: zero_optimization.stage is missing: expected 1, 2 or 3 (deepspeed=none is plain torch)"
         )
     check_nvme(source, values.get("zero_optimization") or {})
-    if config.launch.compile and stage(config.deepspeed) == 3:
+    if compiled and stage(config) == 3:
         raise UserError(
             "launch.compile=true does not go with ZeRO stage 3: set launch.compile=false, or deepspeed=zero2"
         )
@@ -111,26 +110,28 @@ def check_nvme(source: str, zero: Values) -> None:
         raise UserError(f"{source}: offload_optimizer.pipeline_read and pipeline_write are not supported: remove them")
 
 
-def own_folder(config: schema.TrainConfig, nvme_path: str) -> str:
+def own_folder(run_dir: str | None, nvme_path: str) -> str:
     """A run's own folder below `nvme_path`: DeepSpeed names files by rank and parameter alone, so two runs would mix."""
-    run = hashlib.sha256(os.path.abspath(config.run_dir or "").encode()).hexdigest()[:12]
+    run = hashlib.sha256(os.path.abspath(run_dir or "").encode()).hexdigest()[:12]
     return os.path.join(nvme_path, f"mft-{run}")
 
 
-def ds_config(config: schema.TrainConfig, precision: str, world: int) -> Values | None:
+def ds_config(
+    config: schema.DeepspeedConfig, train: schema.TrainingConfig, run_dir: str | None, precision: str, world: int
+) -> Values | None:
     """The whole DeepSpeed configuration of a run; None without DeepSpeed."""
-    if not is_on(config.deepspeed):
+    if not is_on(config):
         return None
-    values = given(config.deepspeed)
+    values = given(config)
     for name in ("optimizer", "scheduler", "bf16", "fp16", "amp"):
         values.pop(name, None)
-    micro = config.train.micro_batch_size
+    micro = train.micro_batch_size
     values |= {
         # One forward pass of one rank. How many make a step differs from step to step: the engine marks the last one.
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": 1,
         "train_batch_size": micro * world,
-        "gradient_clipping": config.train.max_grad_norm,
+        "gradient_clipping": train.max_grad_norm,
         **FORCED,
     }
     if precision == "bf16":
@@ -141,7 +142,7 @@ def ds_config(config: schema.TrainConfig, precision: str, world: int) -> Values 
     zero = values["zero_optimization"]
     offload = zero.get("offload_optimizer") or {}
     if offload.get("device") == "nvme":
-        offload["nvme_path"] = own_folder(config, offload["nvme_path"])
+        offload["nvme_path"] = own_folder(run_dir, offload["nvme_path"])
     for name, value in list(zero.items()):  # transformers' way to leave sizes open
         if value == "auto":
             del zero[name]

@@ -52,7 +52,7 @@ def generate_config(values: Values, decode: str | None) -> schema.EvalRunConfig:
     if not config.model.path:
         raise UserError("model.path is empty: name the model, model.path=outputs/<run>/export or a hub id")
     check_benchmarks(config.eval)
-    check_paths(config)
+    check_paths(config.model, {})
     return config
 
 

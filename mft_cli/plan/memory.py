@@ -15,6 +15,7 @@ import yaml
 
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.compose import CONF
+from mft_cli.config.schema.launching import DeepspeedConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.plan.activations import Item, Micro, working
 from mft_cli.plan.settings import Settings
@@ -50,20 +51,20 @@ class Buffers:
         )  # fmt: skip
 
 
-def own_stage(config: TrainConfig) -> str | None:
+def own_stage(config: DeepspeedConfig) -> str | None:
     """The row of the table that the configuration stands in, its DeepSpeed file read; None for an offload that has none.
     Raises UserError for a file that cannot be read."""
-    number, offloads = zero_settings.stage(config.deepspeed), zero_settings.offloads(config.deepspeed)
-    zero = zero_settings.given(config.deepspeed).get("zero_optimization", {})
+    number, offloads = zero_settings.stage(config), zero_settings.offloads(config)
+    zero = zero_settings.given(config).get("zero_optimization", {})
     if not offloads:
         return f"zero{number}" if number else "none"
     both = all((zero.get(k) or {}).get("device") == "cpu" for k in ("offload_optimizer", "offload_param"))
     return "zero3_offload" if number == 3 and both else None
 
 
-def stage_buffers(config: TrainConfig, stage: str) -> Buffers:
+def stage_buffers(config: DeepspeedConfig, stage: str) -> Buffers:
     """The configuration's own settings of its stage; of the others the preset's."""
-    values = zero_settings.given(config.deepspeed)
+    values = zero_settings.given(config)
     if own_stage(config) != stage:
         values = yaml.safe_load((CONF / "deepspeed" / f"{stage}.yaml").read_text()).get("config", {})
     return Buffers.of(values.get("zero_optimization", {}))
@@ -121,7 +122,7 @@ def make_problem(config: TrainConfig, settings: Settings, shape: Shape, trained:
     default = "fp16" if config.train.precision == "fp16" else "fp32"  # as zero_settings writes it
     dtype = zero_settings.given(config.deepspeed).get("data_types", {}).get("grad_accum_dtype", default)
     gradient = 4 if dtype == "fp32" or micro.compute == 4 else 2
-    buffers = {stage: stage_buffers(config, stage) for stage in STAGES if stage != "none"}
+    buffers = {stage: stage_buffers(config.deepspeed, stage) for stage in STAGES if stage != "none"}
     return Problem(shape, trained, micro, settings.gpus, settings.gpus_per_node, gradient, buffers)
 
 

@@ -135,7 +135,7 @@ def stage_row(plain: StageMemory, checkpointed: StageMemory) -> str:
 
 def asked_for(p: Plan) -> str:
     """The stage and the checkpointing that the configuration has."""
-    name, on = own_stage(p.config), p.config.train.gradient_checkpointing
+    name, on = own_stage(p.config.deepspeed), p.config.train.gradient_checkpointing
     chosen = next((s for s in p.stages if s.stage == name and s.checkpointing == on), None)
     how = f"{name} {'with' if on else 'without'} gradient checkpointing"
     if chosen is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import UserError
@@ -55,7 +56,7 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     adapted = targets(peft, shape)
     adapters = sum(peft.rank * (x.rows + x.columns) for x in adapted)
     quantized = sum(x.weights for x in shape.linears) if peft.name == "qlora" else 0
-    count, known = new_tokens(config, method)
+    count, known = new_tokens(config.model, method)
     rows = count * shape.width * (1 if shape.tied else 2)
     trained = adapters + rows
     beside = f", and {known} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
@@ -69,7 +70,7 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     )  # fmt: skip
 
 
-def new_tokens(config: TrainConfig, method: Method) -> tuple[int, str]:
+def new_tokens(model: ModelConfig, method: Method) -> tuple[int, str]:
     """Tokens that the method adds, whose embedding rows train beside adapters, and how that is known.
 
     Where the tokenizer is not here, all that the method may add: the eight tags, or a mask token.
@@ -78,7 +79,7 @@ def new_tokens(config: TrainConfig, method: Method) -> tuple[int, str]:
     if not most:
         return 0, ""
     try:
-        count = len(method.prepare(load_tokenizer(locate(config.model), config.model)))
+        count = len(method.prepare(load_tokenizer(locate(model), model)))
     except UserError:
         return most, f"at most {most} new tokens (the tokenizer is not here)"
     return count, f"{count} new tokens"

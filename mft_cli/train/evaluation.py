@@ -22,7 +22,7 @@ from mft_cli.train.restart import move_evaluations_away
 
 def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
-    move_stale_evaluations(run, config, log)
+    move_stale_evaluations(run, config.eval.checkpoints, log)
     if not config.eval.benchmarks:
         return
     all_scores: dict[str, JsonObject] = {}
@@ -58,9 +58,9 @@ def failure_of(code: int, folder: Path) -> Exception:
     )
 
 
-def move_stale_evaluations(run: RunDir, config: TrainConfig, log: Log) -> None:
+def move_stale_evaluations(run: RunDir, which: str, log: Log) -> None:
     """Scores of other weights than an export now has, after a retraining or more steps, go where no report looks."""
-    for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
+    for folder, out in exports_to_evaluate(run, which):
         exported = read_export_facts(folder).get("weights_digest")
         scored = {scored_weights(path) for path in out.glob("*/metrics.json")}
         if exported and scored - {None, exported}:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
+from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import CheckpointConfig
 from mft_cli.console import Log
@@ -37,7 +38,7 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
             raise UserError(
                 f"{run.root} was trained on another version of {local[0]}; choose another run_dir, or checkpoint.resume=false"
             )
-    check_same_start(run, config)
+    check_same_start(run, config.model)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
     exports = [folder for folder, _ in exports_to_evaluate(run, config.eval.checkpoints)]
     return not longer and all((folder / "config.json").exists() and damage(folder) is None for folder in exports)
@@ -64,7 +65,7 @@ def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
     before = run.get_provenance()
     if not before or not checkpoints.steps_in(run.checkpoints):
         return
-    check_same_start(run, config)
+    check_same_start(run, config.model)
     if before.get("data") != loaded.digests:
         raise UserError(
             f"{run.root} holds a run on other data (a data file was changed since); choose another run_dir, or "
@@ -72,11 +73,11 @@ def check_same_data(run: RunDir, config: TrainConfig, loaded: Loaded) -> None:
         )
 
 
-def check_same_start(run: RunDir, config: TrainConfig) -> None:
+def check_same_start(run: RunDir, model: ModelConfig) -> None:
     """Raises UserError if model.path now holds other weights, which checkpoints do not hold where they are frozen, or if
     another file that decides tokens has changed."""
     provenance = run.get_provenance()
-    contents = contents_digests(config.model)
+    contents = contents_digests(model)
     for name, digest in provenance.get("contents", {}).items():
         if contents.get(name) != digest:
             what = "chat template" if name == "model.chat_template" else "tokenizer or chat template"
@@ -85,9 +86,9 @@ def check_same_start(run: RunDir, config: TrainConfig) -> None:
                 f"run_dir, or checkpoint.resume=false to train it again from the first step"
             )
     before = provenance.get("start")
-    if before is not None and before != weights_sample(config.model.path):
+    if before is not None and before != weights_sample(model.path):
         raise UserError(
-            f"{run.root} was trained from other weights than model.path={config.model.path} now holds; choose another "
+            f"{run.root} was trained from other weights than model.path={model.path} now holds; choose another "
             f"run_dir, or checkpoint.resume=false to train it again from the first step"
         )
 

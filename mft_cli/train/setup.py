@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config import deepspeed as zero_settings
 from mft_cli.config.effects import without_effect
 from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
+from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.config.validate import to_plain, to_yaml
@@ -85,7 +86,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     if line := emulation_notice(f"train.precision={precision}", precision, hardware_of(device)):
         log(line)
     method = make(config.method, config.train.logits_chunk)
-    check_peft(config, method, device)
+    check_peft(config.peft, config.train, method, device)
     tokenizers = load_tokenizers(config.model, config.prompt, method, ranks, log)
     loaded = ranks.one_after_first(lambda: load(config.data, tokenizers.renderer, config.seed))
     for line in loaded.lines:
@@ -94,16 +95,19 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
     attention = resolve(backend(config.model, method, precision), device.type)
-    ds_config = zero_settings.ds_config(config, precision, ranks.world)
+    ds_config = zero_settings.ds_config(config.deepspeed, config.train, config.run_dir, precision, ranks.world)
+    quantization = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
     with partitioned_loading(ds_config):
-        weights = load_weights(config, tokenizers, loaded, attention, precision, device, log)
+        weights = load_weights(tokenizers, loaded, attention, quantization, device, log)
     settings = weights.model.config.to_dict()
     check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
-    model, adapters, fast = prepare_model(config, method, tokenizers, weights, loaded, log)
+    model, adapters, fast = prepare_model(
+        config.peft, config.train, config.seed, method, tokenizers, weights, loaded, log
+    )
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine = make_engine(config.train, model, method, precision, ds_config, device, ranks)
-    packing = may_pack(engine, config, log)
+    packing = may_pack(engine, config.train.packing, log)
     if config.launch.compile:
         compile_body(model)
     take_over(run, config, loaded, ranks)
@@ -137,8 +141,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     )  # fmt: skip
 
 
-def may_pack(engine: TorchEngine | DeepSpeedEngine, config: TrainConfig, log: Log) -> bool:
-    """Asks the model what its tokens see; whether examples are packed. All ranks have to call. Raises UserError."""
+def may_pack(engine: TorchEngine | DeepSpeedEngine, asked: bool, log: Log) -> bool:
+    """Asks the model what its tokens see; whether examples are packed, if that is `asked`. All ranks have to call. Raises UserError."""
     seen: list[Sight] = []
 
     def look(model: torch.nn.Module, device: torch.device) -> Losses:
@@ -149,9 +153,9 @@ def may_pack(engine: TorchEngine | DeepSpeedEngine, config: TrainConfig, log: Lo
         engine.run(look, engine.device)
     refuse_untrainable(engine.model, seen[0])
     leaks = engine.ranks.any(seen[0].other_documents)
-    if leaks and config.train.packing:
+    if leaks and asked:
         log(unpacked_notice(engine.model))
-    return config.train.packing and not leaks
+    return asked and not leaks
 
 
 def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) -> None:
@@ -217,27 +221,25 @@ class Weights:
 
 
 def load_weights(
-    config: TrainConfig,
     tokenizers: Tokenizers,
     loaded: Loaded,
     attention: str,
-    precision: str,
+    quantization: BitsAndBytesConfig | None,
     device: torch.device,
     log: Log,
 ) -> Weights:
     """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
-    tokenizer, new_tokens = tokenizers.extended, tokenizers.new_tokens
-    four = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+    tokenizer, new_tokens, source = tokenizers.extended, tokenizers.new_tokens, tokenizers.source
     model = load_model(
         tokenizers.path,
-        tokenizers.source.base,
+        source.base,
         dtype=torch.float32,
         attention=attention,
-        quantization=four,
+        quantization=quantization,
         device=device,
     )
     check_context(model, loaded)
-    if tokenizers.source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
+    if source.adapter and len(tokenizer) > embedding_rows(model):  # its rows come with the adapter
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     base_vocabulary = embedding_rows(model)
     for token in new_tokens:
@@ -247,22 +249,31 @@ def load_weights(
     new_ids = [token_id(tokenizer, token) for token in new_tokens]
     for examples in (loaded.train, loaded.validation):
         if examples is not None:
-            check_tokens_have_rows(tokenizer, examples.tokens, base_vocabulary, new_ids, config.model.path)
+            check_tokens_have_rows(
+                tokenizer, examples.tokens, base_vocabulary, new_ids, str(source.adapter or source.base.path)
+            )
     generation_settings(model, tokenizer, tokenizers.renderer.end_ids)  # what the export cannot save is told now
     extend_model(model, tokenizer, new_tokens)
     return Weights(model, base_vocabulary, spare, new_ids)
 
 
 def prepare_model(
-    config: TrainConfig, method: Method, tokenizers: Tokenizers, weights: Weights, loaded: Loaded, log: Log
+    peft: PeftConfig,
+    train: TrainingConfig,
+    seed: int,
+    method: Method,
+    tokenizers: Tokenizers,
+    weights: Weights,
+    loaded: Loaded,
+    log: Log,
 ) -> tuple[PreTrainedModel, Adapters | None, int]:
     """(the model that trains, its adapters, number of faster modules): peft, then the method's own parts."""
     model = weights.model
     fast, adapters = 0, None
-    if config.peft.name != "none":
-        fast = install_fast_modules(model, config.train)  # before its linear layers are wrapped
+    if peft.name != "none":
+        fast = install_fast_modules(model, train)  # before its linear layers are wrapped
         rows = [*adapter_rows(tokenizers.source.adapter), *weights.new_ids]
-        adapters = attach(model, config.peft, config.seed, rows, tokenizers.source.adapter)
+        adapters = attach(model, peft, seed, rows, tokenizers.source.adapter)
         model = adapters.model
     model = cast("PreTrainedModel", method.adapt(model, tokenizers.extended))
     for examples in (loaded.train, loaded.validation):
@@ -271,8 +282,8 @@ def prepare_model(
     for line in method.facts():
         log(line)
     if adapters is None:
-        fast = install_fast_modules(model, config.train)
-    if config.train.gradient_checkpointing:
+        fast = install_fast_modules(model, train)
+    if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, adapters, fast
 
@@ -299,10 +310,10 @@ def compile_body(model: PreTrainedModel) -> None:
     getattr(inner, inner.base_model_prefix).compile(dynamic=True)
 
 
-def check_peft(config: TrainConfig, method: Method, device: torch.device) -> None:
+def check_peft(peft: PeftConfig, train: TrainingConfig, method: Method, device: torch.device) -> None:
     """What only the method and the machine know. Raises UserError."""
-    method.check_peft(config.peft.name)
-    if config.train.optimizer == "adamw_8bit_paged" and device.type != "cuda":
+    method.check_peft(peft.name)
+    if train.optimizer == "adamw_8bit_paged" and device.type != "cuda":
         raise UserError(
             "train.optimizer=adamw_8bit_paged pages a GPU's memory, and torch sees no GPU: set it to adamw_8bit"
         )

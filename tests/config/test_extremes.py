@@ -92,7 +92,7 @@ def test_mistakes_in_a_deepspeed_file_are_one_sentence(ds_config: object, messag
     file.write_text(json.dumps(ds_config))
     config = build(schema.TrainConfig, {"deepspeed": {"config_file": str(file)}})
     with pytest.raises(UserError) as error:
-        deepspeed.check(config)
+        deepspeed.check(config.deepspeed, config.train, compiled=False)
     assert message.replace("FILE", str(file)) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -117,7 +117,7 @@ def test_a_mistake_is_told_once_where_several_forms_are_possible(key: str, value
 def test_a_key_of_the_command_line_is_named_as_it_is_typed():
     config = build(schema.TrainConfig, {"deepspeed": {"config": {"zero_optimization": {"stag": 2}}}})
     with pytest.raises(UserError, match=r"^unknown key deepspeed\.config\.zero_optimization\.stag "):
-        deepspeed.check(config)
+        deepspeed.check(config.deepspeed, config.train, compiled=False)
 
 
 def test_the_keys_are_those_of_the_installed_deepspeed():

@@ -142,7 +142,7 @@ def checked(data: SourceConfig, names: list[str], out: Path) -> dict:
         data=DataConfig(name="x", sources={"x": data}),
         eval=EvalConfig(benchmarks={n: REAL[n]() for n in names}),
     )
-    return check(config, out=out / "found.json")["benchmarks"]
+    return check(config.data, config.eval, config.seed, out=out / "found.json")["benchmarks"]
 
 
 @needs_data

@@ -321,6 +321,6 @@ def test_8_bit_adamw_resumes_to_the_byte(tiny_model, problem_file, tmp_path, pef
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 2.0), (True, 4.0)])
 def test_an_adapter_is_scaled_by_its_rank_or_the_root_of_it(tiny_model, problem_file, tmp_path, rslora, scaling):
     ready = ready_for(asked(tiny_model, problem_file, "sft", tmp_path, peft_rslora=rslora))  # alpha 8, rank 4
-    scales = [v for m in ready.model.modules() for v in getattr(m, "scaling", {}).values() if hasattr(m, "lora_A")]
+    scales = [scale for m in ready.model.modules() if hasattr(m, "lora_A") for scale in m.scaling.values()]
     assert scales
     assert set(scales) == {scaling}

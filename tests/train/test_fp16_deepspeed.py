@@ -34,7 +34,7 @@ def make(stage):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
     groups = [{"params": list(model.named_parameters()), "decay": True, "scale": 1.0}]
-    document = deepspeed.ds_config(asked, "fp16", 1)
+    document = deepspeed.ds_config(asked.deepspeed, asked.train, None, "fp16", 1)
     return engine_deepspeed.DeepSpeedEngine(model, groups, asked.train, "fp16", document, Ranks())
 
 def step(engine, k, factor=1.0):
