@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -241,11 +239,3 @@ def test_a_checkpoint_when_this_long_has_passed(tiny_model, problem_file, tmp_pa
     keep = {"every_minutes": minutes, "every_steps": 100, "keep_last": 9}
     train(training(tiny_model, problem_file, run, checkpoint=keep))
     assert steps_in(run / "checkpoints") == steps
-
-
-def test_weights_and_biases_gets_the_project(tiny_model, problem_file, tmp_path, monkeypatch):
-    settings: dict[str, object] = {}
-    run = SimpleNamespace(log=lambda *_, **__: None, finish=lambda *_, **__: None)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **given: settings.update(given) or run))
-    train(training(tiny_model, problem_file, tmp_path / "run", log={"wandb": "offline", "wandb_project": "masks"}))
-    assert settings["project"] == "masks"

@@ -16,7 +16,9 @@ from mft_cli.train.followers import send_scores
 from mft_cli.train.run import train
 from tests.support.training import stop_at, training
 
-WANDB = {"wandb": "offline", "wandb_project": "p", "wandb_entity": "e", "wandb_group": "g", "wandb_tags": ["a", "b"]}
+NAMES: dict[str, Any] = {"project": "p", "entity": "e", "group": "g", "tags": ["a", "b"], "job_type": "probe"}
+WANDB = {"wandb": "offline", "wandb_project": "p", "wandb_entity": "e", "wandb_group": "g", "wandb_tags": ["a", "b"],
+         "wandb_job_type": "probe"}  # fmt: skip
 SCORES = {"eval/sums": {"digest": "1", "accuracy": 0.5, "interval": [0.1, 0.9], "n": 4, "gold_logprob": {"mean": -2.0}}}
 
 
@@ -59,6 +61,7 @@ def test_a_resume_is_the_same_run_and_a_retraining_another_one(tiny_model, probl
     assert ids(opened)[0] == ids(opened)[1] != ids(opened)[2]
     assert [step for step, _ in opened[1].rows] == [4, 5]
     assert all(run.ended for run in opened[1:])
+    assert NAMES.items() <= opened[0].settings.items()
 
 
 def test_two_folders_of_one_name_are_two_runs(tiny_model, problem_file, tmp_path, opened):
