@@ -45,6 +45,24 @@ class LandscapeSettings:
     out: str | None = key(None, "Folder; null: outputs/landscape-<data>-<digest>.")
 
 
+@dataclass(config=STRICT, frozen=True)
+class GraphSettings:
+    """`mft analyze graph`."""
+
+    examples: AtLeastOne = key(32, "Examples, a seeded draw.")
+    out: str | None = key(None, "Folder; null: outputs/graph-<data>-<digest>.")
+
+
+@dataclass(config=STRICT, frozen=True)
+class ResilienceSettings:
+    """`mft analyze resilience`."""
+
+    examples: AtLeastOne = key(200, "Examples, a seeded draw.")
+    batch_size: AtLeastOne = key(64, "Completions at a time.")
+    max_new_tokens: AtLeastOne = key(256, "Longest completion in tokens.")
+    out: str | None = key(None, "Folder; null: outputs/resilience-<data>-<digest>.")
+
+
 KINDS = {"reach": ("random",), "dimensions": ("random",), "keep_zeros": ("random",), "margin": ("plane",)}
 
 

@@ -75,7 +75,8 @@ def test_every_preset_trains_two_steps(preset: str, tiny_model: Path, tmp_path: 
     config = {
         **values, "run_dir": str(tmp_path / "run"), "model": {"path": str(tiny_model)},
         "launch": {"device": "cpu", "threads": 1},
-        "train": {**values["train"], "max_steps": 2, "precision": "fp32", "global_batch_size": 4, "optimizer": "adamw"},
+        "train": {**values["train"], "max_steps": 2, "precision": "fp32", "global_batch_size": 4, "optimizer": "adamw",
+                  "row_length": None},
     }  # fmt: skip
     config["data"] |= {"max_length": 512, "validation": {}}
     if values["method"]["name"] == NEEDS_AN_EXPORT:
