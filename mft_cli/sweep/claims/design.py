@@ -14,7 +14,7 @@ from mft_cli.config.schema.base import STRICT, AtLeastOne, FileName, Fraction, P
 from mft_cli.config.validate import read_yaml, to_plain
 from mft_cli.errors import UserError
 from mft_cli.files import digest_of
-from mft_cli.stats.intervals import student_quantile
+from mft_cli.stats.hierarchy import Effect
 
 FOLDER = CONF / "experiment" / "claims"
 CHANGEABLE = ("claim", "source", "at_paper_size")  # wording: another one is no other design
@@ -70,11 +70,13 @@ class Claim:
 
         Seeds add seed_deviation^2 a run; problems, at worst, a difference of one on the discordant share of them.
         """
-        seeds, squares = len(self.seeds), sum(weight**2 for weight in terms.values())
-        if seeds < 2:
+        squares = sum(weight**2 for weight in terms.values())
+        if len(self.seeds) < 2:
             return None
-        variance = squares * (self.assumed.seed_deviation**2 / seeds + self.assumed.discordant / 2 / self.problems)
-        return (student_quantile(0.975, seeds - 1) + student_quantile(0.8, seeds - 1)) * sqrt(variance)
+        of_seeds = squares * self.assumed.seed_deviation**2 / len(self.seeds)
+        of_problems = squares * self.assumed.discordant / 2 / self.problems
+        parts = (of_problems, self.problems - 1), (of_seeds, len(self.seeds) - 1)
+        return Effect(0.0, sqrt(of_problems + of_seeds), parts, 0.0, "").detectable
 
 
 def names() -> list[str]:

@@ -88,9 +88,10 @@ def test_claims_that_share_runs_share_their_folders(tmp_path: Path):
 
 
 def test_smallest_detectable_by_hand():
-    # two terms of weight 1; per run 0.03^2 / 3, per problem 0.3 / 2 / 200: variance 2 (0.0003 + 0.00075); t(2): 4.303 + 1.061
+    # two terms of weight 1: seeds 2 x 0.03^2 / 3 = 0.0006 on 2 degrees of freedom, problems 2 x 0.15 / 200 = 0.0015 on 199
     claim = replace(CLAIM, assumed=Assumed(discordant=0.3, seed_deviation=0.03))
-    assert claim.detectable(claim.contrasts["gain"]) == pytest.approx((4.3027 + 1.0607) * 0.0021**0.5, rel=1e-3)
+    quantiles = [((0.0015 * z**2 + 0.0006 * t**2) / 0.0021) ** 0.5 for z, t in ((1.9720, 4.3027), (0.8434, 1.0607))]
+    assert claim.detectable(claim.contrasts["gain"]) == pytest.approx(sum(quantiles) * 0.0021**0.5, rel=1e-3)
     assert replace(claim, seeds=[1]).detectable(claim.contrasts["gain"]) is None
 
 
