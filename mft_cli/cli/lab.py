@@ -45,5 +45,5 @@ HELP = """mft lab: small models whose world is known, made here and kept in the 
   mft lab list                     the models, and where they are
   mft lab pretrain lab_small       make one: a run of conf/experiment/pretrain_lab_small.yaml; stopped, it goes on
 
-Then: mft train model=lab_small data=chains prompt=raw eval=chains method=masked_thought. docs/laboratory.md
+Then: mft train experiment=laboratory method=masked_thought eval=chains_ordered. docs/laboratory.md
 """

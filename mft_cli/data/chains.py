@@ -45,6 +45,9 @@ class ChainOptions:
     redundancy: Literal["value", "values", "full"] = key(
         "full", "What a step of the solution says: b = 7; b = 4 + 3 = 7; b = a + 3 = 4 + 3 = 7."
     )
+    shuffled: bool = key(
+        True, "Definitions in any order; false: each behind those that it needs, so that one may read on."
+    )
     noise: Fraction = key(
         0.0, "Share of the rows with a wrong value in one step of the solution; later steps follow from it."
     )
@@ -152,8 +155,7 @@ def as_row(rng: Random, drawn: Chain, options: ChainOptions) -> Values:
     wording = WORDINGS[options.wording]
     definitions = [*drawn.chain, *drawn.others]
     names = wording.draw_names(rng, len(definitions))
-    order = list(range(len(definitions)))
-    rng.shuffle(order)
+    order = shuffled(rng, definitions) if options.shuffled else merged(rng, definitions)
     question, spans = joined([wording.definition(definitions[i], names, i) for i in order], wording.between)
     question += wording.question(names[len(drawn.chain) - 1])
     said = stated_values(rng, drawn.chain, options)
@@ -175,6 +177,22 @@ def as_row(rng: Random, drawn: Chain, options: ChainOptions) -> Values:
         "distractors": names[len(drawn.chain) :],
         "wrong_step": next((i for i, d in enumerate(drawn.chain) if said[i] != d.value), None),
     }
+
+
+def shuffled(rng: Random, definitions: list[Definition]) -> list[int]:
+    """Places in any order."""
+    order = list(range(len(definitions)))
+    rng.shuffle(order)
+    return order
+
+
+def merged(rng: Random, definitions: list[Definition]) -> list[int]:
+    """Places in a random order in which each definition stands behind those that it needs."""
+    order: list[int] = []
+    while len(order) < len(definitions):
+        ready = [i for i, d in enumerate(definitions) if i not in order and set(d.needs) <= set(order)]
+        order.append(rng.choice(ready))
+    return order
 
 
 def stated_values(rng: Random, chain: tuple[Definition, ...], options: ChainOptions) -> list[int]:

@@ -11,7 +11,7 @@ from mft_cli.errors import UserError
 
 WORLDS = [
     {}, {"redundancy": "value"}, {"redundancy": "values"}, {"modulus": None}, {"modulus": None, "wording": "sentences"},
-    {"operations": "+", "distance": 1, "joints": 0.0}, {"joints": 1.0, "steps": [3, 3]},
+    {"operations": "+", "distance": 1, "joints": 0.0}, {"joints": 1.0, "steps": [3, 3]}, {"shuffled": False},
 ]  # fmt: skip
 
 
@@ -78,6 +78,10 @@ def test_knobs():
     assert all(i - need <= 1 for row in rows_of(distance=1) for i, s in enumerate(row["steps"]) for need in s["needs"])
     assert all(len(step["needs"]) < 2 for row in rows_of(joints=0.0) for step in row["steps"])
     assert not any(re.search(r"[-+]", row["question"]) for row in rows_of(operations="*"))
+    for row in rows_of(shuffled=False, distractors=[2, 3]):
+        defined = re.findall(r"(\w) = ", row["question"])
+        used = [re.findall(r"[a-z]", right) for right in re.findall(r"= ([^;.]*)", row["question"])]
+        assert all(set(names) <= set(defined[:i]) for i, names in enumerate(used))
     assert rows_of(rows=20) == rows_of(rows=60)[:20]  # more rows: the same ones, and others
     assert rows_of(seed=1) != rows_of(seed=2)
 
