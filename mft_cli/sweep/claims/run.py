@@ -10,12 +10,13 @@ from pathlib import Path
 from mft_cli.config.compose import compose_values
 from mft_cli.config.laboratory import PREFIX
 from mft_cli.config.schema.base import Values
+from mft_cli.errors import UserError
 from mft_cli.files import read_json, write_json
 from mft_cli.sweep.claims.design import FOLDER, Claim, overrides_of
 from mft_cli.sweep.jobs import Train, is_finished
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.local import in_sequence
-from mft_cli.sweep.start import finish
+from mft_cli.sweep.start import first_line
 
 
 def run(name: str, claim: Claim, out: Path, train: Train, make: Callable[[str], None]) -> None:
@@ -33,7 +34,17 @@ def run(name: str, claim: Claim, out: Path, train: Train, make: Callable[[str], 
                     ledger.reset(job.number)
                     numbers.append(job.number)
         in_sequence(ledger, numbers, train)
-        finish(ledger)
+        refuse_unfinished(ledger, name, numbers)
+
+
+def refuse_unfinished(ledger: Ledger, name: str, numbers: list[int]) -> None:
+    """Raises UserError where runs of this design failed; those of an earlier design do not count."""
+    bad = [job for n in numbers if (job := ledger.truth(ledger.get(n))).state != "done"]
+    if bad:
+        told = f"job {bad[0].number} {bad[0].state}: {first_line(bad[0])}"
+        raise UserError(
+            f"{len(bad)} of {len(numbers)} runs of the claim are not done ({told}); again: mft claims run {name}"
+        )
 
 
 def composed(words: list[str], make: Callable[[str], None]) -> Values:
