@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> None:
             f"mft analyze has the commands {', '.join(kinds)}: mft analyze dependency data=gsm8k outputs/<run>"
         )
     kind = arguments[0]
+    asked: object
     asked, words = read_options(kinds[kind], f"analyze {kind}", arguments[1:], TrainConfig)
     keys = [w for w in words if w.startswith("-") or KEY.match(w)]
     folders = [w for w in words if w not in keys]

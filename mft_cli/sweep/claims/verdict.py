@@ -11,6 +11,7 @@ import numpy as np
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 from mft_cli.eval.journal import read_lines
+from mft_cli.run_dir import RunDir
 from mft_cli.stats.hierarchy import Effect, Table, paired_seeds
 from mft_cli.sweep.claims.design import Claim, overrides_of
 from mft_cli.sweep.ledger import Job, Ledger, seconds
@@ -42,6 +43,7 @@ class State:
     outcomes: list[Outcome]
     cells: dict[str, float]
     cost_s: float
+    machine: str  # that the first run ran on
     history: list[Values]  # the designs that ran, oldest first: digest, time, commit, committed
 
     @property
@@ -74,7 +76,14 @@ def state_of(name: str, claim: Claim, out: Path) -> State:
     outcomes = [outcome(contrast, terms, tables, claim.smallest) for contrast, terms in claim.contrasts.items()]
     means = {cell: float(table.mean()) for cell, table in tables.items()}
     cost = sum(seconds(job) or 0.0 for job in jobs.values())
-    return State(name, claim, len(jobs), total, outcomes, means, cost, history(ledger))
+    return State(name, claim, len(jobs), total, outcomes, means, cost, machine(ledger, jobs), history(ledger))
+
+
+def machine(ledger: Ledger, jobs: Mapping[tuple[str, int], Job]) -> str:
+    """Processor, cores and threads, by the first run's run.json."""
+    folders = [folder for job in jobs.values() if (folder := ledger.run_folder(job))]
+    facts = RunDir(folders[0]).get_provenance().get("hardware", {}) if folders else {}
+    return f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} used" if facts else ""
 
 
 def history(ledger: Ledger) -> list[Values]:
