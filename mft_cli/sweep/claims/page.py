@@ -63,7 +63,7 @@ def section(state: State) -> list[str]:
     if state.done:
         lines += [
             f"{count(state.done, 'run')} of {state.total}, {count(len(claim.seeds), 'seed')} an arm, {claim.problems} problems; "
-            f"{duration(state.cost_s)} of run time{f' ({state.machine})' if state.machine else ''}. Design {claim.digest}, {commit(state)}.", "",
+            f"{duration(state.cost_s)} of run time ({state.machine or 'machine unknown'}). Design {claim.digest}, {commit(state)}.", "",
         ]  # fmt: skip
     if state.cells:
         rows = [
