@@ -58,16 +58,15 @@ def dependency(config: TrainConfig, folders: list[str], own_model: bool, asked: 
         if not any(r["targets"] for r in records[0]):
             raise UserError(
                 f"near={asked.near}: no response is long enough to have a far context; set near= lower than "
-                f"{int(ready.examples.label_counts().max())}"
+                f"{int(ready.examples.labels.max())}"
             )
         return dependency_report.write(ready, records, settings, out)
 
 
 def identities(ready: Prepared) -> list[tuple[int, list[int]]]:
     """Id and tokens of every example: what a record depends on besides settings and model."""
-    offsets = ready.examples.offsets
     return [
-        (int(ready.examples.ids[i]), ready.examples.tokens[int(offsets[i]) : int(offsets[i + 1])].tolist())
+        (int(ready.examples.ids[i]), ready.examples.tokens[ready.examples.place(i)].tolist())
         for i in range(len(ready.examples))
     ]
 
@@ -88,8 +87,8 @@ def measure(
         if stop.name:
             raise Stopped(f"stopped by {stop.name}; {journal.path} has what is measured", stop.name)
         variants = variants_of(ready.examples, i, special, how, draw)
-        record = scores(model, ready.examples.tokens[int(ready.examples.offsets[i]) :], variants, asked, vocabulary)
-        journal.add(keys[i], {"model": subject.folder.weights_digest, "example": ready.examples.keys[i], **record})
+        record = scores(model, ready.examples.tokens[ready.examples.place(i)], variants, asked, vocabulary)
+        journal.add(keys[i], {"model": subject.folder.weights_digest, "example": ready.examples.key(i), **record})
         progress.examples(1)
     progress.close()
 

@@ -20,7 +20,7 @@ from mft_cli.analysis.subjects import Prepared, prepare
 from mft_cli.config.schema.methods import SftConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import TokenProgress
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch, make_batch, pack_examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.journal import Journal
@@ -88,7 +88,7 @@ def check_count(kind: str, count: int) -> None:
 
 def data_digest(ready: Prepared) -> str:
     e = ready.examples
-    return digest_of([e.ids.tolist(), e.tokens.tolist(), e.loss_mask.tolist()])
+    return digest_of([e.ids.tolist(), e.flat("tokens").tolist(), e.flat("loss_mask").tolist()])
 
 
 def key_of(scene: Scene, point: Coordinates, shared: Sequence[object]) -> str:

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.rng import Draw
 
 REGIONS = ("question", "near", "far")
@@ -70,7 +70,7 @@ def variants_of(examples: Examples, i: int, special: np.ndarray, how: Corruption
 
     Targets with the same question share one copy: what comes after a target cannot change its prediction.
     """
-    here = slice(int(examples.offsets[i]), int(examples.offsets[i + 1]))
+    here = examples.place(i)
     tokens, loss_mask, identity = (
         np.array(examples.tokens[here]),
         np.array(examples.loss_mask[here]),
@@ -118,15 +118,11 @@ def as_examples(variants: list[Variant]) -> Examples:
     """Variants in the form that packing takes; ids are their indices, `spans` says what is hidden and read."""
     lengths = [len(v.tokens) for v in variants]
     read = [np.isin(np.arange(1, n + 1), v.targets) for v, n in zip(variants, lengths, strict=True)]
-    total = sum(lengths)
     hidden = np.concatenate([v.hidden for v in variants])
-    return Examples(
-        ids=np.arange(len(variants)),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        tokens=np.concatenate([v.tokens for v in variants]).astype(np.int32),
-        loss_mask=np.zeros(total, dtype=bool),
-        lines=np.full(total, -1, dtype=np.int32),
+    return Examples.of(
+        np.arange(len(variants)),
+        lengths,
+        np.concatenate([v.tokens for v in variants]).astype(np.int32),
+        np.zeros(sum(lengths), dtype=bool),
         spans=(hidden * HIDDEN + np.concatenate(read) * READ).astype(np.uint8),
-        ratio=np.full(len(variants), np.nan, dtype=np.float32),
-        keys=[""] * len(variants),
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mft_cli.config.model_path import kind_of, model_path
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.load import draw, load
 from mft_cli.data.prompts import Renderer
 from mft_cli.errors import UserError
@@ -78,7 +78,7 @@ def prepare(config: TrainConfig, folders: list[str], own_model: bool, count: int
     chosen = examples.take(draw(examples, min(count, len(examples)), "analysis", config.seed))
     kind = "validation" if held_out else "training"
     source = f"{len(chosen)} of {len(examples)} {kind} examples of {config.data.name or 'the data'}, seed {config.seed}"
-    if int(chosen.tokens.max()) >= shared_ids:
+    if int(chosen.highest.max()) >= shared_ids:
         raise UserError(
             f"the examples hold tokens that one of {', '.join(s.config.path for s in subjects)} lacks; name the model "
             f"with the smallest vocabulary first, or analyse them one by one"

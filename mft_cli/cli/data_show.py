@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mft_cli.config.schema.runs import TrainConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.load import load
 from mft_cli.data.pack import IGNORE, make_batch
 from mft_cli.data.prompts import Renderer
@@ -41,7 +41,7 @@ def show(config: TrainConfig, *, rows: int, progress: float, epoch: int) -> None
     if legend := legend_of(method, console.is_terminal):
         console.print(legend)
     for i in range(min(rows, len(loaded.train))):
-        console.rule(f"[dim]{loaded.train.keys[i]}")
+        console.rule(f"[dim]{loaded.train.key(i)}")
         text, counts = render(
             loaded.train, i, epoch, method, progress, Draw(config.seed), tokenizer, console.is_terminal
         )

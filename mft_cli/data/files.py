@@ -193,13 +193,16 @@ def parse_object(line: str, location: str) -> dict[str, Any] | BadRow:
     return as_row(value, location)
 
 
+def integer(digits: str) -> int | HugeInteger:
+    return int(digits) if len(digits) <= LONGEST_INTEGER else HugeInteger(digits)
+
+
+JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_int=integer)
+
+
 def parse_json(text: str) -> Any:
     """A JSON value; NaN and Infinity, which JSON does not have, are missing values (null)."""
-
-    def integer(digits: str) -> int | HugeInteger:
-        return int(digits) if len(digits) <= LONGEST_INTEGER else HugeInteger(digits)
-
-    return json.loads(text, parse_constant=lambda _: None, parse_int=integer)
+    return JSON.decode(text)
 
 
 def as_row(value: Any, location: str) -> dict[str, Any] | BadRow:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig, ValidationConfig
-from mft_cli.data.encode import Examples, concatenate, encode_source
+from mft_cli.data.examples import Examples, concatenate
 from mft_cli.data.prompts import Renderer
-from mft_cli.data.questions import digests_of
-from mft_cli.data.sources import all_derived_from, load_rows
+from mft_cli.data.sources import all_derived_from
+from mft_cli.data.tokenized import Asked, encode_source
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 
@@ -27,7 +27,7 @@ class Loaded:
     lines: list[str] = field(default_factory=list)
     digests: dict[str, Any] = field(default_factory=dict)
     derived_from: list[str] = field(default_factory=list)
-    asked: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # (row ids, digests of their questions)
+    asked: list[Asked] = field(default_factory=list)
 
     def training_questions(self) -> np.ndarray:
         """Digests (uint64) of the questions that are trained on."""
@@ -58,13 +58,13 @@ def mixture(
 ) -> Examples:
     parts = []
     for name, source in sources.items():
-        rows = load_rows(source, name=name, seed=seed, on_bad_row=data.on_bad_row)
-        examples, lines = encode_source(name, rows.source, rows, renderer, data)
-        result.lines.extend([rows.form, *lines] if rows.form else lines)
+        encoded = encode_source(name, source, renderer, data, seed)
+        result.lines.extend(encoded.lines)
         if sources is data.sources:  # not those of validation only
-            result.asked.append(digests_of(rows.rows))
-        result.digests[name] = {"where": rows.location, "digest": rows.digest, "rows": len(examples)}
-        parts.append(examples)
+            result.asked.append(encoded.asked)
+        where = {"where": encoded.location, "digest": encoded.digest}
+        result.digests[name] = {**where, "rows": len(encoded.examples)}
+        parts.append(encoded.examples)
     return concatenate(parts)
 
 

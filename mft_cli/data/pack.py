@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.rng import Draw, permutation
 
 IGNORE = -100
@@ -110,18 +110,18 @@ def make_batch(
     for r, row in enumerate(rows):
         at = 0
         for i in row:
-            start, end = int(examples.offsets[i]), int(examples.offsets[i + 1])
-            n = end - start
+            place = examples.place(i)
+            n = place.stop - place.start
             here = slice(at, at + n)
-            tokens, loss_mask = examples.tokens[start:end], examples.loss_mask[start:end]
+            tokens, loss_mask = examples.tokens[place], examples.loss_mask[place]
             flat["input_ids"][r, here] = tokens
             flat["labels"][r, at : at + n - 1] = np.where(loss_mask[1:], tokens[1:], IGNORE)
             flat["loss_mask"][r, here] = loss_mask
             flat["positions"][r, here] = np.arange(n)
             flat["example"][r, here] = examples.ids[i]
             flat["real"][r, here] = True
-            flat["line"][r, here] = examples.lines[start:end]
-            flat["spans"][r, here] = examples.spans[start:end]
+            flat["line"][r, here] = examples.lines[place]
+            flat["spans"][r, here] = examples.spans[place]
             flat["ratio"][r, here] = examples.ratio[i]
             at += n
     lengths = [[int(examples.lengths[i]) for i in row] for row in rows] or [[]]

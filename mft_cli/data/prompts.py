@@ -7,7 +7,9 @@ itself would add one or the chat template writes it.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +19,21 @@ from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
 from mft_cli.errors import UserError
 
+Offsets = list[tuple[int, int]]  # of each token: its first character, and the one after its last
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
 
 class UnsafeText(ValueError):
     """A text holds a control token of the tokenizer."""
+
+
+@dataclass
+class Segment:
+    """A run of text that is tokenized by itself; `end` is the id that is written after it."""
+
+    text: str
+    loss_mask: bool = False
+    end: int | None = None
 
 
 @dataclass
@@ -31,7 +43,7 @@ class Piece:
     ids: list[int]
     loss_mask: bool = False
     text: str = ""
-    offsets: list[tuple[int, int]] | None = None
+    offsets: Offsets | None = None
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
@@ -47,8 +59,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: Any, prompt: PromptConfig, allowed: tuple[str, ...] = ()):
-        self.tokenizer = tokenizer
-        self.prompt = prompt
+        self.tokenizer, self.prompt, self.allowed = tokenizer, prompt, allowed
         if prompt.kind == "chat" and not tokenizer.chat_template:
             raise UserError(
                 "prompt.kind=chat, but the tokenizer has no chat template: choose prompt=alpaca or prompt=raw, "
@@ -118,21 +129,23 @@ class Renderer:
         return self.response_piece(response, answer).ids
 
     def response_piece(self, response: str, answer: str | None = None) -> Piece:
+        return self.tokenized([[self.response_segment(response, answer)]])[0][0]
+
+    def response_segment(self, response: str, answer: str | None = None) -> Segment:
         text = self.response_text(response, answer)
         self.check(text)
-        piece = self._response(text)
-        piece.ids.append(self.end_id)
-        return piece
+        return Segment(text, True, self.end_id)
 
-    def pieces(
+    def segments(
         self, question: str, response: str, answer: str | None, system: str | None, choices: Choices | None = None
-    ) -> list[Piece]:
-        return [Piece(self.prompt_ids(question, system, choices)), self.response_piece(response, answer)]
+    ) -> list[Segment]:
+        """A question with its response."""
+        return [Segment(self.prompt_text(question, system, choices)), self.response_segment(response, answer)]
 
     # ---- conversations ----
 
-    def conversation(self, messages: list[Turn], loss_on: str) -> list[Piece]:
-        """Pieces of a conversation, cut from the text that the chat template makes of the whole of it.
+    def conversation(self, messages: list[Turn], loss_on: str) -> list[Segment]:
+        """Segments of a conversation, cut from the text that the chat template makes of the whole of it.
 
         Every answer is verified: the text before it is what generation would be asked with at that point, and what stands
         between the two (an empty think block, a channel) is part of the answer, since the model has to write it. A template
@@ -145,27 +158,20 @@ class Renderer:
         whole = self._chat(messages)
         self._check_is_written(messages, whole)
         answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        pieces: list[Piece] = []
-        done = 0  # characters of `whole` that are in pieces
+        segments: list[Segment] = []
+        done = 0  # characters of `whole` that are in segments
         for i in answers:
             start = self._answer_start(messages, i, whole, done)
             end = self._answer_end(messages[i], whole, start)
-            pieces.append(Piece(self.encode(whole[done:start])))
             trained = (loss_on == "all" or i == answers[-1]) and messages[i].get("weight", 1) != 0
-            pieces.append(self._response(whole[start:end]) if trained else Piece(self.encode(whole[start:end])))
+            segments += [Segment(whole[done:start]), Segment(whole[start:end], trained)]
             done = self._turn_end(messages, i, whole, end)
-            tail = self.encode(whole[end:done])
-            if trained and tail[:1] == [self.end_id]:
-                pieces[-1].ids.append(tail.pop(0))
-            pieces.append(Piece(tail))
-        while pieces and not pieces[-1].loss_mask:
-            pieces.pop()  # nothing is trained on after the last answer
-        if not pieces:
+            segments.append(Segment(whole[end:done]))
+        if not any(segment.loss_mask for segment in segments):
             raise ValueError("no answer is trained on (every assistant turn has weight 0)")
-        pieces[0].ids[:] = self._start(pieces[0].ids)
-        return pieces
+        return segments
 
-    def one_turn(self, messages: list[Turn]) -> list[Piece]:
+    def one_turn(self, messages: list[Turn]) -> list[Segment]:
         """A conversation of one question and its answer under a template prompt. Raises ValueError for others."""
         system = next((m["content"] for m in messages if m["role"] in ("system", "developer")), None)
         turns = [m for m in messages if m["role"] not in ("system", "developer")]
@@ -174,14 +180,13 @@ class Renderer:
                 f"{len(turns)} turns, and prompt={self.prompt.name} is a text around one question and its answer; a model with a "
                 "chat template takes prompt=chat, others one with model.chat_template=FILE"
             )
-        return self.pieces(turns[0]["content"], turns[1]["content"], None, system)
+        return self.segments(turns[0]["content"], turns[1]["content"], None, system)
 
-    def plain(self, text: str) -> list[Piece]:
+    def plain(self, text: str) -> list[Segment]:
         """Plain text, all of it in the loss, between the tokenizer's own start and end tokens."""
         self.check(text)
-        piece = self._response(text)
-        piece.ids.append(self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else self.end_id)
-        return [Piece(list(self.bos)), piece] if self.bos else [piece]
+        eos = self.tokenizer.eos_token_id
+        return [Segment(""), Segment(text, True, eos if eos is not None else self.end_id)]
 
     def _check_is_written(self, messages: list[Turn], whole: str) -> None:
         """Raises ValueError for a turn whose text the template leaves out, as some do with tools and system turns."""
@@ -238,9 +243,38 @@ class Renderer:
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _response(self, text: str) -> Piece:
-        done = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Piece(list(done["input_ids"]), True, text, [tuple(o) for o in done["offset_mapping"]])
+    def tokenized(self, rows: Sequence[list[Segment]]) -> list[list[Piece]]:
+        """The pieces of each row's segments, up to its last response. The tokenizer gets all texts at once: it is faster so."""
+        contexts = iter(self._batch([s.text for row in rows for s in row if not s.loss_mask])["input_ids"])
+        encoded = self._batch([s.text for row in rows for s in row if s.loss_mask], return_offsets_mapping=True)
+        responses = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [self._joined([self._piece(s, contexts, responses) for s in row]) for row in rows]
+
+    def _batch(self, texts: list[str], **more: bool) -> Mapping[str, Any]:
+        if not texts:
+            return {"input_ids": [], "offset_mapping": []}
+        only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        encoded: Mapping[str, Any] = self.tokenizer(texts, **only_ids, **more)
+        return encoded
+
+    @staticmethod
+    def _piece(
+        segment: Segment, contexts: Iterator[list[int]], responses: Iterator[tuple[list[int], Offsets]]
+    ) -> Piece:
+        ids, offsets = next(responses) if segment.loss_mask else (next(contexts), None)
+        end = [] if segment.end is None else [segment.end]
+        return Piece([*ids, *end], segment.loss_mask, segment.text if segment.loss_mask else "", offsets)
+
+    def _joined(self, pieces: list[Piece]) -> list[Piece]:
+        """A row's pieces: an end token behind a response is the response's, and nothing is trained on after the last one."""
+        for piece, following in itertools.pairwise(pieces):
+            if piece.loss_mask and not following.loss_mask and following.ids[:1] == [self.end_id]:
+                piece.ids.append(following.ids.pop(0))
+        while not pieces[-1].loss_mask:
+            pieces.pop()
+        if not pieces[0].loss_mask:
+            pieces[0].ids = self._start(pieces[0].ids)
+        return pieces
 
     def _start(self, ids: list[int]) -> list[int]:
         """Exactly one beginning-of-sequence token: templates often write it, the tokenizer must add no second."""

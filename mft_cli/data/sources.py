@@ -75,6 +75,11 @@ def load_rows(source: SourceConfig, *, name: str, seed: int, on_bad_row: str = "
     Raises UserError for a missing file or, with on_bad_row="error", the first bad row (file and line named, `advice` given).
     """
     result, raw = open_rows(source, name)
+    return read_opened(result, raw, name=name, seed=seed, on_bad_row=on_bad_row, advice=advice)
+
+
+def read_opened(result: Rows, raw: Raw, *, name: str, seed: int, on_bad_row: str, advice: str = ADVICE) -> Rows:
+    """Fills what `open_rows` opened. Raises UserError as `load_rows`."""
     source, seen = result.source, set[str]()
     for index, key, values in raw:
         result.read += 1
@@ -225,8 +230,10 @@ def text(values: dict[str, Any], path: str, location: str, *, empty: bool = Fals
         joined = "\n\n".join(str(part) for part in parts if not is_missing(part))
     if not joined.strip() and not empty:
         raise BadRow(f"{location}: field {path!r} is empty")
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in joined):
-        raise BadRow(f"{location}: field {path!r} is not valid UTF-8")
+    try:
+        joined.encode()
+    except UnicodeEncodeError:  # surrogates
+        raise BadRow(f"{location}: field {path!r} is not valid UTF-8") from None
     return joined
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MethodConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.distributed.zero import shape_of
 from mft_cli.errors import UserError

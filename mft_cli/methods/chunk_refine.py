@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import ChunkRefineConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import shape_of
 from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
@@ -113,7 +113,7 @@ class ChunkRefine(Method):
     def check(self, examples: Examples) -> None:
         """Counts the training's response tokens, for the floor that a masked chunk's loss is compared with."""
         if self.unigram is None:
-            tokens = torch.from_numpy(examples.tokens[examples.loss_mask].astype("int64"))
+            tokens = torch.from_numpy(examples.flat("tokens")[examples.flat("loss_mask")].astype("int64"))
             size = max(self.mask_id + 1, self.tokenizer_size)  # validation may hold tokens that training does not
             counts = torch.bincount(tokens, minlength=size).double() + 1
             self.unigram = (counts / counts.sum()).log().float()

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mft_cli.answers.critique_format import NAMES, TAGS, has_format
 from mft_cli.config.schema.methods import MaskedCritiqueConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Inputs, Losses, Method, label_count, model_inputs
@@ -65,16 +65,12 @@ class MaskedCritique(Method):
         tags = [i for n in NAMES for i in (self.opens[n], self.closes[n])]
         order = [tags[k] for k in (0, 2, 3, 4, 5, 1, 6, 7)]
         is_tag = np.isin(examples.tokens, tags) & examples.loss_mask
-        bad = [
-            i
-            for i in range(len(examples))
-            if examples.tokens[s := slice(*examples.offsets[i : i + 2])][is_tag[s]].tolist() != order
-        ]
+        bad = [i for i in range(len(examples)) if examples.tokens[s := examples.place(i)][is_tag[s]].tolist() != order]
         if bad:
             raise UserError(
                 f"method.name=masked_critique: {len(bad)} of {len(examples)} responses do not have the tags "
                 f"<think><critique>..</critique><reasoning>..</reasoning></think><ans>..</ans> once and in order "
-                f"(first: {examples.keys[bad[0]]}); correct or remove these rows, or check data.on_long"
+                f"(first: {examples.key(bad[0])}); correct or remove these rows, or check data.on_long"
             )
 
     # ---- labels ----

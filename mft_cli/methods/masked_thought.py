@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MaskedThoughtConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count

@@ -72,7 +72,7 @@ def counted(config: TrainConfig, settings: Settings) -> DataFacts:
     mean = settings.mean_tokens or tokens / len(train)
     return DataFacts(
         settings.rows or len(train), mean, float((lengths**2).sum()) / tokens,
-        settings.label_share or float(train.label_counts().sum()) / tokens, int(lengths.max()),
+        settings.label_share or float(train.labels.sum()) / tokens, int(lengths.max()),
         f"counted in {', '.join(config.data.sources)}",
     )  # fmt: skip
 

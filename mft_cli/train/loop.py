@@ -18,7 +18,7 @@ import torch
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Logger, StepProgress
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch, Order, make_batch, micro_batches_of_rank, pack_examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.methods.base import Method
@@ -142,7 +142,7 @@ class Trainer:
             counts={n: int(v) for n, v in counts.items()},
             tokens=int(self.train.lengths[chosen].sum()),
             padded_tokens=sum(b.input_ids.numel() for b in batches),
-            examples=[self.train.keys[i] for i in chosen],
+            examples=[self.train.key(i) for i in chosen],
         )  # fmt: skip
 
     # ---- the run ----

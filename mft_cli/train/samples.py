@@ -35,9 +35,9 @@ def sampler(
         model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
         with torch.no_grad(), open(path, "a", encoding="utf-8") as file:
             for i in range(len(batches)):
-                start = int(examples.offsets[i])
-                first = start + int(examples.loss_mask[start : int(examples.offsets[i + 1])].argmax())
-                prompt = torch.from_numpy(examples.tokens[start:first].astype("int64"))[None].to(model.device)
+                here = examples.place(i)
+                first = here.start + int(examples.loss_mask[here].argmax())
+                prompt = torch.from_numpy(examples.tokens[here.start : first].astype("int64"))[None].to(model.device)
                 made = model.generate(  # type: ignore[operator]
                     input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=config.sample_tokens,
                     do_sample=False, eos_token_id=renderer.end_ids, pad_token_id=renderer.tokenizer.pad_token_id,
@@ -45,7 +45,7 @@ def sampler(
                 text = decoded(
                     renderer.tokenizer, made[0, prompt.shape[1] :].tolist(), structure_tokens(renderer.tokenizer)
                 )
-                row = {"step": step, "row": examples.keys[i], "completion": text, **more[i]}
+                row = {"step": step, "row": examples.key(i), "completion": text, **more[i]}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         model.config._attn_implementation = before
         model.train(training)

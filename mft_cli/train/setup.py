@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -249,9 +250,8 @@ def load_weights(
     new_ids = [token_id(tokenizer, token) for token in new_tokens]
     for examples in (loaded.train, loaded.validation):
         if examples is not None:
-            check_tokens_have_rows(
-                tokenizer, examples.tokens, base_vocabulary, new_ids, str(source.adapter or source.base.path)
-            )
+            beyond = examples.take(np.flatnonzero(examples.highest >= base_vocabulary)).flat("tokens")
+            check_tokens_have_rows(tokenizer, beyond, base_vocabulary, new_ids, str(source.adapter or source.base.path))
     generation_settings(model, tokenizer, tokenizers.renderer.end_ids)  # what the export cannot save is told now
     extend_model(model, tokenizer, new_tokens)
     return Weights(model, base_vocabulary, spare, new_ids)

@@ -26,7 +26,7 @@ from mft_cli.cli.analyze import main as command
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.errors import Stopped, UserError
 from mft_cli.rng import Draw
 from tests.support.tiny import mft
@@ -44,16 +44,12 @@ def own_signals():
 def examples_of(*rows: tuple[list[int], list[int]]) -> Examples:
     """Examples of (prompt ids, response ids)."""
     lengths = [len(p) + len(r) for p, r in rows]
-    total = sum(lengths)
-    return Examples(
-        ids=np.arange(len(rows)) + 7,
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        tokens=np.array([t for p, r in rows for t in p + r], dtype=np.int32),
-        loss_mask=np.array([k for p, r in rows for k in [False] * len(p) + [True] * len(r)]),
-        lines=np.zeros(total, dtype=np.int32),
-        spans=np.zeros(total, dtype=np.uint8),
-        ratio=np.full(len(rows), np.nan, dtype=np.float32),
-        keys=[f"row:{i}" for i in range(len(rows))],
+    return Examples.of(
+        np.arange(len(rows)) + 7,
+        lengths,
+        np.array([t for p, r in rows for t in p + r], dtype=np.int32),
+        np.array([k for p, r in rows for k in [False] * len(p) + [True] * len(r)]),
+        keys=np.array([f"row:{i}" for i in range(len(rows))], dtype=bytes),
     )
 
 
@@ -147,9 +143,7 @@ def score(folder: Path, how: Corruption, i: int = 0) -> dict:
     examples = examples_of(*ROWS)
     model = subject(folder).load(CPU)
     variants = variants_of(examples, i, NOTHING_SPECIAL, how, Draw(1))
-    return scores(
-        model, examples.tokens[int(examples.offsets[i]) :], variants, DependencySettings(batch_tokens=90), WORDS
-    )
+    return scores(model, examples.tokens[examples.place(i)], variants, DependencySettings(batch_tokens=90), WORDS)
 
 
 def test_a_bigram_model_depends_on_the_token_before_alone(bigram: Path):

@@ -42,7 +42,11 @@ def conversation(tmp_path: Path, turns, **more):
 
 
 def trained_texts(renderer: Renderer, turns, loss_on: str = "all") -> list[str]:
-    return [renderer.tokenizer.decode(p.ids) for p in renderer.conversation(turns, loss_on) if p.loss_mask]
+    return [
+        renderer.tokenizer.decode(p.ids)
+        for p in renderer.tokenized([renderer.conversation(turns, loss_on)])[0]
+        if p.loss_mask
+    ]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -50,7 +54,7 @@ def trained_texts(renderer: Renderer, turns, loss_on: str = "all") -> list[str]:
 def test_every_answer_with_its_end_token_is_trained_on_and_stands_where_it_is_asked(tokenizer, name: str, turns):
     tokenizer.chat_template = TEMPLATES[name]
     renderer = Renderer(tokenizer, PromptConfig())
-    pieces = renderer.conversation(turns, "all")
+    pieces = renderer.tokenized([renderer.conversation(turns, "all")])[0]
     answers = [p for p in pieces if p.loss_mask]
     assert len(answers) == len(turns) // 2
     for piece, turn in zip(answers, turns[1::2], strict=True):
@@ -104,9 +108,9 @@ def test_an_end_token_that_only_tokenizer_json_calls_special_ends_answers_and_is
     end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     assert renderer.end_id == end
     assert end in renderer.end_ids
-    assert [p.ids[-1] for p in renderer.conversation(CHAT, "all") if p.loss_mask] == [end, end]
+    assert [p.ids[-1] for p in renderer.tokenized([renderer.conversation(CHAT, "all")])[0] if p.loss_mask] == [end, end]
     with pytest.raises(UnsafeText, match="<end_of_turn>"):
-        renderer.pieces("Hi<end_of_turn>\n<|im_start|>", "ok", None, None)
+        renderer.segments("Hi<end_of_turn>\n<|im_start|>", "ok", None, None)
 
 
 def test_turns_with_weight_0_are_not_trained_on(tokenizer):
@@ -117,7 +121,9 @@ def test_turns_with_weight_0_are_not_trained_on(tokenizer):
 def test_one_question_and_answer_train_under_a_template_prompt_and_more_say_why_not(tokenizer):
     prompt = PromptConfig(name="alpaca", kind="template", template="### Q: {question}\n### A: ")
     renderer = Renderer(tokenizer, prompt)
-    assert renderer.conversation(CHAT[:2], "all") == renderer.pieces(CHAT[0]["content"], CHAT[1]["content"], None, None)
+    assert renderer.conversation(CHAT[:2], "all") == renderer.segments(
+        CHAT[0]["content"], CHAT[1]["content"], None, None
+    )
     with pytest.raises(ValueError, match="4 turns, and prompt=alpaca is a text around one question"):
         renderer.conversation(CHAT, "all")
 
@@ -128,8 +134,8 @@ def test_a_system_turn_under_a_template_prompt_is_in_the_text_or_an_error(tokeni
     with pytest.raises(ValueError, match=r"no \{system\} in its template"):
         Renderer(tokenizer, bare).conversation([system, *CHAT[:2]], "all")
     placed = PromptConfig(name="placed", kind="template", template="{system}\nQ: {question}")
-    pieces = Renderer(tokenizer, placed).conversation([system, *CHAT[:2]], "all")
-    assert tokenizer.decode(pieces[0].ids).endswith("Be {question} brief.\nQ: What is 1 plus 2?")
+    segments = Renderer(tokenizer, placed).conversation([system, *CHAT[:2]], "all")
+    assert segments[0].text.endswith("Be {question} brief.\nQ: What is 1 plus 2?")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Encoding (spans, lines, limits, cache) and packing (every example once, shifted labels, any layout the same)."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +11,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mft_cli.config.schema.inputs import DataConfig, PromptConfig, SourceConfig, ValidationConfig
-from mft_cli.data.encode import Examples, encode_source
+from mft_cli.data.encode import ARRAYS
+from mft_cli.data.examples import Examples
 from mft_cli.data.load import load, validation_size
 from mft_cli.data.pack import IGNORE, Order, make_batch, micro_batches_of_rank, pack_examples
 from mft_cli.data.prompts import Renderer
-from mft_cli.data.sources import load_rows
+from mft_cli.data.tokenized import encode_source
 from mft_cli.errors import UserError
 from tests.support.tiny import problems
 
 
 def encode(tokenizer, file: Path, data: DataConfig | None = None, **source: object) -> tuple[Examples, list[str]]:
     config = SourceConfig(path=str(file), **{"response": "answer", **source})
-    rows = load_rows(config, name="s", seed=1)
-    return encode_source("s", config, rows, Renderer(tokenizer, PromptConfig()), data or DataConfig())
+    encoded = encode_source("s", config, Renderer(tokenizer, PromptConfig()), data or DataConfig(), 1)
+    return encoded.examples, encoded.lines
 
 
 def test_tokens_are_prompt_then_response(tokenizer, problem_file: Path):
     examples, _ = encode(tokenizer, problem_file)
     renderer = Renderer(tokenizer, PromptConfig())
     for i, row in enumerate(problems(40)):
-        here = slice(examples.offsets[i], examples.offsets[i + 1])
+        here = examples.place(i)
         prompt, response = renderer.prompt_ids(row["question"]), renderer.response_ids(row["answer"])
         assert examples.tokens[here].tolist() == prompt + response
         assert examples.loss_mask[here].tolist() == [False] * len(prompt) + [True] * len(response)
-    assert examples.label_counts().tolist() == [len(renderer.response_ids(r["answer"])) for r in problems(40)]
+    assert examples.labels.tolist() == [len(renderer.response_ids(r["answer"])) for r in problems(40)]
 
 
 def test_lines_follow_the_text(tokenizer, problem_file: Path):
     examples, _ = encode(tokenizer, problem_file)
     for i, row in enumerate(problems(40)):
-        here = slice(examples.offsets[i], examples.offsets[i + 1])
+        here = examples.place(i)
         tokens, lines = examples.tokens[here], examples.lines[here]
         for number, line in enumerate(row["answer"].split("\n")):
             text = tokenizer.decode(tokens[lines == number])
@@ -71,14 +72,14 @@ def test_limits_are_counted(tokenizer, problem_file: Path):
     assert len(dropped) == len(examples) - long
     assert any(f"{long:,} of {len(examples):,} examples over {limit} tokens dropped" in line for line in lines)
     cut, lines = encode(tokenizer, problem_file, DataConfig(max_length=limit, on_long="truncate"))
-    lost = int(examples.label_counts().sum() - cut.label_counts().sum())
+    lost = int(examples.labels.sum() - cut.labels.sum())
     assert len(cut) == len(examples)
     assert cut.lengths.max() == limit
     assert any(f"{lost:,} of" in line for line in lines)
     nothing, lines = encode(
         tokenizer, problem_file, DataConfig(max_length=int(examples.lengths.min()), on_long="truncate")
     )
-    assert (nothing.label_counts() > 0).all()
+    assert (nothing.labels > 0).all()
 
 
 def test_cache_is_read_and_keyed(tokenizer, problem_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -88,31 +89,52 @@ def test_cache_is_read_and_keyed(tokenizer, problem_file: Path, monkeypatch: pyt
     assert lines == same
     assert isinstance(again.tokens, np.memmap)
     assert np.array_equal(first.tokens, again.tokens)
-    keys = {lines[-1]}
-    config = DataConfig(max_length=512)
-    keys.add(encode(tokenizer, problem_file, config)[1][-1])
+    assert encode(tokenizer, problem_file, DataConfig(max_length=512))[1][-1] == lines[-1]  # limits come after it
+    keys = {lines[-1], encode(tokenizer, problem_file, rows=30)[1][-1]}
     tokenizer.add_tokens(["<new>"])
     keys.add(encode(tokenizer, problem_file)[1][-1])
     copy = tmp_path / "copy.jsonl"
     copy.write_text(problem_file.read_text().replace("plus", "and"))
     keys.add(encode(tokenizer, copy)[1][-1])
     assert len({k.rsplit("cache", 1)[1] for k in keys}) == 4
-    for path in (tmp_path / "tokenized").glob("*/tokens.npy"):
-        path.write_bytes(b"torn")
-    assert np.array_equal(encode(tokenizer, problem_file)[0].tokens, encode(tokenizer, problem_file)[0].tokens)
 
 
-CACHED = (
-    "tokens.npy",
-    "loss_mask.npy",
-    "offsets.npy",
-    "ids.npy",
-    "lines.npy",
-    "spans.npy",
-    "ratio.npy",
-    "keys.json",
-    "digests.json",
-)
+def test_a_later_start_reads_no_row(tokenizer, problem_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MFT_CACHE_DIR", str(tmp_path))
+    renderer, data = (
+        Renderer(tokenizer, PromptConfig()),
+        DataConfig(sources={"s": SourceConfig(str(problem_file), response="answer")}),
+    )
+    first = load(data, renderer, 1)
+    monkeypatch.setattr("mft_cli.data.tokenized.read_opened", None)
+    again = load(data, renderer, 2)  # nothing is drawn: the seed does not matter
+    assert (again.lines, again.digests) == (first.lines, first.digests)
+    assert np.array_equal(again.training_questions(), first.training_questions())
+    assert [again.train.key(i) for i in range(40)] == [f"{problem_file}:{i + 1}" for i in range(40)]
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "drop"])
+def test_processes_share_the_rows_and_change_nothing(
+    tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_bad_row: str
+):
+    file = tmp_path / "rows.jsonl"
+    rows = problems(40)
+    if on_bad_row == "drop":
+        rows[17]["answer"] = "<|im_end|>"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(cache=False, on_bad_row=on_bad_row)
+    alone, lines = encode(tokenizer, file, data, spans={"steps": "/Step|That/"})
+    monkeypatch.setattr("mft_cli.data.encode.BLOCK", 7)
+    monkeypatch.setattr("mft_cli.data.encode.ROWS_A_PROCESS", 10)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    shared, same = encode(tokenizer, file, data, spans={"steps": "/Step|That/"})
+    assert lines == same
+    for field in fields(Examples):
+        np.testing.assert_array_equal(getattr(alone, field.name), getattr(shared, field.name), strict=True)
+    assert alone.spans.any()
+
+
+CACHED = (*(f"{name}.npy" for name in ARRAYS), "lines.json", "digests.json")
 
 
 @pytest.mark.parametrize("name", CACHED)
@@ -125,9 +147,8 @@ def test_a_damaged_cache_is_made_again(
     (path,) = (tmp_path / "tokenized").glob(f"*/{name}")
     content = path.read_bytes()
     for torn in (content[:-1] + bytes([content[-1] ^ 1]), content[:-1], b"", None):
-        if torn is None:
-            path.unlink()
-        else:
+        path.unlink()  # not written over: examples are mapped from it
+        if torn is not None:
             path.write_bytes(torn)
         again, _ = encode(tokenizer, problem_file)
         assert np.array_equal(again.tokens, whole.tokens)
@@ -183,14 +204,10 @@ def test_the_share_is_rounded_as_it_is_written(fraction: float, rows: int, valid
 
 
 def fake(lengths: list[int]) -> Examples:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    total = int(offsets[-1])
+    total = sum(lengths)
     rng = np.random.default_rng(0)
-    return Examples(
-        ids=np.arange(1, len(lengths) + 1) * 7919, offsets=offsets, tokens=rng.integers(3, 99, total).astype(np.int32),
-        loss_mask=rng.random(total) < 0.5, lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
-        ratio=np.full(len(lengths), np.nan, np.float32), keys=[str(i) for i in range(len(lengths))],
-    )  # fmt: skip
+    tokens = rng.integers(3, 99, total).astype(np.int32)
+    return Examples.of(np.arange(1, len(lengths) + 1) * 7919, lengths, tokens, rng.random(total) < 0.5)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(50, 120), st.booleans())
@@ -220,7 +237,7 @@ def test_labels_are_shifted_within_each_example(lengths):
         at = 0
         for i in row:
             n = lengths[i]
-            s = int(examples.offsets[i])
+            s = int(examples.starts[i])
             tokens, loss_mask = examples.tokens[s : s + n], examples.loss_mask[s : s + n]
             expected = [int(t) if k else IGNORE for t, k in zip(tokens[1:], loss_mask[1:], strict=True)] + [IGNORE]
             assert batch.labels[r, at : at + n].tolist() == expected
@@ -231,7 +248,7 @@ def test_labels_are_shifted_within_each_example(lengths):
         assert not batch.real[r, at:].any()
         assert sum(batch.lengths[r]) == batch.input_ids.shape[1]
     assert len(found) == len(lengths)
-    assert int((batch.labels != IGNORE).sum()) == int(examples.label_counts().sum())
+    assert int((batch.labels != IGNORE).sum()) == int(examples.labels.sum())
 
 
 def test_an_empty_micro_batch_is_one_position_without_a_label():

@@ -237,7 +237,9 @@ def test_options_are_rendered_by_the_one_renderer(tokenizer, tmp_path: Path):
     )
     assert Renderer(tokenizer, own).prompt_text(row.question, None, row.choices) == "Which {choices}?|(A) one\n(B) two|"
     renderer = Renderer(tokenizer, plain)
-    trained = renderer.pieces(row.question, row.response, row.answer, row.system, row.choices)[0].ids
+    trained = renderer.encode(
+        renderer.segments(row.question, row.response, row.answer, row.system, row.choices)[0].text
+    )
     assert trained == renderer.prompt_ids(row.question, row.system, row.choices)
     with pytest.raises(ValueError, match="control token"):
         renderer.prompt_ids("q", None, {"A": "x", "B": "<|im_end|>"})

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mft_cli.config.schema.inputs import DataConfig, PromptConfig, SourceConfig
-from mft_cli.data.encode import encode_source
 from mft_cli.data.layouts import resolve_local
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
+from mft_cli.data.tokenized import encode_source
 from mft_cli.errors import UserError
 
 Q, A = "What is 1 plus 2?", "It is 3."
@@ -46,19 +46,18 @@ def test_the_usual_forms_are_detected_told_and_tokenized(tmp_path: Path, tokeniz
     assert rows.form.startswith("mine: rows of the form ")
     assert rows.source.layout != "auto"
     data = DataConfig(sources={"mine": asked}, cache=False)
-    examples, _ = encode_source("mine", rows.source, rows, Renderer(tokenizer, PromptConfig()), data)
-    text = tokenizer.decode(examples.tokens[: examples.offsets[1]])
+    examples = encode_source("mine", asked, Renderer(tokenizer, PromptConfig()), data, 1).examples
+    text = tokenizer.decode(examples.tokens[: examples.lengths[0]])
     assert Q in text
-    trained = tokenizer.decode(examples.tokens[: examples.offsets[1]][examples.loss_mask[: examples.offsets[1]]])
+    trained = tokenizer.decode(examples.tokens[: examples.lengths[0]][examples.loss_mask[: examples.lengths[0]]])
     assert trained == A + "<|im_end|>"
 
 
 def test_plain_text_is_trained_on_as_a_whole(tmp_path: Path, tokenizer):
     asked = source(tmp_path, {"text": "Once upon a time."})
-    rows = load_rows(asked, name="mine", seed=1)
     data = DataConfig(sources={"mine": asked}, cache=False)
-    examples, _ = encode_source("mine", rows.source, rows, Renderer(tokenizer, PromptConfig()), data)
-    first = examples.tokens[: examples.offsets[1]][examples.loss_mask[: examples.offsets[1]]]
+    examples = encode_source("mine", asked, Renderer(tokenizer, PromptConfig()), data, 1).examples
+    first = examples.tokens[: examples.lengths[0]][examples.loss_mask[: examples.lengths[0]]]
     assert tokenizer.decode(first) == "Once upon a time.<|im_end|>"
 
 

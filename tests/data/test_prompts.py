@@ -26,7 +26,7 @@ PRESETS = sorted(p.stem for p in (config.CONF / "prompt").glob("*.yaml"))
 def test_training_ids_begin_with_the_ids_asked_in_evaluation(tokenizer, name: str):
     renderer = Renderer(tokenizer, preset(name))
     asked = renderer.prompt_ids("What is 3 + 4?")
-    prompt, response = renderer.pieces("What is 3 + 4?", "It is 7.", "7", None)
+    prompt, response = renderer.tokenized([renderer.segments("What is 3 + 4?", "It is 7.", "7", None)])[0]
     assert prompt.ids == asked
     assert not prompt.loss_mask
     assert response.loss_mask
@@ -97,7 +97,7 @@ def conversation() -> list[dict[str, str]]:
 )
 def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, loss_mask: list[str]):
     renderer = Renderer(tokenizer, preset("chat"))
-    pieces = renderer.conversation(conversation(), loss_on)
+    pieces = renderer.tokenized([renderer.conversation(conversation(), loss_on)])[0]
     whole = tokenizer.apply_chat_template(conversation(), tokenize=False)
     assert "".join(tokenizer.decode(p.ids) for p in pieces) + "\n" == whole
     assert [tokenizer.decode(p.ids) for p in pieces if p.loss_mask] == loss_mask

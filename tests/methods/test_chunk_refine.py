@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.methods import ChunkRefineConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import make_batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import model_inputs
@@ -31,14 +31,9 @@ DRAW = Draw(7)
 def make_examples(segments: list[list[int]], seed: int = 0) -> Examples:
     """One example for each list of segment lengths: prompt, response, prompt, response ... of random tokens 3 .. 300."""
     lengths = [sum(s) for s in segments]
-    total = sum(lengths)
     loss_mask = np.concatenate([np.repeat([i % 2 == 1 for i in range(len(s))], s) for s in segments])
-    return Examples(
-        ids=np.arange(11, 11 + len(segments), dtype=np.int64) * 7919, offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        tokens=np.random.default_rng(seed).integers(3, 300, total).astype(np.int32), loss_mask=loss_mask,
-        lines=np.zeros(total, np.int32), spans=np.zeros(total, np.uint8),
-        ratio=np.full(len(segments), np.nan, np.float32), keys=[str(i) for i in range(len(segments))],
-    )  # fmt: skip
+    tokens = np.random.default_rng(seed).integers(3, 300, sum(lengths)).astype(np.int32)
+    return Examples.of(np.arange(11, 11 + len(segments), dtype=np.int64) * 7919, lengths, tokens, loss_mask)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mft_cli.config.schema.methods import MaskedThoughtConfig
-from mft_cli.data.encode import Examples
+from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch, make_batch
 from mft_cli.errors import UserError
 from mft_cli.methods.mask_token import choose_mask_token
@@ -63,11 +63,10 @@ def method(**settings: object) -> MaskedThought:
 def batch(examples: int = 60, prompt: int = 30, response: int = 170, packed: int = 3, ratio: float = math.nan) -> Batch:
     n = prompt + response
     lines = np.concatenate([np.full(prompt, -1), np.arange(response) // 10])
-    made = Examples(
-        ids=np.arange(examples) * 104729 + 5, offsets=np.arange(examples + 1) * n,
-        tokens=np.tile(np.arange(n) % 90 + 5, examples).astype(np.int32),
-        loss_mask=np.tile(np.arange(n) >= prompt, examples), lines=np.tile(lines, examples).astype(np.int32),
-        spans=np.zeros(examples * n, np.uint8), ratio=np.full(examples, ratio, np.float32), keys=[""] * examples,
+    made = Examples.of(
+        np.arange(examples) * 104729 + 5, [n] * examples, np.tile(np.arange(n) % 90 + 5, examples).astype(np.int32),
+        np.tile(np.arange(n) >= prompt, examples), lines=np.tile(lines, examples).astype(np.int32),
+        ratio=np.full(examples, ratio, np.float32),
     )  # fmt: skip
     rows = [list(range(i, min(i + packed, examples))) for i in range(0, examples, packed)]
     return make_batch(made, rows, 0, 2)
@@ -207,10 +206,7 @@ def test_only_named_spans_are_corrupted():
 
 def no_examples() -> Examples:
     nothing = np.zeros(0, np.int64)
-    return Examples(
-        ids=nothing, offsets=np.zeros(1, np.int64), tokens=nothing, loss_mask=nothing > 0, lines=nothing, spans=nothing,
-        ratio=nothing, keys=[],
-    )  # fmt: skip
+    return Examples.of(nothing, nothing, nothing, nothing > 0)
 
 
 def test_drop_attention_hides_the_chosen_positions():
