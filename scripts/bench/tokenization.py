@@ -77,7 +77,9 @@ def main() -> None:
         environment = {**os.environ, "MFT_CACHE_DIR": folder}
         command = [sys.executable, __file__, f"file={file}", f"layout={layout}", *([model] if model else [])]
         for start in ("cold", "warm"):
-            done = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+            done = json.loads(
+                subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]
+            )
             rate = f"{done['rows']:,} rows, {done['tokens']:,} tokens"
             print(f"{start}: {done['seconds']:.1f} s, {done['memory']:.0f} MB more memory ({rate})", flush=True)
 
