@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from mft_cli.analysis.known_rows import known_rows, other_number, random_of
 from mft_cli.analysis.page import publish
 from mft_cli.analysis.settings import GraphSettings
-from mft_cli.analysis.subjects import Subject, find_subjects
+from mft_cli.analysis.subjects import find_subjects
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import Row
+from mft_cli.eval.engines.hf import load_model
 from mft_cli.files import JsonObject, digest_of
 from mft_cli.methods import make
 from mft_cli.models.device import set_up_device
@@ -59,13 +60,16 @@ def graph(config: TrainConfig, folders: list[str], names_a_model: bool, asked: G
         renderer = Renderer(
             subject.tokenizer(), config.prompt, tuple(make(config.method, config.train.logits_chunk).new_tokens)
         )
-        result["models"][subject.label] = measured(subject, renderer, rows, config.seed, device)
+        model = load_model(subject.folder.path, "float32", str(device), config.model.trust_remote_code)
+        result["models"][subject.label] = measured(model, renderer, rows, config.seed, device)
     table = Table(
         "Dependence on the true graph", ("model", "AUROC", "95 % interval", "drop, needed", "drop, not needed", "pairs"),
         [line(label, facts) for label, facts in result["models"].items()], "Pairs of a step and something that it may need.",
     )  # fmt: skip
     best = max(result["models"].items(), key=lambda item: item[1]["auroc"] or 0.0)
-    sentence = f"{best[0]} follows the true graph best: AUROC {decimal(best[1]['auroc'])}."
+    sentence = f"AUROC {decimal(best[1]['auroc'])}: {best[0]}" + (
+        ", the largest of these." if len(subjects) > 1 else "."
+    )
     source = f"{len(rows)} rows of {config.data.name or 'the data'}, seed {config.seed}"
     return publish(out, "graph", "Dependence on the true graph", [sentence], source, result, [table], {}, READING)
 
@@ -76,9 +80,8 @@ def line(label: str, facts: JsonObject) -> tuple[str, ...]:
     return label, decimal(facts["auroc"]), f"[{decimal(low)}, {decimal(high)}]", *drops, str(facts["pairs"])
 
 
-def measured(subject: Subject, renderer: Renderer, rows: list[Row], seed: int, device: torch.device) -> JsonObject:
+def measured(model: nn.Module, renderer: Renderer, rows: list[Row], seed: int, device: torch.device) -> JsonObject:
     """AUROC and mean drops of one model. The interval takes pairs for independent, which they are not quite."""
-    model = subject.load(device)
     drops: list[float] = []
     needed: list[bool] = []
     for row in rows:

@@ -24,7 +24,7 @@ def publish(
     for picture, image in pictures.items():
         (out / f"{picture}.png").write_bytes(image.light)
     write_atomically(out / f"{name}.html", tables_page(title, [*sentences, source], parts, pictures.values(), reading))
-    images = ", ".join(f"{picture}.png" for picture in pictures)
+    files = ", ".join([f"{name}.json", f"{name}.html", *(f"{picture}.png" for picture in pictures)])
     print("\n" + "\n".join(sentences))
-    print(f"\n{source}\nwritten to {out}: {name}.json, {name}.html, {images}")
+    print(f"\n{source}\nwritten to {out}: {files}")
     return result

@@ -72,7 +72,9 @@ def resilience(config: TrainConfig, folders: list[str], names_a_model: bool, ask
         "Error resilience", ("model", "recovered", "interval", "undisturbed", "interval"), rows, "One number changed."
     )
     best = max(result["models"].items(), key=lambda item: item[1]["recovered"])
-    sentence = f"{best[0]} recovers most often: {percent(best[1]['recovered'])} of {len(cuts)}."
+    sentence = f"{percent(best[1]['recovered'])} recovered: {best[0]}" + (
+        ", the most of these." if len(subjects) > 1 else "."
+    )
     source = f"{len(cuts)} solutions of {config.data.name or 'the data'}, seed {config.seed}"
     return publish(out, "resilience", "Error resilience", [sentence], source, result, [table], {}, READING)
 
@@ -93,7 +95,9 @@ def measured(
 ) -> JsonObject:
     """Shares of right answers behind wrong and right numbers, with Wilson intervals."""
     engine = HfEngine(
-        load_model(subject.folder.path, "float32", device, trust=False), renderer.tokenizer, asked.batch_size
+        load_model(subject.folder.path, "float32", device, subject.config.trust_remote_code),
+        renderer.tokenizer,
+        asked.batch_size,
     )
     facts: JsonObject = {}
     for kind, begun in (("recovered", [c.wrong for c in cuts]), ("undisturbed", [c.right for c in cuts])):

@@ -84,8 +84,7 @@ class Knows(torch.nn.Module):
 @pytest.mark.parametrize("options", WORDINGS, ids=str)
 def test_a_model_that_follows_the_graph_has_an_auroc_of_one(renderer: Renderer, options: dict):
     for row in known_rows(laboratory(**options), 5, with_steps=True):
-        subject = type("S", (), {"load": lambda self, device, row=row: Knows(row, renderer)})()
-        facts = graph.measured(subject, renderer, [row], 0, torch.device("cpu"))
+        facts = graph.measured(Knows(row, renderer), renderer, [row], 0, torch.device("cpu"))
         assert facts["auroc"] == 1.0
         assert facts["needed"] > 5
         assert facts["not_needed"] == 0
