@@ -113,7 +113,7 @@ def log_probabilities(model: nn.Module, variants: list[Variant], batch_tokens: i
     examples = as_examples(variants)
     results: list[Tensor] = [torch.empty(0)] * len(variants)
     for row in pack_examples(examples.lengths, batch_tokens, packing=True):
-        batch = make_batch(examples, [row], 0, 0, next(model.parameters()).device)
+        batch = make_batch(examples, [row], 0, 0).to(next(model.parameters()).device)
         hidden_keys = (batch.spans & HIDDEN) > 0
         batch.hidden_keys = hidden_keys if bool(hidden_keys.any()) else None
         read = (batch.spans & READ) > 0

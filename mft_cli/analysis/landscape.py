@@ -38,7 +38,7 @@ class Loss:
     def __init__(self, examples: Examples, batch_tokens: int, pad_id: int, device: torch.device):
         rows = pack_examples(examples.lengths, batch_tokens, packing=True)
         self.method: Method = make(SftConfig(), 1024)
-        self.batches: list[Batch] = [make_batch(examples, [row], 0, pad_id, device) for row in rows]
+        self.batches: list[Batch] = [make_batch(examples, [row], 0, pad_id).to(device) for row in rows]
         self.labels = sum(label_count(batch) for batch in self.batches)
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ the same however the examples are laid out, and ranks share the rows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,41 @@ class Batch:
     span_names: tuple[str, ...] = ()
     hidden_keys: Tensor | None = None  # bool [R, T], positions that no other position may attend to
     extra: dict[str, Tensor] = field(default_factory=dict)  # what a method hands from corrupt to loss
+    _label_at: Tensor | None = field(default=None, init=False, repr=False)
+
+    @property
+    def label_at(self) -> Tensor:
+        """int64 [N], see `true_at`: the positions that have a label."""
+        if self._label_at is None:
+            self._label_at = true_at(self.labels != IGNORE)
+        return self._label_at
+
+    def to(self, device: torch.device) -> Batch:
+        """On `device`. The host does not wait for the copy, nor later for the device to say where the labels are."""
+        at = self.label_at
+        if self.input_ids.device == device:
+            return self
+        moved = replace(self, extra={name: copied(tensor, device) for name, tensor in self.extra.items()})
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), Tensor):
+                setattr(moved, f.name, copied(value, device))
+        moved._label_at = copied(at, device)
+        return moved
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return pinned.to(device, non_blocking=True)
+
+
+def true_at(chosen: Tensor) -> Tensor:
+    """int64 [N], where a bool tensor of any shape is True, its elements counted in one line. A device would be waited for."""
+    return chosen.flatten().nonzero()[:, 0]
+
+
+def taken(values: Tensor, at: Tensor, dims: int = 2) -> Tensor:
+    """The entries [N, ...] of `values` at positions [N] of its first `dims` dimensions, counted in one line."""
+    return values.flatten(0, dims - 1).index_select(0, at)
 
 
 @dataclass
@@ -82,18 +117,11 @@ def pack_examples(lengths: np.ndarray, row_length: int, packing: bool) -> list[l
     return rows
 
 
-def micro_batches_of_rank(rows: list[list[int]], micro_batch_size: int, rank: int, world: int) -> list[list[list[int]]]:
-    """This rank's micro-batches. Every rank has the same number; one with nothing left gets an empty micro-batch."""
-    blocks = [rows[i : i + micro_batch_size] for i in range(0, len(rows), micro_batch_size)]
-    rounds = math.ceil(len(blocks) / world)
-    blocks += [[] for _ in range(rounds * world - len(blocks))]
-    return [blocks[r * world + rank] for r in range(rounds)]
+def make_batch(examples: Examples, rows: list[list[int]], epoch: int, pad_id: int) -> Batch:
+    """Tensors of rows of example positions, in the processor's memory.
 
-
-def make_batch(
-    examples: Examples, rows: list[list[int]], epoch: int, pad_id: int, device: torch.device | str = "cpu"
-) -> Batch:
-    """Tensors of rows of example positions. No row at all gives one padding position: a forward pass without labels."""
+    No row at all gives one padding position: a forward pass without labels.
+    """
     widths = [sum(int(examples.lengths[i]) for i in row) for row in rows]
     shape = (max(len(rows), 1), max([*widths, 1]))
     flat = {
@@ -126,5 +154,5 @@ def make_batch(
             at += n
     lengths = [[int(examples.lengths[i]) for i in row] for row in rows] or [[]]
     lengths = [ns + [shape[1] - sum(ns)] * (shape[1] > sum(ns)) for ns in lengths]
-    tensors: dict[str, Any] = {n: torch.from_numpy(array).to(device, non_blocking=True) for n, array in flat.items()}
+    tensors: dict[str, Any] = {n: torch.from_numpy(array) for n, array in flat.items()}
     return Batch(**tensors, lengths=lengths, epoch=epoch, span_names=examples.span_names)

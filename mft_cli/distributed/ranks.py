@@ -30,10 +30,10 @@ class Ranks:
     )  # what collectives take: the GPU with NCCL
 
     def sum(self, values: list[float]) -> list[float]:
-        """Sums over all ranks, in float64; the same on every rank to the bit."""
+        """Sums over all ranks, in float64; the same on every rank to the bit. Processors do it: no GPU is waited for."""
         if self.world == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return [float(v) for v in tensor.tolist()]
 

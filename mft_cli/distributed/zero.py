@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mft_cli.distributed.builds import watch_builds
@@ -85,7 +86,6 @@ def partitioned_loading(document: dict[str, Any] | None) -> Iterator[None]:
 def start_communication() -> None:
     """DeepSpeed's collectives over the process group that is there. Raises UserError where it lacks a C++ compiler."""
     import deepspeed
-    import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():  # a run of one process: DeepSpeed wants a group all the same
@@ -137,6 +137,11 @@ def use_files(zero: dict[str, Any]) -> None:
     atexit.register(remove)
 
 
+def is_rounded(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `dtype` cannot hold all of the weight's numbers."""
+    return weight.dtype != dtype and not bool((weight.detach().to(dtype) == weight.detach()).all())
+
+
 def round_weights(model: nn.Module, dtype: Any) -> dict[str, tuple[Tensor, bool]]:
     """Casts all weights to `dtype`, as DeepSpeed's stage 3 wants them: it takes no mixture.
 
@@ -149,7 +154,7 @@ def round_weights(model: nn.Module, dtype: Any) -> dict[str, tuple[Tensor, bool]
             continue
         partitioned = is_partitioned(parameter)
         held: Any = parameter.ds_tensor if partitioned else parameter  # type: ignore[attr-defined]
-        if parameter.requires_grad:
+        if parameter.requires_grad and is_rounded(held, dtype):
             exact[name] = held.data.clone().reshape(-1), not partitioned
         held.data = held.data.to(dtype)
         parameter.data = parameter.data.to(dtype)

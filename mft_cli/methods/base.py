@@ -7,7 +7,7 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MethodConfig
 from mft_cli.data.examples import Examples
-from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.data.pack import IGNORE, Batch, taken
 from mft_cli.distributed.zero import shape_of
 from mft_cli.errors import UserError
 from mft_cli.methods.cost import ExtraPass, ModelSizes, TrainedParameters
@@ -35,8 +35,13 @@ class Corrupted:
 
     batch: Batch
     counts: dict[str, int]  # term -> number of things it is a mean over, in this batch
-    shares: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
+    shares: Mapping[str, tuple[int | Tensor, int]] = field(default_factory=dict)  # name -> (part, whole), in this batch
     noisy: Tensor | None = None  # bool [R, T], chosen inputs that keep their id until the forward pass
+
+
+# Further sums, of terms without a gradient and of metrics, that the host makes of numbers once it has them.
+HostSums = tuple[dict[str, float], dict[str, tuple[float, str]]]
+OnHost = tuple[Tensor, Callable[[list[int]], HostSums]]
 
 
 @dataclass
@@ -46,6 +51,12 @@ class Losses:
     sums: dict[str, Tensor]
     # name -> (sum, the term whose count divides it)
     metrics: dict[str, tuple[Tensor | float, str]] = field(default_factory=dict)
+    on_host: OnHost | None = None
+
+    def detached(self) -> Losses:
+        """For the log: nothing of the forward pass is kept alive."""
+        metrics = {n: (v.detach() if isinstance(v, Tensor) else v, term) for n, (v, term) in self.metrics.items()}
+        return Losses({n: s.detach() for n, s in self.sums.items()}, metrics, self.on_host)
 
 
 class Method:
@@ -125,7 +136,7 @@ class Method:
     # ---- a step ----
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
-        """The batch to train on. `progress` = finished steps / total steps, 0 in the first step."""
+        """The batch to train on, from one in the processor's memory. `progress` = finished steps / total steps, 0 in the first step."""
         return Corrupted(batch, {"ce": label_count(batch)})
 
     def for_validation(self, batch: Batch, draw: Draw) -> Corrupted:
@@ -156,10 +167,9 @@ class Method:
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Sums of the loss terms over this batch. Logits are made only where there are labels."""
         hidden = hidden_states(model, **self.inputs(model, batch))
-        has_label = batch.labels != IGNORE
-        labels = batch.labels[has_label]
+        labels = taken(batch.labels, batch.label_at)
         total, _, predicted = head_losses(
-            model, hidden[has_label], labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+            model, taken(hidden, batch.label_at), labels, vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
         )
         return Losses({"ce": total}, {"token_accuracy": ((predicted == labels).sum(), "ce")})
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.data.examples import Examples
-from mft_cli.data.pack import Batch
+from mft_cli.data.pack import Batch, taken
 from mft_cli.distributed.zero import shape_of
 from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
 from mft_cli.methods.cost import ModelSizes, TrainedParameters
@@ -180,11 +180,11 @@ class ChunkRefine(Method):
             hidden = self.states(model, batch)
         refined, came_in = self.refine(model, hidden, layout)
         losses = self.head_loss(model)
-        labels = at(batch.labels, layout.columns)[layout.open]
+        labels = taken(at(batch.labels, layout.columns), layout.open_at, 3)
         weight = torch.where(refined.refined, 1 + self.config.deep_supervision_weight, 1.0)
         total, ce, right = self.masked(losses, refined, labels, weight, layout)
         with torch.no_grad():
-            _, ce_before, predicted = losses(came_in[layout.open], labels, None)
+            _, ce_before, predicted = losses(taken(came_in, layout.open_at, 3), labels, None)
         whole, whole_before = (all_right(r, layout) for r in (right, predicted == labels))
         with self.backbone_gradient():
             plain, plain_sum = self.unmasked(losses, hidden, batch, layout)
@@ -196,18 +196,16 @@ class ChunkRefine(Method):
             **self.floors(labels, ce_before, layout),
             "unmasked_loss": (plain_sum, "unmasked"),
             "chunk_weight": ((weight * real).sum(), "masked"),
-            "chunk_accuracy": (whole[real].sum(), "masked"),
+            "chunk_accuracy": ((whole & real).sum(), "masked"),
             "confidence": ((sure * real).sum(), "masked"),
-            "mean_steps": (refined.steps[real].sum(), "masked"),
+            "mean_steps": ((refined.steps * real).sum(), "masked"),
         }
         return Losses({"chunk": total + plain, "confidence": self.doubt(refined, layout, whole, whole_before)}, metrics)
 
     def floors(self, labels: Tensor, ce_before: Tensor, layout: Layout) -> dict[str, tuple[Tensor | float, str]]:
         """What a head has to beat: counting tokens, and the backbone's own loss where its state is exact, the first open slot."""
-        losses = torch.zeros(layout.open.shape, dtype=torch.float32, device=labels.device)
-        losses[layout.open] = ce_before.detach().float()
-        first = layout.open & (layout.open.cumsum(-1) == 1)
-        metrics: dict[str, tuple[Tensor | float, str]] = {"first_slot_loss": (losses[first].sum(), "masked")}
+        first = taken(by_slot(ce_before.detach().float(), layout), layout.first_at, 3)
+        metrics: dict[str, tuple[Tensor | float, str]] = {"first_slot_loss": (first.sum(), "masked")}
         if self.unigram is not None:
             self.unigram = self.unigram.to(labels.device)
             metrics["masked_loss_unigram"] = (chunk_means(-self.unigram[labels], layout), "masked")
@@ -248,11 +246,12 @@ class ChunkRefine(Method):
         self, losses: HeadLosses, refined: Refined, labels: Tensor, weight: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The sum over masked chunks of weight [R, M] x mean cross entropy; loss and argmax correct of the open slots."""
-        share = (weight[..., None] / layout.open.sum(-1, keepdim=True).clamp(min=1)).expand_as(layout.open)[layout.open]
+        share = (weight[..., None] / layout.open.sum(-1, keepdim=True).clamp(min=1)).expand_as(layout.open)
+        share = taken(share, layout.open_at, 3)
         states = refined.every or [refined.hidden]  # kept with supervise=every_step, and there is a step
         n = len(states)
         total, ce, predicted = losses(
-            torch.cat([h[layout.open] for h in states]), labels.repeat(n), share.repeat(n) / n
+            torch.cat([taken(h, layout.open_at, 3) for h in states]), labels.repeat(n), share.repeat(n) / n
         )
         last = (n - 1) * len(labels)
         return total, ce[last:], predicted[last:] == labels
@@ -268,8 +267,7 @@ class ChunkRefine(Method):
         self, losses: HeadLosses, hidden: Tensor, batch: Batch, layout: Layout
     ) -> tuple[Tensor | float, Tensor]:
         """(term, metric): the sum of mean cross entropies of unmasked chunks; the term is 0 for a frozen backbone."""
-        here = layout.share > 0
-        total, _, _ = losses(hidden[here], batch.labels[here], layout.share[here])
+        total, _, _ = losses(*(taken(x, layout.share_at) for x in (hidden, batch.labels, layout.share)))
         return (total if self.trains_backbone else 0.0), total.detach()
 
     # ---- samples and export ----
@@ -327,13 +325,15 @@ def at(values: Tensor, columns: Tensor) -> Tensor:
 
 def all_right(right: Tensor, layout: Layout) -> Tensor:
     """bool [R, M] of argmax correct [open slots]: all of a chunk's open slots."""
-    right_or_closed = torch.ones_like(layout.open)
-    right_or_closed[layout.open] = right
-    return right_or_closed.all(-1)
+    return by_slot(right, layout, closed=True).all(-1)
+
+
+def by_slot(values: Tensor, layout: Layout, closed: float = 0) -> Tensor:
+    """[R, M, C] of values [open slots], `closed` in the other slots."""
+    every = torch.full((layout.open.numel(),), closed, dtype=values.dtype, device=values.device)
+    return every.index_put((layout.open_at,), values).view_as(layout.open)
 
 
 def chunk_means(losses: Tensor, layout: Layout) -> Tensor:
     """The sum over chunks of mean losses, given those of all open slots."""
-    loss_of_slot = torch.zeros(layout.open.shape, dtype=torch.float32, device=losses.device)
-    loss_of_slot[layout.open] = losses
-    return (loss_of_slot.sum(-1) / layout.open.sum(-1).clamp(min=1)).sum()
+    return (by_slot(losses.float(), layout).sum(-1) / layout.open.sum(-1).clamp(min=1)).sum()

@@ -49,8 +49,8 @@ class MaskFinetune(Method):
         super().__init__(config, logits_chunk)
         self.trains = config.scores == "learned"
         self.layers: dict[str, MaskedLayer] = {}  # name -> masked module
-        self.removed: dict[str, int] = {}  # name -> entries that the buffer removes
-        self.changed = 0  # entries that the last step's selection changed
+        self.removed: dict[str, Tensor] = {}  # name -> entries that the buffer removes: numbers that nobody waits for
+        self.changed: Tensor | int = 0  # entries that the last step's selection changed
 
     # ---- the model ----
 
@@ -115,7 +115,7 @@ class MaskFinetune(Method):
 
     def begin_step(self, model: nn.Module, progress: float, masters: Callable[[str], Tensor]) -> None:
         self.refresh(model, masters)
-        self.changed = sum(int(m.mask_changes) for m in self.layers.values())
+        self.changed = torch.stack([m.mask_changes for m in self.layers.values()]).sum()
         for module in self.layers.values():
             module.mask_changes.zero_()
 
@@ -134,7 +134,7 @@ class MaskFinetune(Method):
 
     def count(self, name: str) -> None:
         mask = self.layers[name].mask
-        self.removed[name] = mask.numel() - int(mask.count_nonzero())
+        self.removed[name] = mask.numel() - mask.count_nonzero()
 
     def select(self, name: str, scores: Tensor) -> Tensor:
         """The mask (bool, True is kept) of one matrix's fp32 scores."""
@@ -149,7 +149,7 @@ class MaskFinetune(Method):
         """Inputs and labels stay; the shares say what is removed."""
         return Corrupted(batch, {"ce": label_count(batch)}, self.shares())
 
-    def shares(self) -> dict[str, tuple[int, int]]:
+    def shares(self) -> dict[str, tuple[int | Tensor, int]]:
         """Removed entries of all masked weights, of each kind of module, and entries that this step changed."""
         if not self.removed:
             return {}
@@ -158,7 +158,9 @@ class MaskFinetune(Method):
         for name in self.layers:
             kinds.setdefault(name.rsplit(".", 1)[-1], []).append(name)
         whole = sum(size.values())
-        shares = {"removed_share": (sum(self.removed.values()), whole), "mask_changes": (self.changed, whole)}
+        shares: dict[str, tuple[int | Tensor, int]] = {
+            "removed_share": (sum(self.removed.values()), whole), "mask_changes": (self.changed, whole),
+        }  # fmt: skip
         for kind, names in kinds.items():
             shares[f"removed_share/{kind}"] = (sum(self.removed[n] for n in names), sum(size[n] for n in names))
         return shares

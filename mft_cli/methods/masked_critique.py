@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerFast
 from mft_cli.answers.critique_format import NAMES, TAGS, has_format
 from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.examples import Examples
-from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.data.pack import IGNORE, Batch, taken, true_at
 from mft_cli.errors import UserError
-from mft_cli.methods.base import Corrupted, Inputs, Losses, Method, label_count, model_inputs
+from mft_cli.methods.base import Corrupted, HostSums, Inputs, Losses, Method, label_count, model_inputs
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.models.vocabulary import token_id
@@ -83,10 +83,15 @@ class MaskedCritique(Method):
         format_tokens = torch.zeros_like(dropped)
         format_tokens[:, :-1] = self.format_tokens(batch)[:, 1:]
         counts = {"ce": label_count(replace(batch, labels=labels))}
-        counts["examples"], counts["tags"] = count_examples(batch), int((format_tokens & (labels != IGNORE)).sum())
+        tags = format_tokens & (labels != IGNORE)
+        counts["examples"], counts["tags"] = count_examples(batch), int(tags.sum())
         counts["format"] = counts["examples" if self.config.format_term == "argmax_reward" else "tags"]
         share = {"masked_share": (int(dropped.sum()), int(candidates.sum()))}
-        extra = {"labels": batch.labels, "format": format_tokens}
+        at = batch.label_at
+        extra = {
+            "labels": batch.labels, "at": at, "kept": taken(labels, at) != IGNORE,
+            "tag_of": true_at(taken(tags, at)), "document": taken(documents(batch), at),
+        }  # fmt: skip
         if self.config.neftune_alpha:
             extra |= marks(batch, batch.real, "masked_critique.neftune", draw)
         return Corrupted(replace(batch, labels=labels, extra=extra), counts, share)
@@ -130,45 +135,50 @@ class MaskedCritique(Method):
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         hidden = hidden_states(model, **self.inputs(model, batch))
-        whole = batch.extra.get("labels", batch.labels)  # a validation batch was not corrupted
-        has_label = whole != IGNORE
-        loss_mask = (batch.labels != IGNORE)[has_label]
+        extra = batch.extra  # none in validation: that batch was not corrupted
+        at = extra.get("at", batch.label_at)
+        labels = taken(extra.get("labels", batch.labels), at)
+        kept = extra.get("kept", torch.ones_like(labels, dtype=torch.bool))
         total, each, predicted = head_losses(
-            model, hidden[has_label], whole[has_label], loss_mask.to(torch.float32), vocab_size=self.vocab_size,
+            model, taken(hidden, at), labels, kept.to(torch.float32), vocab_size=self.vocab_size,
             chunk_tokens=self.logits_chunk,
         )  # fmt: skip
-        right = ((predicted == whole[has_label]) & loss_mask).sum()
-        if "format" not in batch.extra:
-            return Losses({"ce": total}, {"token_accuracy": (right, "ce")})
-        tags = batch.extra["format"] & (batch.labels != IGNORE)
-        reward = self.reward(whole, predicted, has_label, batch)
+        is_right = predicted == labels
+        accuracy = {"token_accuracy": ((is_right & kept).sum(), "ce")}
+        if not extra:
+            return Losses({"ce": total}, {**accuracy})
+        tag_of = extra["tag_of"]
         metrics: dict[str, tuple[Tensor | float, str]] = {
-            "token_accuracy": (right, "ce"), "format_reward": (float(reward), "examples"),
-            "tag_loss": (each[tags[has_label]].sum(), "tags"),
-            "tag_accuracy": ((predicted == whole[has_label])[tags[has_label]].sum(), "tags"),
+            **accuracy, "tag_loss": (each[tag_of].sum(), "tags"), "tag_accuracy": (is_right[tag_of].sum(), "tags"),
         }  # fmt: skip
+        on_host = torch.cat([extra["document"], predicted]), self.reward
         if self.config.format_term == "argmax_reward":
-            miss = torch.tensor(float(count_examples(batch) - reward), device=total.device)
-            return Losses({"ce": total, "format": miss}, metrics)
+            return Losses({"ce": total}, metrics, on_host)
         tag_sum, _, _ = head_losses(
-            model, hidden[tags], batch.labels[tags], vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
+            model, taken(hidden, at[tag_of]), labels[tag_of], vocab_size=self.vocab_size, chunk_tokens=self.logits_chunk
         )
-        return Losses({"ce": total, "format": tag_sum}, metrics)
+        return Losses({"ce": total, "format": tag_sum}, metrics, on_host)
 
-    def reward(self, labels: Tensor, predicted: Tensor, has_label: Tensor, batch: Batch) -> int:
-        """How many examples' responses, decoded from the argmax at every position, have the format."""
-        ids = torch.full_like(labels, IGNORE)
-        ids[has_label] = predicted
-        count = 0
-        for row, lengths in zip(ids.tolist(), batch.lengths, strict=True):
-            at = 0
-            for length in lengths:
-                tokens = [i for i in row[at : at + length] if i != IGNORE]
-                at += length
-                if tokens:
-                    text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                    count += has_format(str(text), self.config.strict_format)
-        return count
+    def reward(self, numbers: list[int]) -> HostSums:
+        """How many responses, decoded from the argmax at every position, have the format; and how many do not.
+
+        `numbers`: the document of every label, then the argmax there.
+        """
+        responses: dict[int, list[int]] = {}
+        for document, predicted in zip(numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :], strict=True):
+            responses.setdefault(document, []).append(predicted)
+        count = sum(has_format(self.text(tokens), self.config.strict_format) for tokens in responses.values())
+        miss = {"format": float(len(responses) - count)} if self.config.format_term == "argmax_reward" else {}
+        return miss, {"format_reward": (float(count), "examples")}
+
+    def text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def documents(batch: Batch) -> Tensor:
+    """Number of the document, padding included, that each position stands in, int64 [R, T]."""
+    lengths = torch.tensor([n for row in batch.lengths for n in row])
+    return torch.arange(len(lengths)).repeat_interleave(lengths).view_as(batch.labels)
 
 
 def last(true_at: Tensor, column: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from mft_cli.config.schema.methods import MaskedThoughtConfig
-from mft_cli.data.pack import Batch
+from mft_cli.data.pack import Batch, taken, true_at
 from mft_cli.methods.base import Corrupted, Inputs, label_count, model_inputs
 from mft_cli.methods.cost import ExtraPass
 from mft_cli.methods.masked_thought import MaskedThought
@@ -24,12 +24,15 @@ from mft_cli.models.kernels.cross_entropy import BLOCK_ELEMENTS, hidden_states, 
 from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.rng import Draw, spread
 
-AT, DRAWS = "noise_at", "noise_draws"  # in Batch.extra
+AT, DRAWS = "noise_at", "noise_draws"  # in Batch.extra, [R, T]
+WHERE, LENGTHS = "noise_where", "noise_lengths"  # the N marked positions, see `true_at`; tokens of their examples
 
 
 def marks(batch: Batch, at: Tensor, stream: str, draw: Draw) -> dict[str, Tensor]:
     """For Batch.extra: noise goes where `at`, bool [R, T], and every position has a draw."""
-    return {AT: at, DRAWS: draw(stream, batch.epoch, batch.example, batch.positions)}
+    where = true_at(at)
+    draws = draw(stream, batch.epoch, batch.example, batch.positions)
+    return {AT: at, DRAWS: draws, WHERE: where, LENGTHS: taken(example_lengths(batch), where)}
 
 
 def is_marked(batch: Batch) -> bool:
@@ -108,7 +111,8 @@ def head_products(c: MaskedThoughtConfig) -> int:
 
 def noisy_inputs(model: nn.Module, batch: Batch, c: MaskedThoughtConfig, vocabulary: int) -> Inputs:
     """Keyword arguments of the forward pass of a marked batch. `vocabulary`: ids that a token may be drawn from."""
-    draws, vocabulary = batch.extra[DRAWS][batch.extra[AT]], min(vocabulary, embedding_rows(model))
+    where = batch.extra[WHERE]
+    draws, vocabulary = taken(batch.extra[DRAWS], where), min(vocabulary, embedding_rows(model))
     if c.noise == "neftune":
         return neftune_inputs(model, batch, c.neftune_alpha)
     if c.noise == "dropout":
@@ -117,16 +121,22 @@ def noisy_inputs(model: nn.Module, batch: Batch, c: MaskedThoughtConfig, vocabul
         other = other_embeddings(model, batch, draws, c, vocabulary)
         return changed_embeddings(model, batch, lambda embedded: (1 - c.mixup_share) * embedded + c.mixup_share * other)
     ids = sample(model, predicting(model, batch), draws, vocabulary, c.temperature)
-    return model_inputs(replace(batch, input_ids=batch.input_ids.index_put((batch.extra[AT],), ids)))
+    return model_inputs(replace(batch, input_ids=with_values(batch.input_ids, where, ids)))
 
 
 def changed_embeddings(model: nn.Module, batch: Batch, change: Callable[[Tensor], Tensor]) -> Inputs:
     """The forward pass's arguments with `change` (of [N, D]) applied to the N marked positions' embeddings."""
     embedded = embeddings(model, batch.input_ids)
-    at = batch.extra[AT]
-    inputs = {**model_inputs(batch), "inputs_embeds": embedded.index_put((at,), change(embedded[at]))}
+    where = batch.extra[WHERE]
+    changed = with_values(embedded, where, change(taken(embedded, where)))
+    inputs = {**model_inputs(batch), "inputs_embeds": changed}
     del inputs["input_ids"]
     return inputs
+
+
+def with_values(tensor: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    """`tensor` [R, T, ...] with `values` [N, ...] at N of its positions."""
+    return tensor.flatten(0, 1).index_put((where,), values).view_as(tensor)
 
 
 def embeddings(model: nn.Module, ids: Tensor) -> Tensor:
@@ -149,8 +159,7 @@ def dropout(embedded: Tensor, draws: Tensor, rate: float) -> Tensor:
 
 def neftune_inputs(model: nn.Module, batch: Batch, alpha: float) -> Inputs:
     """NEFTune (arXiv 2310.05914) at the marked positions."""
-    at = batch.extra[AT]
-    draws, lengths = batch.extra[DRAWS][at], example_lengths(batch)[at]
+    draws, lengths = taken(batch.extra[DRAWS], batch.extra[WHERE]), batch.extra[LENGTHS]
 
     def noisy(embedded: Tensor) -> Tensor:
         return embedded + neftune(draws, lengths, embedded.shape[-1], alpha).to(embedded)
@@ -167,7 +176,7 @@ def neftune(draws: Tensor, lengths: Tensor, width: int, alpha: float) -> Tensor:
 def example_lengths(batch: Batch) -> Tensor:
     """Tokens of the example that each position stands in, int64 [R, T]."""
     rows = [torch.tensor(row).repeat_interleave(torch.tensor(row)) for row in batch.lengths]
-    return torch.stack(rows).to(batch.input_ids.device)
+    return torch.stack(rows)
 
 
 def other_embeddings(model: nn.Module, batch: Batch, draws: Tensor, c: MaskedThoughtConfig, vocabulary: int) -> Tensor:
@@ -190,7 +199,7 @@ def predicting(model: nn.Module, batch: Batch) -> Tensor:
     Every rank makes this pass, also for a batch without marks: ZeRO-3's collectives are counted.
     """
     hidden = hidden_states(model, **model_inputs(batch))
-    return hidden[batch.extra[AT].roll(-1, 1)]  # an example's first position is never marked: nothing rolls over
+    return taken(hidden, batch.extra[WHERE] - 1)  # an example's first position is never marked
 
 
 def sample(model: nn.Module, hidden: Tensor, draws: Tensor, vocabulary: int, temperature: float) -> Tensor:

@@ -148,6 +148,8 @@ def attach(
                 f"peft.targets={config.targets}: expected auto or names of linear layers, such as "
                 f"{', '.join(sorted(linear))} ({str(error).splitlines()[0][:120]})"
             ) from None
+    for parameter in (p for p in wrapped.parameters() if p.requires_grad):
+        parameter.data = parameter.data.float()  # peft makes them as the frozen weights are
     made = Adapters(wrapped, wrapped.get_base_model(), Seen())
     draw_weights(made, config, seed)
     if adapter is not None:

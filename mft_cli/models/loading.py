@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -72,6 +74,26 @@ def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerFast:
     if isinstance(template, str):
         tokenizer.chat_template = settled(template, config)
     return tokenizer
+
+
+def held_dtype(path: str, config: ModelConfig, computed: torch.dtype) -> torch.dtype:
+    """What a model that computes in `computed` is loaded in: that, if its files hold nothing else and so nothing is rounded,
+    else fp32. fp32 for a model of the hub that is not downloaded yet, too."""
+    try:
+        folder = Path(path)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(path, revision=config.revision, local_files_only=True))
+    except (OSError, ValueError):
+        return torch.float32
+    names = {torch.bfloat16: "BF16", torch.float16: "F16"}
+    stored = {dtype for file in folder.glob("*.safetensors") for dtype in dtypes_in(file)}
+    return computed if stored == {names.get(computed)} else torch.float32
+
+
+def dtypes_in(file: Path) -> set[str]:
+    """Of the tensors of a safetensors file, by its names."""
+    with safe_open(file, "pt") as tensors:
+        return {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118  not a dict
 
 
 def load_model(

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mft_cli.answers.critique_format import TAGS
 from mft_cli.console import quiet_transformers
-from mft_cli.distributed.zero import gathered, shape_of
+from mft_cli.distributed.zero import gathered, is_partitioned, shape_of
 from mft_cli.errors import UserError
 
 
@@ -31,11 +31,14 @@ def extend_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast, tokens: l
     if not tokens:
         return 0
     extend_tokenizer(tokenizer, tokens)
+    modules: set[nn.Module] = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
+    for parameter in (p for m in modules for p in m.parameters(recurse=False) if not is_partitioned(p)):
+        parameter.data = parameter.data.float()  # 16 bits would round the mean
     first, before = len(tokenizer) - len(tokens), embedding_rows(model)
     if len(tokenizer) > before:
         with quiet_transformers():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
-    modules: set[nn.Module] = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
+    modules = {model.get_input_embeddings(), model.get_output_embeddings()}  # type: ignore[operator]
     with torch.no_grad(), gathered([p for m in modules for p in m.parameters()], modify=True):
         for module in modules:
             for table_rows in module.parameters(recurse=False):  # the weight, and a head's bias

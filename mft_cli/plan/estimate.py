@@ -44,7 +44,7 @@ def make_plan(config: TrainConfig, settings: Settings) -> Plan:
     row = row_width(config, data)
     micro = make_micro(config, data, row)
     problem = make_problem(config, settings, shape, trained, micro)
-    work = make_work(config, settings, shape, trained, data, row) if data.known else None
+    work = make_work(config, settings, shape, trained, data) if data.known else None
     disk = make_disk(config, shape, trained, micro.compute)
     return Plan(
         config, settings, shape, trained, data, row, problem, table(problem, settings.limit), work, disk

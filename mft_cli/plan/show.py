@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mft_cli.console import duration
+from mft_cli.data.deal import Balance
 from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
@@ -175,7 +176,8 @@ def work_lines(p: Plan) -> list[str]:
     lines = [
         f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.origin})",
         f"steps    {d.rows:,} / global_batch_size {t.global_batch_size} = {w.steps_per_epoch:,} an epoch, {w.steps:,} in all; "
-        f"about {w.micro_batches} forward passes a GPU in each",
+        f"{w.balance.passes:.3g} forward passes a GPU in each",
+        f"         {balance_text(w.balance, s.gpus)}",
         *flops_lines(p, w),
     ]
     if w.seconds is None:
@@ -187,6 +189,12 @@ def work_lines(p: Plan) -> list[str]:
         )
         lines.append(f"         {mfu_remark(p, w)}")
     return lines
+
+
+def balance_text(b: Balance, gpus: int) -> str:
+    """How much of the GPUs' work is of use."""
+    idle = f"; {b.idle} of {gpus} GPUs have no example in a step: raise train.global_batch_size" if b.idle else ""
+    return f"{b.useful:.0%} of the positions that they compute or wait for are tokens, the rest is padding and waiting{idle}"
 
 
 def flops_lines(p: Plan, w: Work) -> list[str]:
@@ -255,7 +263,7 @@ def as_json(p: Plan) -> dict[str, Any]:
             "plain": stage_name(p.lowest(False)),
             "gradient_checkpointing": stage_name(p.lowest(True)),
         },
-        "data": vars(p.data),
+        "data": {k: v for k, v in vars(p.data).items() if k != "order"},
         "work": None if p.work is None else asdict(p.work),
         "disk": {**vars(p.disk), "total": p.disk.total},
     }

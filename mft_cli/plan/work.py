@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.data.deal import Balance, Layout, balance, balance_of
 from mft_cli.data.load import load, validation_size
+from mft_cli.data.pack import Order
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
@@ -30,6 +34,7 @@ class DataFacts:
     longest: int | None = None
     origin: str = ""
     missing: str = ""
+    order: Order | None = None  # of the rows, where they were counted
 
     @property
     def known(self) -> bool:
@@ -73,7 +78,7 @@ def counted(config: TrainConfig, settings: Settings) -> DataFacts:
     return DataFacts(
         settings.rows or len(train), mean, float((lengths**2).sum()) / tokens,
         settings.label_share or float(train.labels.sum()) / tokens, int(lengths.max()),
-        f"counted in {', '.join(config.data.sources)}",
+        f"counted in {', '.join(config.data.sources)}", order=Order(train, config.seed, config.train.global_batch_size),
     )  # fmt: skip
 
 
@@ -137,7 +142,7 @@ class Work:
     steps_per_epoch: int
     steps: int
     tokens: float
-    micro_batches: int  # forward passes of one rank in a step
+    balance: Balance  # of the GPUs' work in a step
     flops_per_token: float
     extra: tuple[PassWork, ...]
     recomputed: float  # FLOPs of a token that gradient checkpointing adds
@@ -146,9 +151,9 @@ class Work:
 
 
 def make_work(
-    config: TrainConfig, settings: Settings, shape: Shape, trained: Trained, data: DataFacts, row: int
+    config: TrainConfig, settings: Settings, shape: Shape, trained: Trained, data: DataFacts
 ) -> Work:  # fmt: skip
-    """`row`: tokens in a row. `data` must be known. Where nothing trains no step is made."""
+    """`data` must be known. Where nothing trains no step is made."""
     assert data.rows is not None
     assert data.mean_tokens is not None
     t = config.train
@@ -158,8 +163,6 @@ def make_work(
     tokens = (
         tokens_per_epoch * steps / per_epoch if steps % per_epoch == 0 else tokens_of(steps, per_epoch, config, data)
     )
-    step_rows = t.global_batch_size * data.mean_tokens / row if t.packing else t.global_batch_size
-    micro = math.ceil(math.ceil(step_rows / t.micro_batch_size) / settings.gpus)
     length = data.document or data.mean_tokens
     per_token = trained_flops(shape, trained, length)
     extra = tuple(pass_work(e, shape, length) for e in extra_passes(config, data))
@@ -167,7 +170,27 @@ def make_work(
     flops = tokens * (per_token + sum(e.flops_per_token for e in extra))
     peak = settings.peak_tflops
     seconds = None if peak is None else flops / (settings.gpus * peak * 1e12 * settings.mfu)
-    return Work(tokens_per_epoch, per_epoch, steps, tokens, micro, per_token, extra, recomputed, flops, seconds)
+    return Work(
+        tokens_per_epoch,
+        per_epoch,
+        steps,
+        tokens,
+        work_of_gpus(config, settings, data),
+        per_token,
+        extra,
+        recomputed,
+        flops,
+        seconds,
+    )
+
+
+def work_of_gpus(config: TrainConfig, settings: Settings, data: DataFacts) -> Balance:
+    """As training deals the examples to ranks; where they are not here, as if all were of the mean length."""
+    assert data.mean_tokens is not None
+    layout = Layout.of(config.train, config.data.max_length, settings.gpus)
+    if data.order is not None:
+        return balance_of(data.order, layout)
+    return balance([np.full(config.train.global_batch_size, round(data.mean_tokens))], layout)
 
 
 def tokens_of(steps: int, per_epoch: int, config: TrainConfig, data: DataFacts) -> float:

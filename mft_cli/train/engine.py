@@ -55,12 +55,13 @@ class TorchEngine:
         self.masters: dict[str, Tensor] = {}
         self.scaler = LossScale() if precision == "fp16" else None
         if precision != "fp32":
-            self.masters = {n: p.detach().to(device, torch.float32).clone() for n, p in self.named.items()}
-        self.model = model.to(device)
-        # not buffers: rotary frequencies in 16 bits would turn far positions wrong
+            self.masters = {n: p.detach().to(device, torch.float32, copy=True) for n, p in self.named.items()}
+        # tensor by tensor: in fp32 the whole model may not fit the device that it fits in 16 bits. Not buffers: rotary
+        # frequencies in 16 bits would turn far positions wrong
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.data = parameter.data.to(self.dtype)
+                parameter.data = parameter.data.to(device, self.dtype)
+        self.model = model.to(device)
         self.optimizer = make_adamw([{**g, "params": [self.master(n) for n, _ in g["params"]]} for g in groups], config)
         for name, parameter in self.named.items() if self.masters else ():
             parameter.register_post_accumulate_grad_hook(self._accumulate(name))
@@ -144,6 +145,9 @@ class TorchEngine:
         if self.masters:
             names = list(self.masters)
             torch._foreach_copy_([self.named[n].detach() for n in names], [self.masters[n] for n in names])
+
+    def close(self) -> None:
+        """After the last step. Nothing is held that its end would not free."""
 
     # ---- state ----
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.distributed.ranks import Ranks
-from mft_cli.distributed.zero import gathered, is_partitioned, round_weights, shape_of, start_communication
-from mft_cli.methods.base import Losses
+from mft_cli.distributed.zero import gathered, is_partitioned, is_rounded, round_weights, shape_of, start_communication
+from mft_cli.methods.base import Losses, OnHost
 from mft_cli.models.device import DTYPES
 from mft_cli.models.kernels.cross_entropy import make_head_loss
 from mft_cli.train.checkpoint import EngineState, Read, Shard
@@ -37,9 +37,9 @@ class LossModule(nn.Module):
         self.model = model
         self.head_loss = make_head_loss(model)
 
-    def forward(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> tuple[Terms, LoggedSums]:
+    def forward(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> tuple[Terms, LoggedSums, OnHost | None]:
         losses = loss(self.model, batch)
-        return losses.sums, losses.metrics  # plain containers: DeepSpeed hooks the tensors in them
+        return losses.sums, losses.metrics, losses.on_host  # plain containers: DeepSpeed hooks the tensors in them
 
 
 class DeepSpeedEngine:
@@ -72,24 +72,23 @@ class DeepSpeedEngine:
             self.zero.loss_scaler.raise_error_at_min_scale = False
         with torch.no_grad():
             for name in self.at_hand(write=True) if exact else ():
-                weight, whole = exact[name]
+                weight, whole = exact.get(name, (torch.empty(0), True))
                 here = self.master_part(name)
-                if here is not None:
+                if here is not None and len(weight):
                     start, master, _ = here
                     first = start if whole else 0
                     master.copy_(weight[first : first + master.numel()])
 
     def exact_weights(self) -> dict[str, tuple[Tensor, bool]]:
-        """The trained weights in fp32, before DeepSpeed rounds them: name -> (flat tensor, whole or this rank's part)."""
+        """Trained weights that DeepSpeed would round, in fp32: name -> (flat tensor, whole or this rank's part)."""
         if self.stage == 3:
             return round_weights(self.model, self.dtype)
-        return {n: (p.detach().clone().reshape(-1), True) for n, p in self.named.items()}
+        return {n: (p.detach().clone().reshape(-1), True) for n, p in self.named.items() if is_rounded(p, self.dtype)}
 
     # ---- a step ----
 
     def run(self, loss: Callable[[nn.Module, T], Losses], batch: T) -> Losses:
-        sums, metrics = self.deepspeed(loss, batch)
-        return Losses(sums, metrics)
+        return Losses(*self.deepspeed(loss, batch))
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self.deepspeed.set_gradient_accumulation_boundary(last)
@@ -111,6 +110,16 @@ class DeepSpeedEngine:
         norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
         applied = bool(self.deepspeed.was_step_applied()) and not self.zero.overflow
         return Outcome(norm, applied, searching and not applied)
+
+    def close(self) -> None:
+        """Frees weights, masters, moments and buffers: hooks inside autograd hold them, where no collector looks."""
+        self.deepspeed.destroy()
+        for parameter in self.model.parameters():
+            for weight in (parameter, getattr(parameter, "ds_tensor", parameter)):
+                weight.data = weight.data.new_empty(0)
+        for holder in (self.zero, self.deepspeed):
+            vars(holder).clear()
+        del self.deepspeed, self.zero
 
     # ---- state ----
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Logger, StepProgress
+from mft_cli.data.deal import Layout, deal, positions
 from mft_cli.data.examples import Examples
-from mft_cli.data.pack import Batch, Order, make_batch, micro_batches_of_rank, pack_examples
+from mft_cli.data.pack import Batch, Order, make_batch
 from mft_cli.errors import Stopped, UserError
-from mft_cli.methods.base import Method
+from mft_cli.methods.base import Corrupted, Losses, Method
 from mft_cli.rng import Draw, digest64
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
@@ -31,7 +33,7 @@ from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.metrics import Metrics, Row, memory_gb
 from mft_cli.train.optimizer import learning_rate_factor
 from mft_cli.train.restart import remove_set_aside
-from mft_cli.train.sums import Numbers, Sums, counted, total
+from mft_cli.train.sums import Numbers, Sums, logged, total
 
 
 @dataclass
@@ -50,6 +52,16 @@ class TrainerState:
 
 
 @dataclass
+class LaidOut:
+    """The examples of an optimizer step as this rank's micro-batches, on its device."""
+
+    chosen: np.ndarray  # int64, positions of all ranks' examples
+    micro_batches: list[Corrupted]
+    tokens: int  # of all ranks
+    padded_tokens: int  # of all ranks, padding included
+
+
+@dataclass
 class StepResult:
     """What one optimizer step did."""
 
@@ -62,7 +74,7 @@ class StepResult:
     epoch: float
     counts: dict[str, int]
     tokens: int
-    padded_tokens: int  # of this rank, padding included
+    padded_tokens: int  # of all ranks, padding included
     examples: list[str]
 
     @property
@@ -100,7 +112,7 @@ class Trainer:
         t = self.config.train
         self.draw = Draw(self.config.seed)
         self.order = Order(self.train, self.config.seed, t.global_batch_size)
-        self.row_length = t.row_length or max(1024, self.config.data.max_length)
+        self.layout = Layout.of(t, self.config.data.max_length, self.engine.ranks.world)
         self.last_save = time.monotonic()
         self.saved_step = self.state.step
 
@@ -110,40 +122,51 @@ class Trainer:
         """Optimizer step k: examples -> rows -> corrupt -> counts -> sums / counts -> backward -> clip -> step."""
         engine, method, t = self.engine, self.method, self.config.train
         ranks = engine.ranks
-        progress = k / self.state.total_steps
         torch.manual_seed(digest64("torch", self.config.seed, k, ranks.rank))
-        epoch, chosen = self.order.step(k)
-        rows = pack_examples(self.train.lengths[chosen], self.row_length, t.packing)
-        mine = micro_batches_of_rank(
-            [[int(chosen[i]) for i in row] for row in rows], t.micro_batch_size, ranks.rank, ranks.world
-        )
-        batches = [make_batch(self.train, block, epoch, self.pad_id, engine.device) for block in mine]
-        method.begin_step(engine.model, progress, engine.master)
-        micro_batches = [method.corrupt(batch, progress, self.draw) for batch in batches]
-        step_counts = total([counted(m) for m in micro_batches], ranks)
-        counts = step_counts.counts
-        sums: list[Sums] = []
-        for i, micro_batch in enumerate(micro_batches):
+        method.begin_step(engine.model, self.progress(k), engine.master)
+        mine = self.lay_out(k)
+        counts = total([Sums(counts=m.counts) for m in mine.micro_batches], ranks).counts
+        results: list[tuple[Losses, Corrupted]] = []
+        for i, micro_batch in enumerate(mine.micro_batches):
             self.before_forward(micro_batch.batch)
             losses = engine.run(method.loss, micro_batch.batch)
             # a count may be 0, such as unmasked chunks of a step: its sum is then 0, too
             loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
-            engine.backward(loss, last=i == len(micro_batches) - 1)
-            terms = {n: float(s.detach()) / max(1, counts[n]) for n, s in losses.sums.items()}
-            metrics = {n: float(s) / max(1, counts[term]) for n, (s, term) in losses.metrics.items()}
-            sums.append(Sums(terms=terms, metrics=metrics))
-        step_sums = total(sums, ranks)
-        step_loss = sum(method.weights[n] * v for n, v in step_sums.terms.items())
+            engine.backward(loss, last=i == len(mine.micro_batches) - 1)
+            results.append((losses.detached(), micro_batch))
+        sums = total([row.divided(counts) for row in logged(results)], ranks)
+        step_loss = sum(method.weights[n] * v for n, v in sums.terms.items())
         learning_rate = t.learning_rate * learning_rate_factor(k, self.state.total_steps, t)
         outcome = engine.step(learning_rate, step_loss)
         return StepResult(
-            terms=step_sums.terms, metrics=step_sums.metrics, shares=step_counts.shares,
+            terms=sums.terms, metrics=sums.metrics, shares=sums.shares,
             loss=step_loss, outcome=outcome, learning_rate=learning_rate, epoch=(k + 1) / self.order.steps_per_epoch,
             counts={n: int(v) for n, v in counts.items()},
-            tokens=int(self.train.lengths[chosen].sum()),
-            padded_tokens=sum(b.input_ids.numel() for b in batches),
-            examples=[self.train.key(i) for i in chosen],
+            tokens=mine.tokens, padded_tokens=mine.padded_tokens,
+            examples=[self.train.key(i) for i in mine.chosen],
         )  # fmt: skip
+
+    def progress(self, k: int) -> float:
+        return k / self.state.total_steps
+
+    def lay_out(self, k: int) -> LaidOut:
+        """This rank's micro-batches of optimizer step k. They are made and corrupted by the processor, which knows all counts."""
+        epoch, chosen = self.order.step(k)
+        lengths = self.train.lengths[chosen]
+        dealt = deal(lengths, self.layout)
+        mine = [[[int(chosen[i]) for i in row] for row in rows] for rows in dealt[self.engine.ranks.rank]]
+        micro_batches = [
+            self.on_device(self.method.corrupt(self.batch(self.train, rows, epoch), self.progress(k), self.draw))
+            for rows in mine
+        ]
+        padded = sum(positions(rows, lengths) for blocks in dealt for rows in blocks)
+        return LaidOut(chosen, micro_batches, int(lengths.sum()), padded)
+
+    def batch(self, examples: Examples, rows: list[list[int]], epoch: int) -> Batch:
+        return make_batch(examples, rows, epoch, self.pad_id)
+
+    def on_device(self, corrupted: Corrupted) -> Corrupted:
+        return replace(corrupted, batch=corrupted.batch.to(self.engine.device))
 
     # ---- the run ----
 
@@ -191,8 +214,7 @@ class Trainer:
             **{f"loss/{n}": v for n, v in result.terms.items()}, **result.metrics, **result.shares,
             "learning_rate": result.learning_rate, "grad_norm": result.norm, "examples": len(result.examples),
             "tokens": result.tokens, "label_tokens": result.counts.get("ce", 0),
-            # an estimate: as if every rank had as many padded tokens as this one
-            "padding_share": 1 - result.tokens / max(1, result.padded_tokens * self.engine.ranks.world),
+            "padding_share": 1 - result.tokens / max(1, result.padded_tokens),
             "tokens_per_s": result.tokens / seconds, "step_s": seconds,
             "memory_gb": memory_gb(self.engine.device), "skipped": not result.applied,
         }  # fmt: skip
@@ -248,23 +270,21 @@ class Trainer:
     @torch.no_grad()
     def validation_loss(self) -> tuple[float, int, dict[str, float]]:
         """(loss, label tokens, metrics), means over the validation split: on clean inputs, for most methods."""
-        examples, t, engine = self.validation, self.config.train, self.engine
+        examples, engine = self.validation, self.engine
         assert examples is not None
         self.method.refresh(engine.model, engine.master)
         engine.model.eval()
-        rows = pack_examples(examples.lengths, self.row_length, t.packing)
-        parts: list[Sums] = []
-        divided_by: dict[str, str] = {}  # metric -> the term whose count divides it
-        for block in micro_batches_of_rank(rows, t.micro_batch_size, engine.ranks.rank, engine.ranks.world):
-            corrupted = self.method.for_validation(
-                make_batch(examples, block, 0, self.pad_id, engine.device), self.draw
-            )
-            losses = engine.run(self.method.loss, corrupted.batch)
-            divided_by |= {n: term for n, (_, term) in losses.metrics.items()}
-            terms = {n: float(s) for n, s in losses.sums.items()}
-            metrics = {n: float(s) for n, (s, _) in losses.metrics.items()}
-            parts.append(Sums(counts=corrupted.counts, terms=terms, metrics=metrics))
+        results: list[tuple[Losses, Corrupted]] = []
+        for rows in deal(examples.lengths, self.layout)[engine.ranks.rank]:
+            corrupted = self.on_device(self.method.for_validation(self.batch(examples, rows, 0), self.draw))
+            results.append((engine.run(self.method.loss, corrupted.batch), corrupted))
         engine.model.train()
+        divided_by: dict[str, str] = {}  # metric -> the term whose count divides it
+        parts: list[Sums] = []
+        for row, (_, corrupted) in zip(logged(results), results, strict=True):
+            divided_by |= {n: term for n, (_, term) in row.metrics.items()}
+            metrics = {n: value for n, (value, _) in row.metrics.items()}
+            parts.append(Sums(counts=corrupted.counts, terms=row.terms, metrics=metrics))
         sums = total(parts, engine.ranks)
         counts = {n: max(1, v) for n, v in sums.counts.items()}
         loss = sum(self.method.weights[n] * v / counts[n] for n, v in sums.terms.items())

@@ -14,6 +14,7 @@ import torch
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build, to_plain, to_yaml
 from mft_cli.console import Log
+from mft_cli.data.deal import balance_of, idle_notice
 from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, is_lost_connection, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
@@ -129,8 +130,13 @@ def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, s
     ready = assemble(run, config, stop, log, ranks)
     trainer, state = ready.trainer, ready.trainer.state
     log(f"{state.total_steps - state.step} of {state.total_steps} steps to go, {describe(trainer)}")
-    trainer.run_to_end()
-    write_exports(ready, log)
+    if ranks.world > 1:
+        log(idle_notice(balance_of(trainer.order, trainer.layout), trainer.layout, config.train.global_batch_size))
+    try:
+        trainer.run_to_end()
+        write_exports(ready, log)
+    finally:
+        trainer.engine.close()
     trainer.metrics.close()
     if ranks.rank == 0:
         run.set_state(

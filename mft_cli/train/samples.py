@@ -30,7 +30,9 @@ def sampler(
     def sample(step: int) -> None:
         training, before = model.training, model.config._attn_implementation
         model.eval()
-        batches = [make_batch(examples, [[i]], 0, 0, model.device) for i in range(min(config.samples, len(examples)))]
+        batches = [
+            make_batch(examples, [[i]], 0, 0).to(model.device) for i in range(min(config.samples, len(examples)))
+        ]
         more = [method.sample(model, batch, renderer.tokenizer, Draw(seed)) for batch in batches]
         model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
         with torch.no_grad(), open(path, "a", encoding="utf-8") as file:

@@ -36,7 +36,7 @@ from mft_cli.models.folder import Source, adapter_rows, find_source
 from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
-from mft_cli.models.loading import flops_per_token, load_model, load_tokenizer, locate
+from mft_cli.models.loading import flops_per_token, held_dtype, load_model, load_tokenizer, locate
 from mft_cli.models.probes import Sight, probe, refuse_untrainable, unpacked_notice
 from mft_cli.models.vocabulary import (
     check_tokens_have_rows,
@@ -98,8 +98,10 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     attention = resolve(backend(config.model, method, precision), device.type)
     ds_config = zero_settings.ds_config(config.deepspeed, config.train, config.run_dir, precision, ranks.world)
     quantization = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
+    whole = quantization is None and zero_settings.stage(config.deepspeed) != 3
+    held = held_dtype(tokenizers.path, tokenizers.source.base, DTYPES[precision]) if whole else torch.float32
     with partitioned_loading(ds_config):
-        weights = load_weights(tokenizers, loaded, attention, quantization, device, log)
+        weights = load_weights(tokenizers, loaded, attention, quantization, held, device, log)
     settings = weights.model.config.to_dict()
     check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(
@@ -226,15 +228,16 @@ def load_weights(
     loaded: Loaded,
     attention: str,
     quantization: BitsAndBytesConfig | None,
+    held: torch.dtype,
     device: torch.device,
     log: Log,
 ) -> Weights:
-    """Loads the model in fp32 (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
+    """Loads the model in `held` (qlora: its frozen weights in four bits) and gives it rows for the new tokens."""
     tokenizer, new_tokens, source = tokenizers.extended, tokenizers.new_tokens, tokenizers.source
     model = load_model(
         tokenizers.path,
         source.base,
-        dtype=torch.float32,
+        dtype=held,
         attention=attention,
         quantization=quantization,
         device=device,

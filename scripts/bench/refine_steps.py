@@ -56,8 +56,8 @@ def measure(folder: Path) -> tuple[list[tuple[float, float]], dict[str, float]]:
         sums = torch.zeros(method.config.max_steps, 2, dtype=torch.float64)
         chunks = tokens = 0
         with torch.no_grad():
-            for block in pack_examples(trainer.validation.lengths, trainer.row_length, True):
-                batch = make_batch(trainer.validation, [block], 0, trainer.pad_id, trainer.engine.device)
+            for block in pack_examples(trainer.validation.lengths, trainer.layout.row_length, True):
+                batch = make_batch(trainer.validation, [block], 0, trainer.pad_id).to(trainer.engine.device)
                 batch = method.for_validation(batch, trainer.draw).batch
                 layout = layout_of(batch)
                 labels = at(batch.labels, layout.columns)[layout.open]

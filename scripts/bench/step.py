@@ -19,7 +19,8 @@ import torch
 
 from mft_cli.config.load import train_config
 from mft_cli.console import Log
-from mft_cli.data.pack import make_batch, micro_batches_of_rank, pack_examples
+from mft_cli.data.deal import Layout, deal
+from mft_cli.data.pack import make_batch
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.loop import Trainer
@@ -70,8 +71,8 @@ def corrupt(folder: Path) -> None:
     times = []
     for k in range(20):
         epoch, chosen = made.order.step(k % made.order.steps_per_epoch)
-        rows = pack_examples(made.train.lengths[chosen], made.row_length, True)
-        blocks = micro_batches_of_rank([[int(chosen[i]) for i in row] for row in rows], 1, 0, 1)
+        dealt = deal(made.train.lengths[chosen], Layout(made.layout.row_length, packing=True, micro_batch_size=1))
+        blocks = [[[int(chosen[i]) for i in row] for row in rows] for rows in dealt[0]]
         batches = [make_batch(made.train, block, epoch, made.pad_id) for block in blocks]
         start = time.perf_counter()
         for batch in batches:

@@ -14,7 +14,7 @@ from mft_cli.config.schema.inputs import DataConfig, PromptConfig, SourceConfig,
 from mft_cli.data.encode import ARRAYS
 from mft_cli.data.examples import Examples
 from mft_cli.data.load import load, validation_size
-from mft_cli.data.pack import IGNORE, Order, make_batch, micro_batches_of_rank, pack_examples
+from mft_cli.data.pack import IGNORE, Order, make_batch, pack_examples
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.tokenized import encode_source
 from mft_cli.errors import UserError
@@ -217,14 +217,6 @@ def test_every_example_lies_in_one_row_that_holds_it(lengths, row_length, packin
     assert all(sum(lengths[i] for i in row) <= row_length for row in rows)
     if not packing:
         assert all(len(row) == 1 for row in rows)
-
-
-@given(st.integers(0, 30), st.integers(1, 5), st.integers(1, 5))
-def test_ranks_share_all_rows_in_equally_many_rounds(count, micro, world):
-    rows = [[i] for i in range(count)]
-    shares = [micro_batches_of_rank(rows, micro, rank, world) for rank in range(world)]
-    assert len({len(s) for s in shares}) == 1
-    assert sorted(i for s in shares for block in s for row in block for i in row) == list(range(count))
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))

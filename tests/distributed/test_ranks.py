@@ -215,8 +215,8 @@ def test_unequal_label_counts_of_ranks(tiny_model, problem_file, tmp_path):
     needs_compiler("zero3")
     capped = model_of("gemma2", tiny_model, tmp_path / "capped", final_logit_softcapping=5.0)
     plain = model_of("llama", tiny_model, tmp_path / "plain")
-    # 3 + 3 + 2 examples: the last micro-batch has no partner
-    unequal = {"micro_batch_size": 3, "packing": False, "logits_chunk": 7}
+    # 4 + 3 examples: the fourth has no partner
+    unequal = {"global_batch_size": 7, "micro_batch_size": 3, "packing": False, "logits_chunk": 7}
     more = {"capped": {}, "plain": {}, "capped-lora": {"peft": {"name": "lora", "rank": 4}}}
     cases, expected = {}, {}
     for name, keys in more.items():

@@ -139,17 +139,21 @@ def test_the_loss_is_that_of_the_definition(trainer):
     assert float(losses.sums["ce"]) == pytest.approx(ce, rel=1e-5)
     assert float(losses.sums["format"]) == pytest.approx(tags, rel=1e-5)
     assert float(losses.metrics["tag_loss"][0]) == pytest.approx(tags, rel=1e-5)
-    assert losses.metrics["format_reward"][0] == reward
+    numbers, count = losses.on_host
+    assert count(numbers.tolist()) == ({}, {"format_reward": (reward, "examples")})
 
 
 def test_the_reward_counts_what_the_argmax_says(trainer):
     done = trainer.method.corrupt(batch_of(trainer, [0, 1, 2]), 0.0, Draw(1))
-    whole = done.batch.extra["labels"]
-    wanted = whole != IGNORE
-    predicted = whole[wanted].clone()
-    assert trainer.method.reward(whole, predicted, wanted, done.batch) == 3  # a model that is always right
+    document, predicted = done.batch.extra["document"].tolist(), done.batch.extra["labels"]
+    predicted = predicted[predicted != IGNORE]
+    right = {"format": 0.0}, {"format_reward": (3.0, "examples")}
+    assert trainer.method.reward(document + predicted.tolist()) == right  # a model that is always right
     predicted[(predicted == trainer.method.closes["ans"]).nonzero()[1]] = 5
-    assert trainer.method.reward(whole, predicted, wanted, done.batch) == 2
+    assert trainer.method.reward(document + predicted.tolist()) == (
+        {"format": 1.0},
+        {"format_reward": (2.0, "examples")},
+    )
 
 
 def test_which_format_term_moves_weights(trainer):
@@ -159,9 +163,10 @@ def test_which_format_term_moves_weights(trainer):
     losses = with_settings(trainer, format_term="tag_likelihood").loss(model, done.batch)
     gradients = torch.autograd.grad(losses.sums["format"], list(model.parameters()), allow_unused=True)
     assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
-    reward = with_settings(trainer, format_term="argmax_reward").loss(model, done.batch).sums["format"]
-    assert not reward.requires_grad
-    assert float(reward) == 2.0  # an untrained model has the format nowhere
+    losses = with_settings(trainer, format_term="argmax_reward").loss(model, done.batch)
+    assert losses.sums.keys() == {"ce"}
+    numbers, count = losses.on_host
+    assert count(numbers.tolist())[0] == {"format": 2.0}  # an untrained model has the format nowhere
 
 
 def test_beta_moves_the_loss_but_not_the_weights_with_the_argmax_reward(tiny_model, problem_file, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mft_cli.methods import selection
 from mft_cli.methods.selection import CHUNK, keep_above, keep_largest, removed_count
 
 
@@ -55,6 +56,18 @@ def test_matrices_larger_than_a_chunk(kind):
 def test_views_that_are_not_contiguous_are_read_in_row_major_order():
     scores = random_scores(1, (17, 31), torch.Generator().manual_seed(5)).t()
     assert torch.equal(keep_largest(scores, 100), by_definition(scores, 100))
+
+
+def test_what_a_gpu_does_instead_selects_the_same(monkeypatch):
+    """It sorts, so that nothing is waited for; here on a processor."""
+    monkeypatch.setattr(selection, "sorts", lambda scores: True)
+    generator = torch.Generator().manual_seed(2)
+    for kind in range(6):
+        scores = random_scores(kind, (30, 70), generator)
+        for removed in (0, 1, 700, 2099, 2100):
+            assert torch.equal(keep_largest(scores, removed), by_definition(scores, removed)), (kind, removed)
+    with pytest.raises(RuntimeError):
+        keep_largest(torch.tensor([1.0, torch.nan, 2.0]), 1)
 
 
 def test_on_a_gpu_too():

@@ -38,7 +38,15 @@ def sees_later(model: PreTrainedModel) -> bool:
     model.eval()
     try:
         positions = torch.arange(6, device=device).expand(2, 6)
-        states = hidden_states(model, input_ids=ids, position_ids=positions, use_cache=False, **packed)
+        states = hidden_states(model, **embedded(model, ids), position_ids=positions, use_cache=False, **packed)
     finally:
         model.train(training)
     return not torch.allclose(states[0, :-1], states[1, :-1], atol=1e-5)
+
+
+def embedded(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The ids as arguments of a forward pass; of a model whose embedding alone is in fp32 yet, their embeddings."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(dtypes) == 1:
+        return {"input_ids": ids}
+    return {"inputs_embeds": model.get_input_embeddings()(ids).to(min(dtypes, key=lambda d: d.itemsize))}

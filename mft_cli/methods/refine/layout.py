@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mft_cli.data.pack import IGNORE, Batch
+from mft_cli.data.pack import IGNORE, Batch, true_at
 from mft_cli.rng import Draw, bernoulli
 
 
@@ -116,6 +116,10 @@ class Layout:
     other_slots: Tensor  # bool [R, U, C]
     other_earlier: Tensor  # bool [R, M, U]
     share: Tensor  # float32 [R, T], 1 / labels of its chunk at a position that predicts an unmasked response chunk
+    # where these are, see `true_at`: a device would be waited for
+    open_at: Tensor  # int64 [N], open slots
+    first_at: Tensor  # int64, the first open slot of every chunk
+    share_at: Tensor  # int64, positions with a share
 
     @property
     def real(self) -> Tensor:
@@ -135,10 +139,12 @@ def lay_out(batch: Batch, chunks: Chunks, masked: Tensor, tokens: Tensor, size: 
 
     labels = pick(batch.labels, columns)
     following = F.pad(tokens[:, 1:], (0, 1))
+    opened, share = slots & pick(following, columns) & (labels != IGNORE), shares(batch, chunks, masked)
     return Layout(
-        chunk=chunk, columns=columns, slots=slots, open=slots & pick(following, columns) & (labels != IGNORE),
+        chunk=chunk, columns=columns, slots=slots, open=opened,
         earlier=is_earlier(chunks, chunk, chunk), other=other, other_columns=other_columns, other_slots=other_slots,
-        other_earlier=is_earlier(chunks, chunk, other), share=shares(batch, chunks, masked),
+        other_earlier=is_earlier(chunks, chunk, other), share=share, open_at=true_at(opened),
+        first_at=true_at(opened & (opened.cumsum(-1) == 1)), share_at=true_at(share > 0),
     )  # fmt: skip
 
 

@@ -187,7 +187,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         shape, dtype, bias_dtype = ctx.shapes
         factor = upstream[0]
         if d_hidden is not None:
-            d_hidden = d_hidden * factor.to(d_hidden.dtype) if factor != 1 else d_hidden
+            d_hidden = d_hidden * factor.to(d_hidden.dtype)
         if d_weight is not None:
             d_weight = _scaled(d_weight, factor, shape[0], dtype)
         if d_bias is not None:
