@@ -117,6 +117,7 @@ def main() -> None:
     print(f"exported models: {(OUT / 'sft*' / 'export').resolve()}, {(OUT / 'masked_thought*' / 'export').resolve()}")
     print("Next:            mft data show method=masked_thought      (what is masked, in colour)")
     print("                 mft train method=masked_thought data=local data.sources.local.path=my.jsonl")
+    print("                 mft claims list      (what so few steps of a real model cannot decide: docs/laboratory.md)")
     log(f"done; {time.time() - begun:.0f} s of {expected:.0f} s expected")
 
 

@@ -86,7 +86,7 @@ def read_lines(path: Path, notes: list[str]) -> list[Record]:
     """The objects of a .jsonl file; unreadable lines are counted in `notes`."""
     lines = list(read_jsonl(path, errors="replace"))
     damaged = [(number, line) for number, line, row in lines if row is None]
-    if damaged == [line[:2] for line in lines[-1:]] and not damaged[0][1].endswith(b"\n"):
+    if damaged and damaged == [line[:2] for line in lines[-1:]] and not damaged[0][1].endswith(b"\n"):
         notes.append(f"{path.name}: the last line is torn (the writer was cut off) and is left out")
     elif damaged:
         notes.append(f"{path.name}: {len(damaged)} unreadable lines are left out, the first is line {damaged[0][0]}")
