@@ -106,3 +106,12 @@ def test_a_damaged_file_is_told(sound: Path, tmp_path: Path, name: str, how: str
     write_all(tmp_path / "damaged")
     told = "\n".join(notice.text for notice in summary.notices if "sft-s1" in notice.where)
     assert path.name in told, told
+
+
+def test_an_empty_file_has_no_torn_last_line(tmp_path: Path):
+    from mft_cli.report.read.runs import read_lines
+
+    notes: list[str] = []
+    (tmp_path / "samples.jsonl").write_bytes(b"")
+    assert read_lines(tmp_path / "samples.jsonl", notes) == []
+    assert not notes
