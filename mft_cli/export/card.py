@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from mft_cli import __version__
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.files import read_json, write_atomically, write_json
+from mft_cli.models.checksums import digest
 from mft_cli.models.folder import weights_digest
 from mft_cli.provenance import versions
 
@@ -61,8 +62,8 @@ def export_facts(
 
 def write_facts(folder: Path, facts: ExportFacts) -> None:
     """mft.json and the model card, of a folder whose weights and config.json are written."""
-    digest = weights_digest(sorted(folder.glob("*.safetensors")), read_json(folder / "config.json"))
-    write_json(folder / "mft.json", {"mft_version": __version__, **facts, "weights_digest": digest})
+    whole = weights_digest(sorted(folder.glob("*.safetensors")), read_json(folder / "config.json"), digest)
+    write_json(folder / "mft.json", {"mft_version": __version__, **facts, "weights_digest": whole})
     write_atomically(folder / "README.md", model_card(facts, {}))
 
 
