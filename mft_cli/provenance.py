@@ -29,6 +29,7 @@ class Provenance(TypedDict, total=False):
     working_folder: str
     started: str
     settings_digest: str
+    config_digest: str  # of the file config.yaml
     seeds: dict[str, int]
     data: Mapping[str, object]  # source -> where it came from, its digest, how many rows
     git: GitState | None

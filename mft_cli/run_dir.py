@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from mft_cli.errors import Stopped, UserError
-from mft_cli.files import file_digest, locked, read_object, write_json
+from mft_cli.files import file_digest, locked, read_sealed, write_sealed
 from mft_cli.provenance import Provenance
 
 
@@ -52,12 +52,12 @@ class RunDir:
         """`state` is running, stopped, done or failed; `more` is kept with it."""
         if self.is_gone():
             return
-        write_json(self.state, {"state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+        write_sealed(self.state, {"state": state, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
 
     def get_state(self) -> State:
         """Empty without one and for a damaged one: the run then goes on from its newest checkpoint."""
         try:
-            state: State = read_object(self.state)  # type: ignore[assignment]
+            state: State = read_sealed(self.state)  # type: ignore[assignment]
             return state
         except (FileNotFoundError, ValueError):
             return {}
@@ -65,7 +65,7 @@ class RunDir:
     def get_provenance(self) -> Provenance:
         """Empty without a run.json. Raises UserError for a damaged one."""
         try:
-            facts: Provenance = read_object(self.provenance)  # type: ignore[assignment]
+            facts: Provenance = read_sealed(self.provenance)  # type: ignore[assignment]
             return facts
         except FileNotFoundError:
             return {}

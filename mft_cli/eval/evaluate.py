@@ -12,7 +12,7 @@ from mft_cli.eval.metrics_file import Metrics, read_metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
 from mft_cli.eval.session import Session
-from mft_cli.files import digest_of, file_digest, locked, write_atomically, write_json
+from mft_cli.files import digest_of, file_digest, locked, write_atomically, write_sealed
 from mft_cli.provenance import provenance
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import stoppable
@@ -105,7 +105,8 @@ def evaluate_run(config: EvalRunConfig) -> Path:
     with run.lock():
         write_atomically(run.config, to_yaml(config))
         data = {name: {"where": b.source.path, "split": b.source.split} for name, b in config.eval.benchmarks.items()}
-        write_json(run.provenance, provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config))))
+        facts = provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config)))
+        write_sealed(run.provenance, {**facts, "config_digest": file_digest(run.config)})
         with run.recording_state(), stoppable():
             evaluate(config, run.root / "eval")
         run.set_state("done")

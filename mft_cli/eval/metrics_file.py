@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Required, TypedDict
 
-from mft_cli.files import JsonObject, digest_of, file_digest, read_json, write_json
+from mft_cli.files import JsonObject, file_digest, read_json, write_json
+from mft_cli.report.read.damage import metrics_digest
 
 
 class GoldLogprob(TypedDict):
@@ -97,7 +97,7 @@ def write_metrics(folder: Path, metrics: Metrics) -> None:
     metrics["scores_digest"] = file_digest(folder / "scores.jsonl")
     has_gold = metrics["gold_logprob"] is not None and (folder / "gold.jsonl").is_file()
     metrics["gold_digest"] = file_digest(folder / "gold.jsonl") if has_gold else None
-    metrics["digest"] = _digest(metrics)
+    metrics["digest"] = metrics_digest({**metrics})
     write_json(folder / "metrics.json", metrics)
 
 
@@ -107,7 +107,7 @@ def read_metrics(folder: Path) -> Metrics | str:
         return ""
     try:
         metrics: Metrics = read_json(folder / "metrics.json")
-        intact = metrics["digest"] == _digest(metrics)
+        intact = metrics["digest"] == metrics_digest({**metrics})
     except (ValueError, TypeError, KeyError, RecursionError):
         intact = False
     if not intact:
@@ -116,14 +116,3 @@ def read_metrics(folder: Path) -> Metrics | str:
         if digest is not None and (not (folder / name).is_file() or file_digest(folder / name) != digest):
             return name
     return metrics
-
-
-def _digest(metrics: Metrics) -> str:
-    rest = json.loads(json.dumps({k: v for k, v in metrics.items() if k != "digest"}))  # as it is read back
-    return digest_of(_without_times(rest))
-
-
-def _without_times(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {k: _without_times(v) for k, v in value.items() if k != "seconds"}

@@ -18,7 +18,7 @@ from mft_cli.data.deal import balance_of, idle_notice
 from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, is_lost_connection, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
-from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json
+from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json, write_sealed
 from mft_cli.models.device import set_up_device
 from mft_cli.provenance import changed_versions, environment
 from mft_cli.run_dir import RunDir, State
@@ -169,7 +169,7 @@ def recording_outcome(run: RunDir, ranks: Ranks) -> Iterator[None]:
 def record_outcome(run: RunDir, error: BaseException, previous: State, is_rank0: bool) -> None:
     if isinstance(error, (UserError, Stopped)) and not run.begun and previous.get("state") in ("done", "stopped"):
         if is_rank0:
-            write_json(run.state, previous)  # a refused command leaves the run as it was
+            write_sealed(run.state, {**previous})  # a refused command leaves the run as it was
     elif isinstance(error, Stopped):
         if is_rank0:
             run.set_state("stopped", message=str(error), by=error.by, **run.progress())

@@ -26,7 +26,7 @@ from mft_cli.distributed.zero import gathered, numel_of, partitioned_loading
 from mft_cli.errors import Stopped, UserError
 from mft_cli.eval.preflight import check_trained_model
 from mft_cli.export.generation import generation_settings
-from mft_cli.files import write_atomically, write_json
+from mft_cli.files import file_digest, write_atomically, write_sealed
 from mft_cli.methods import make
 from mft_cli.methods.base import Losses, Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
@@ -182,7 +182,8 @@ def record(run: RunDir, config: TrainConfig, choices: Provenance, loaded: Loaded
     before = run.get_provenance()
     if step and (changed := changed_versions(before, facts)):
         log(f"warning: this run was begun with other versions ({'; '.join(changed)}): its weights may depend on that")
-    write_json(run.provenance, with_segment(before, facts, step))
+    seen = with_segment(before, facts, step)
+    write_sealed(run.provenance, {**seen, "config_digest": file_digest(run.config)})
 
 
 @dataclass

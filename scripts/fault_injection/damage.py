@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.fault_injection.forks import Ended, run_mft
@@ -177,7 +177,9 @@ def read(shop: Workshop, scenario: str, folder: Path, reader: str) -> Ended:
     if reader == "same":
         return run_mft(shop.words(BY_NAME[scenario]), folder)
     if reader == "report":
-        return run_mft(["report", "run", "out=report"], folder)
+        ended = run_mft(["report", "run", "out=report"], folder)
+        page = folder / "report" / "report.md"  # which tells what the terminal has no place for
+        return replace(ended, output=ended.output + (page.read_text() if page.exists() else ""))
     if reader == "masks":
         return run_mft(["mask", "inspect", "run/export/masks.mft"], folder)
     model = "run/export/adapter" if reader == "adapter" else "run/export"

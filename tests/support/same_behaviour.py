@@ -64,6 +64,9 @@ DROPPED_KEYS = [
     ("*/trainer.json", "position.seconds", CLOCK),
     ("*/state.json", "time", CLOCK),
     ("*/state.json", "seconds", CLOCK),
+    *[(file, key, "digests of what holds times or versions") for file, key in (
+        ("*/state.json", "digest"), ("*/state.json", "logged"), ("*/run.json", "digest"), ("*/trainer.json", "logged"),
+        ("sweep/outputs/*/sweep.json", "digest"), ("sweep/outputs/*/jobs/*.json", "digest"))],
     ("*/run.json", "started", CLOCK),
     ("*/provenance.json", "started", CLOCK),
     ("*/metrics.json", "seconds", CLOCK),
@@ -90,6 +93,7 @@ DROPPED_KEYS = [
 
 # (files, reason): files of which only the presence is compared.
 UNREAD = [
+    ("*/SHA256SUMS", VERSION + ", which mft.json holds"),
     ("*/tokens-per-second.png", CLOCK),
 ]  # fmt: skip
 

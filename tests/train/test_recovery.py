@@ -68,12 +68,13 @@ def test_a_resume_with_other_versions_is_told_and_recorded(tiny_model, problem_f
     assert (first["first_step"], first["last_step"], second["first_step"]) == (0, 3, 3)
     assert (first["packages"]["torch"], second["packages"]["torch"]) == (installed["torch"], "99.0")
     assert {"command", "started", "hardware", "git", "python"} <= second.keys()
-    assert {k: v for k, v in after.items() if k != "segments"} == {k: v for k, v in before.items() if k != "segments"}
+    kept = before.keys() - {"segments", "digest"}
+    assert {k: after[k] for k in kept} == {k: before[k] for k in kept}
 
 
 def test_a_run_record_of_before_segments_is_taken_for_the_first_one(tiny_model, problem_file, stopped):
     old = read_json(stopped / "run.json")
-    write_json(stopped / "run.json", {k: v for k, v in old.items() if k not in ("segments", "contents")})
+    write_json(stopped / "run.json", {k: v for k, v in old.items() if k not in ("segments", "contents", "digest")})
     train(training(tiny_model, problem_file, stopped))
     assert [s["first_step"] for s in read_json(stopped / "run.json")["segments"]] == [0, 3]
 
@@ -165,6 +166,38 @@ def test_a_damaged_small_file_is_a_sentence_or_made_again(tiny_model, problem_fi
         train(asked)
         assert state_of(stopped)["state"] == "done"
         assert read_json(stopped / "run.json")["segments"][1]["first_step"] == 3  # it went on, not from the first step
+
+
+def test_a_changed_figure_is_told_and_kept(tiny_model, problem_file, stopped):
+    text = (stopped / "metrics.jsonl").read_text()
+    (stopped / "metrics.jsonl").write_text(text.replace('"step": 1', '"step": 0', 1))
+    train(training(tiny_model, problem_file, stopped))
+    assert "metrics.jsonl is not as it was written" in (stopped / "train.log").read_text()
+    assert steps_logged(stopped / "metrics.jsonl") == [0, 2, 3, 4, 5]
+
+
+def test_a_damaged_export_is_made_again_from_the_checkpoint(tiny_model, problem_file, tmp_path):
+    asked = training(tiny_model, problem_file, tmp_path / "run")
+    weights = train(asked) / "export" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    train(asked)
+    assert weights.read_bytes() == whole
+
+
+def test_a_damaged_export_is_not_trained_on_from(tiny_model, problem_file, tmp_path):
+    export = train(training(tiny_model, problem_file, tmp_path / "run")) / "export"
+    whole = (export / "model.safetensors").read_bytes()
+    (export / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"model\.safetensors is not as it was exported"):
+        train(training(export, problem_file, tmp_path / "more"))
+
+
+def test_a_flipped_bit_in_the_record_of_a_run_is_told(tiny_model, problem_file, stopped):
+    text = (stopped / "run.json").read_text()
+    (stopped / "run.json").write_text(text.replace('"seed": 1', '"seed": 3', 1))
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        train(training(tiny_model, problem_file, stopped))
 
 
 def test_a_number_changed_in_a_manifest_is_noticed(stopped):

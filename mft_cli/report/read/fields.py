@@ -69,6 +69,7 @@ STATE: dict[str, Check] = {
     "message": text,
     "time": text,
     "seconds": number,
+    "logged": table,
 }
 PROVENANCE: dict[str, Check] = {"started": text, "git": table, "packages": table, "hardware": table, "data": table}
 METRICS: dict[str, Check] = {

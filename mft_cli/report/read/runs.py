@@ -17,6 +17,7 @@ from yaml import YAMLError
 from mft_cli.errors import UserError
 from mft_cli.files import flatten, json_object, read_jsonl
 from mft_cli.report.read import fields
+from mft_cli.report.read.damage import file_notes, metrics_note, seal_note
 from mft_cli.report.read.fields import Record
 from mft_cli.report.wording import is_number
 
@@ -158,8 +159,11 @@ def short_labels(paths: list[Path]) -> list[str]:
 def read_run(folder: Path, label: str) -> Run:
     """One run folder."""
     notes: list[str] = []
-    state = fields.checked(read_object(folder / "state.json", notes) or {}, fields.STATE, "state.json", notes)
-    provenance = read_object(folder / "run.json", notes) or {}
+    stored_state, provenance = (read_object(folder / name, notes) or {} for name in ("state.json", "run.json"))
+    notes += [*seal_note("state.json", stored_state), *seal_note("run.json", provenance)]
+    state = fields.checked(stored_state, fields.STATE, "state.json", notes)
+    written = {"config.yaml": provenance["config_digest"]} if "config_digest" in provenance else {}
+    notes += file_notes(folder, {**written, **(state.get("logged") or {})})
     rows = read_lines(folder / "metrics.jsonl", notes)
     run = Run(
         folder=folder,
@@ -214,6 +218,7 @@ def read_metrics(path: Path, notes: list[str]) -> Record | None:
     metrics = read_object(path, notes)
     if metrics is None:
         return None
+    notes += metrics_note(metrics)
     metrics = fields.checked(metrics, fields.METRICS, path.name, notes)
     if "gold_logprob" in metrics:
         metrics["gold_logprob"] = fields.checked(metrics["gold_logprob"], fields.GOLD, "gold_logprob", notes)
