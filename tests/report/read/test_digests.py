@@ -9,7 +9,7 @@ import pytest
 
 from mft_cli.files import file_digest, write_sealed
 from mft_cli.report.read.damage import metrics_digest
-from mft_cli.report.read.runs import read_run
+from mft_cli.report.read.runs import read_lines, read_run
 
 
 @pytest.fixture
@@ -53,3 +53,12 @@ def test_a_changed_number_is_told(run: Path, name: str, old: str, new: str):
 def test_a_file_that_is_gone_is_told(run: Path):
     (run / "metrics.jsonl").unlink()
     assert "metrics.jsonl is gone" in told(run)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n"])
+def test_a_file_without_lines_has_none(tmp_path: Path, content: bytes | None):
+    if content is not None:
+        (tmp_path / "samples.jsonl").write_bytes(content)
+    notes: list[str] = []
+    assert read_lines(tmp_path / "samples.jsonl", notes) == []
+    assert notes == []
