@@ -36,7 +36,7 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 def temporary_for(path: Path) -> Path:
-    """The name beside `path` under which it is written; `remove_leftovers` knows it."""
+    """The name next to `path` under which it is written; `remove_leftovers` knows it."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

@@ -169,7 +169,7 @@ def in_rows(model: torch.nn.Module, rows: list[list[Tensor]], width: int) -> lis
 
 @torch.no_grad()
 def try_out(name: str, folder: Path) -> Row:
-    """One row of the table. What fails is told in it."""
+    """One row of the table. What fails is reported in it."""
     row = Row(name)
     try:
         row.architecture = build(name, folder / "model")

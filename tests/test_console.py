@@ -58,9 +58,8 @@ def test_tokens_tell_speed_and_time_left(clock: list[float]):
     for _ in range(4):
         progress.completion()
     progress.generated = 200
-    assert (
-        progress.line(clock[0] + 10) == "gsm8k: 4 of 10 done, 20 tokens/s, about 15 s left"
-    )  # 50 a completion, 300 more
+    # 50 a completion, 300 more
+    assert progress.line(clock[0] + 10) == "gsm8k: 4 of 10 done, 20 tokens/s, about 15 s left"
 
 
 def test_a_log_line_takes_the_place_of_a_progress_line(tmp_path, monkeypatch: pytest.MonkeyPatch):

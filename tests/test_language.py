@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from tests.support.tiny import ROOT
@@ -32,3 +33,11 @@ def test_any_stands_in_fewer_than_eight_of_a_thousand_lines():
     uses = sum(isinstance(n, ast.Name) and n.id == "Any" for tree in TREES.values() for n in ast.walk(tree))
     lines = sum(len(path.read_text().splitlines()) for path in TREES)
     assert 1000 * uses / lines < 8
+
+
+def test_no_comment_follows_a_closing_bracket():
+    """The formatter breaks a long statement and leaves its comment after the last bracket: it belongs on a line above."""
+    torn = re.compile(r" *[])}]+[:,]?  # (?!fmt|noqa|type)")
+    for path in TREES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert not torn.match(line), f"{path}:{number}: put the comment on a line above the statement"

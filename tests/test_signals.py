@@ -108,11 +108,12 @@ def test_a_signal_while_a_sweeps_job_is_started_reaches_it(monkeypatch, tmp_path
 def test_there_is_one_piece_that_installs_handlers_of_stop_signals():
     root = Path(signals.__file__).parent
     users = [path.relative_to(root) for path in root.rglob("*.py") if "signal.signal(" in path.read_text()]
+    # they set system actions
     exceptions = [
         "eval/engines/replica_worker.py",
         "eval/grading/workers.py",
         "slurm/requeue.py",
-    ]  # they set system actions
+    ]
     assert sorted(map(str, users)) == sorted([*exceptions, "signals.py"])
 
 

@@ -9,7 +9,7 @@ from mft_cli.analysis.page import publish
 from mft_cli.analysis.regions import REGIONS
 from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
-from mft_cli.report.render.page import Picture, Table
+from mft_cli.report.render.document import Picture, TextTable
 from mft_cli.report.render.plots import Bar, bars
 from mft_cli.report.wording import (
     decimal,
@@ -120,7 +120,7 @@ def nested_difference(first: Values, second: Values) -> JsonObject:
 # ---- shown ----------------------------------------------------------------------------------------------------------
 
 
-def tables(result: JsonObject) -> list[Table]:
+def tables(result: JsonObject) -> list[TextTable]:
     """A table for each measure of the regions, one of whole-model numbers, and one of differences."""
     models, parts = result["models"], []
     for name, title in MEASURES.items():
@@ -129,13 +129,13 @@ def tables(result: JsonObject) -> list[Table]:
             rows.append(
                 [one_line(f"{pair['second']} − {pair['first']}"), *(shown(pair[name][r], True) for r in REGIONS)]
             )
-        parts.append(Table(f"{name}: {title}", ["model", *REGIONS], rows))
+        parts.append(TextTable(f"{name}: {title}", ["model", *REGIONS], rows))
     rows = [[one_line(m["label"]), shown(m["logprob"]), shown(m["distance"], digits=1)] for m in models]
     for pair in result["differences"]:
         rows.append([one_line(f"{pair['second']} − {pair['first']}"), shown(pair["logprob"], True),
                      shown(pair["distance"], True, 1)])  # fmt: skip
     head = ["model", "clean log-likelihood of the true token", "mean distance, weighted by share (tokens)"]
-    return [*parts, Table("whole model", head, rows)]
+    return [*parts, TextTable("whole model", head, rows)]
 
 
 def in_short(result: JsonObject) -> list[str]:

@@ -26,7 +26,7 @@ from mft_cli.eval.engines.hf import load_model
 from mft_cli.files import JsonObject, digest_of
 from mft_cli.methods import make
 from mft_cli.models.device import set_up_device
-from mft_cli.report.render.page import Table
+from mft_cli.report.render.document import TextTable
 from mft_cli.report.wording import decimal
 from mft_cli.stats.failure_detection import auroc, auroc_interval
 
@@ -62,7 +62,7 @@ def graph(config: TrainConfig, folders: list[str], names_a_model: bool, asked: G
         )
         model = load_model(subject.folder.path, "float32", str(device), config.model.trust_remote_code)
         result["models"][subject.label] = measured(model, renderer, rows, config.seed, device)
-    table = Table(
+    table = TextTable(
         "Dependence on the true graph", ("model", "AUROC", "95 % interval", "drop, needed", "drop, not needed", "pairs"),
         [line(label, facts) for label, facts in result["models"].items()], "Pairs of a step and something that it may need.",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from mft_cli.analysis.page import publish
 from mft_cli.analysis.scenes import Scene
 from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
-from mft_cli.report.render.page import Picture, Table
+from mft_cli.report.render.document import Picture, TextTable
 from mft_cli.report.render.plots import loss_lines, loss_surface
 from mft_cli.report.wording import count, one_line, significant
 
@@ -87,8 +87,10 @@ def summary(scene: Scene, model_losses: list[float | None], rest: list[float | N
 # ---- shown ----------------------------------------------------------------------------------------------------------
 
 
-def tables(result: JsonObject) -> list[Table]:
-    parts = [Table("models", ["model", "loss"], [[one_line(m["label"]), number(m["loss"])] for m in result["models"]])]
+def tables(result: JsonObject) -> list[TextTable]:
+    parts = [
+        TextTable("models", ["model", "loss"], [[one_line(m["label"]), number(m["loss"])] for m in result["models"]])
+    ]
     scenes, kind = result["scenes"], result["settings"]["kind"]
     extra = {"random": ("mean_rise", "mean rise"), "line": ("barrier", "barrier"), "plane": None}[kind]
     head = ["where", "lowest loss", "at", *([extra[1]] if extra else [])]
@@ -97,7 +99,7 @@ def tables(result: JsonObject) -> list[Table]:
          *([number(s.get(extra[0]))] if extra else [])]
         for s in scenes
     ]  # fmt: skip
-    parts.append(Table("summary", head, rows))
+    parts.append(TextTable("summary", head, rows))
     if all(len(s["axes"]) == 1 for s in scenes):
         if kind == "line":
             rows = [
@@ -105,11 +107,11 @@ def tables(result: JsonObject) -> list[Table]:
                 for s in scenes
                 for a, v in zip(s["axes"][0], s["loss"], strict=True)
             ]
-            parts.append(Table("loss along the way", ["coordinate", "between", "loss"], rows))
+            parts.append(TextTable("loss along the way", ["coordinate", "between", "loss"], rows))
         else:
             rows = [[f"{a:+.3f}", *(number(s["loss"][i]) for s in scenes)] for i, a in enumerate(scenes[0]["axes"][0])]
             parts.append(
-                Table("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
+                TextTable("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
             )
     return parts
 

@@ -25,7 +25,7 @@ from mft_cli.eval.grading.graders import grade
 from mft_cli.files import JsonObject, digest_of
 from mft_cli.methods import make
 from mft_cli.models.device import set_up_device
-from mft_cli.report.render.page import Table
+from mft_cli.report.render.document import TextTable
 from mft_cli.report.wording import percent, percent_interval
 from mft_cli.stats.intervals import wilson
 
@@ -68,7 +68,7 @@ def resilience(config: TrainConfig, folders: list[str], names_a_model: bool, ask
         (label, *(text for kind in ("recovered", "undisturbed") for text in (percent(f[kind]), percent_interval(f[f"{kind}_interval"]))))
         for label, f in result["models"].items()
     ]  # fmt: skip
-    table = Table(
+    table = TextTable(
         "Error resilience", ("model", "recovered", "interval", "undisturbed", "interval"), rows, "One number changed."
     )
     best = max(result["models"].items(), key=lambda item: item[1]["recovered"])

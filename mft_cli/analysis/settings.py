@@ -1,4 +1,4 @@
-"""The options of `mft analyze`. Imports no torch, so that a mistake is told at once."""
+"""The options of `mft analyze`. Imports no torch, so that a mistake is reported at once."""
 
 from __future__ import annotations
 

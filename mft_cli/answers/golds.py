@@ -1,4 +1,4 @@
-"""Whether a gold answer is one that its answer type can read. What is not is wrong for every model, so it is told at load."""
+"""Whether a gold answer is one that its answer type can read. What is not is wrong for every model, so it is reported at load."""
 
 from __future__ import annotations
 

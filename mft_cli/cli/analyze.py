@@ -34,9 +34,8 @@ def main(arguments: list[str]) -> None:
     names_a_model = not folders or any(re.match(r"^[+]*model(\.path)?=", key) for key in keys)
 
     def task(config: TrainConfig) -> None:
-        analysis = getattr(
-            importlib.import_module(f"mft_cli.analysis.{kind}"), kind
-        )  # a module a kind, and in it a function
+        # a module a kind, and in it a function
+        analysis = getattr(importlib.import_module(f"mft_cli.analysis.{kind}"), kind)
         analysis(config, folders, names_a_model, asked)
 
     composed("train", keys, train_config, task)

@@ -13,7 +13,7 @@ from mft_cli.errors import UserError
 class Options:
     """The options of `mft mask`."""
 
-    out: str | None = key(None, "Of inspect: file of the heat map; null: sparsity.png beside the masks.")
+    out: str | None = key(None, "Of inspect: file of the heat map; null: sparsity.png next to the masks.")
 
 
 def main(arguments: list[str]) -> None:
@@ -35,7 +35,7 @@ HELP = """mft mask: what mask_finetune removed
 
   mft mask apply BASE MASKS OUT      the base model with the masked weights removed, as a model folder
   mft mask inspect MASKS             share removed in every layer and module, as a table and a heat map
-                   [out=FILE.png]    where the heat map goes (default: sparsity.png beside the masks)
+                   [out=FILE.png]    where the heat map goes (default: sparsity.png next to the masks)
   mft mask diff MASKS MASKS          how many weights two masks both remove, against what chance gives
 
 MASKS: a masks.mft file, or the folder of an export that holds one. BASE: a model folder, hub id, .gguf file or

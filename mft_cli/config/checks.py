@@ -25,7 +25,7 @@ def check_train(config: schema.TrainConfig) -> None:
     if "local" in d.sources and len(d.sources) > 1:
         others = ", ".join(name for name in d.sources if name != "local")
         raise UserError(
-            f"data.sources.local beside {others} of data={d.name}: say data=local to train on your file alone; to mix the two, "
+            f"data.sources.local together with {others} of data={d.name}: say data=local to train on your file alone; to mix the two, "
             f"give your source a name of its own, data.sources.mine.path={d.sources['local'].path or 'FILE'}"
         )
     for name, source in {**d.sources, **d.sources_validation}.items():

@@ -41,7 +41,7 @@ def looks_local(path: str) -> bool:
 
 
 def check_paths(model: schema.ModelConfig, sources: Mapping[str, schema.SourceConfig]) -> None:
-    """Files that are named must exist: told now, not after the model has been loaded."""
+    """Files that are named must exist: reported now, not after the model has been loaded."""
     check_model_path("model.path", model.path)
     template = model.chat_template
     if template and not Path(template).exists():

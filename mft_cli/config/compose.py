@@ -1,6 +1,6 @@
 """Compose `conf/` with Hydra, validate against the schema, give plain dataclasses, or one sentence that names the key.
 
-No DictConfig passes this module. It imports no torch, so that a mistake is told in well under two seconds.
+No DictConfig passes this module. It imports no torch, so that a mistake is reported in well under two seconds.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def resolved(config: DictConfig, name: str) -> Values:
 def defaults(name: str, method: str | None) -> Values:
     """What conf/<name>.yaml's configuration holds where nothing is set."""
     values = to_plain(ROOTS[name]())
-    with contextlib.suppress(UserError):  # an unknown method is told when the configuration is built
+    with contextlib.suppress(UserError):  # an unknown method is reported when the configuration is built
         if "method" in values and method:
             values["method"] = to_plain(build(typing.cast(type, AnyMethod), {"name": method}))
     return values

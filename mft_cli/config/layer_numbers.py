@@ -37,4 +37,4 @@ def layers_of(path: str) -> int | None:
         inner = config.get("text_config") or config
         return next(int(inner[k]) for k in ("num_hidden_layers", "n_layer") if k in inner)
     except (OSError, ValueError, TypeError, AttributeError, StopIteration):
-        return None  # what is wrong with the folder is told where it is loaded
+        return None  # what is wrong with the folder is reported where it is loaded

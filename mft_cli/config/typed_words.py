@@ -1,4 +1,4 @@
-"""What Hydra's grammar lets pass and would ignore, misread or answer with a traceback: told before it is asked.
+"""What Hydra's grammar lets pass and would ignore, misread or answer with a traceback: reported before it is asked.
 
 `known` is group -> its options, in conf/ and the user's own folders.
 """

@@ -160,6 +160,7 @@ def bounds_of(item: object) -> list[tuple[str, float]]:
     return [(sign, getattr(item, name)) for cls, name, sign in kinds if isinstance(item, cls)]
 
 
+# of unions
 BRANCHES = (
     "constrained-int",
     "constrained-float",
@@ -169,7 +170,7 @@ BRANCHES = (
     "str",
     "bool",
     "none",
-)  # of unions
+)
 
 # ---- keys and the dataclasses that own them -------------------------------------------------------------------------
 

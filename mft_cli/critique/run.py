@@ -45,7 +45,7 @@ def critique_run(config: CritiqueRunConfig) -> Path:
 
 def make_rows(config: CritiqueRunConfig, run: RunDir) -> str:
     """Both halves and the files; returns what a budget left to do, "" for nothing."""
-    opened = open_teacher(config, run.root)  # a teacher that cannot be used is told before hours of solutions
+    opened = open_teacher(config, run.root)  # a teacher that cannot be used is reported before hours of solutions
     base = sample_solutions(config, run.root)
     if base.empty:
         print(f"{base.empty} empty solutions left out", flush=True)

@@ -53,7 +53,7 @@ def encode_rows(name: str, source: SourceConfig, rows: list[Row], renderer: Rend
     progress = StepProgress(f"{name}: tokenized rows", 0, len(rows))
     for number, block in enumerate(encoded_blocks(Work(source, rows, renderer)), 1):
         if block.bad and on_bad_row == "error":
-            raise UserError(f"{block.bad[0]}; mend the row, or set data.on_bad_row=drop to leave such rows out")
+            raise UserError(f"{block.bad[0]}; correct the row, or set data.on_bad_row=drop to leave such rows out")
         blocks.append(block)
         progress.update(min(number * BLOCK, len(rows) - 1))
     progress.close()
@@ -173,9 +173,8 @@ def line_numbers(pieces: list[Piece]) -> Iterator[np.ndarray]:
             breaks = [m.start() for m in re.finditer("\n", piece.text)]
             starts = np.fromiter((s for s, _ in piece.offsets), dtype=np.int64, count=len(piece.offsets))
             result[: len(starts)] = first + np.searchsorted(np.array(breaks, dtype=np.int64), starts, side="left")
-            result[len(starts) :] = (
-                result[len(starts) - 1] if len(starts) else first
-            )  # the end token ends the last line
+            # the end token ends the last line
+            result[len(starts) :] = result[len(starts) - 1] if len(starts) else first
             first += len(breaks) + 1
         yield result
 

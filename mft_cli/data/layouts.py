@@ -42,8 +42,8 @@ def is_conversational(value: Any) -> bool:
 
 
 def fitting(row: dict[str, Any]) -> list[Form]:
-    """The forms that a row has, without those that another explains: fewer of its fields, plain text beside a question,
-    an answer beside a response (it is the short one).
+    """The forms that a row has, without those that another explains: fewer of its fields, plain text next to a question,
+    an answer next to a response (it is the short one).
     """
     forms = [form for form in FORMS if all(field in row for field in form.fields)]
     forms = [f for f in forms if not any(set(f.fields) < set(other.fields) for other in forms)]

@@ -1,4 +1,4 @@
-"""Questions in a form in which the same question is the same text: words, digests, and the file beside a model.
+"""Questions in a form in which the same question is the same text: words, digests, and the file next to a model.
 
 Letter case, punctuation, line breaks, Unicode forms and the writing of a number (1,000 or 1000; 5.0 or 5) do not count;
 every word, number and arithmetic sign does. `training_questions.bin` in a run folder and in its exports holds the

@@ -51,9 +51,8 @@ class Baton(FileBaton):
 
     def remove_if_abandoned(self) -> bool:
         with open(self.folder / TURNS, "w") as file:
-            fcntl.flock(
-                file, fcntl.LOCK_EX
-            )  # one after the other: the lock that the first one then takes is no dead one's
+            # one after the other: the lock that the first one then takes is no dead one's
+            fcntl.flock(file, fcntl.LOCK_EX)
             if not self.is_abandoned():
                 return False
             self.lock.unlink(missing_ok=True)

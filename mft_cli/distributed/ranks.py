@@ -25,9 +25,8 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     local_world: int = 1
-    device: torch.device = field(
-        default_factory=lambda: torch.device("cpu")
-    )  # what collectives take: the GPU with NCCL
+    # what collectives take: the GPU with NCCL
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums over all ranks, in float64; the same on every rank to the bit. Processors do it: no GPU is waited for."""

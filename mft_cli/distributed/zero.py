@@ -124,9 +124,8 @@ def use_files(zero: dict[str, Any]) -> None:
             "(apt-get install libaio-dev g++ ninja-build), or set device=cpu"
         )
     folder = Path(offload["nvme_path"])
-    rank_folder = (
-        folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"
-    )  # as deepspeed/runtime/swap_tensor names it
+    # as deepspeed/runtime/swap_tensor names it
+    rank_folder = folder / "zero_stage_3" / "optimizer" / f"rank{dist.get_rank()}"
 
     def remove() -> None:
         shutil.rmtree(rank_folder, ignore_errors=True)

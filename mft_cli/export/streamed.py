@@ -60,9 +60,8 @@ def export_streamed(
             describe_folder(temporary, settings.facts, [config, generation, settings.tokenizer])
             verify(temporary, written, probe, expected, restored, settings.dtype, settings.trust)
             if settings.write_extra_files:
-                settings.write_extra_files(
-                    temporary, probe, None
-                )  # the logits compared above were those of the model with its adapter on
+                # the logits compared above were those of the model with its adapter on
+                settings.write_extra_files(temporary, probe, None)
     finally:
         ranks.barrier()
 

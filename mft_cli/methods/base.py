@@ -46,7 +46,7 @@ OnHost = tuple[Tensor, Callable[[list[int]], HostSums]]
 
 @dataclass
 class Losses:
-    """What `loss` returns: the sum of every term (differentiable scalars), and sums to log beside them."""
+    """What `loss` returns: the sum of every term (differentiable scalars), and sums to log besides them."""
 
     sums: dict[str, Tensor]
     # name -> (sum, the term whose count divides it)
@@ -119,7 +119,7 @@ class Method:
             raise UserError(f"peft.name={name}: {self.peft_refusal}; set peft=none")
 
     def most_new_tokens(self) -> int:
-        """New tokens at most, whose embedding rows train beside adapters, where no tokenizer can be asked."""
+        """New tokens at most, whose embedding rows train with adapters, where no tokenizer can be asked."""
         return len(self.new_tokens)
 
     def trained_parameters(self, sizes: ModelSizes) -> TrainedParameters:
@@ -178,6 +178,11 @@ def model_inputs(batch: Batch) -> Inputs:
     """Keyword arguments of the model's forward pass: no mask, the rows' examples are told by their lengths."""
     packed = packed_kwargs(batch.lengths, batch.hidden_keys)
     return {"input_ids": batch.input_ids, "position_ids": batch.positions, "use_cache": False, **packed}
+
+
+def mask_ratios(batch: Batch, ratio: float) -> Tensor:
+    """At every position the source's own mask_ratio, else the method's `ratio`: float64 [R, T]."""
+    return batch.ratio.double().where(~batch.ratio.isnan(), ratio)
 
 
 def label_count(batch: Batch) -> int:

@@ -21,7 +21,7 @@ from mft_cli.config.schema.methods import ChunkRefineConfig
 from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch, taken
 from mft_cli.distributed.zero import shape_of
-from mft_cli.methods.base import Corrupted, Losses, Method, model_inputs
+from mft_cli.methods.base import Corrupted, Losses, Method, mask_ratios, model_inputs
 from mft_cli.methods.cost import ModelSizes, TrainedParameters
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.methods.refine.backbone import refuse_bidirectional
@@ -77,7 +77,7 @@ class ChunkRefine(Method):
         return model
 
     def make_head(self, model: PreTrainedModel) -> RefineHead:
-        """A new head, or the one that lies beside the export that this run starts from."""
+        """A new head, or the one that lies next to the export that this run starts from."""
         width = shape_of(table(model.get_input_embeddings()))[1]
         self.settings = self.head_settings(width, self.mask_id, self.mask_token)
         start = Path(str(getattr(causal_lm(model).config, "_name_or_path", ""))) / FOLDER
@@ -135,8 +135,7 @@ class ChunkRefine(Method):
     # ---- masks ----
 
     def corrupt(self, batch: Batch, progress: float, draw: Draw) -> Corrupted:
-        ratio = batch.ratio.to(torch.float64)
-        p = torch.where(ratio.isnan(), torch.full_like(ratio, self.config.mask_ratio), ratio)
+        p = mask_ratios(batch, self.config.mask_ratio)
         chunks = find_chunks(batch, self.config.chunk_size)
         masked = choose_chunks(chunks, p[chunks.row, chunks.first], batch.epoch, draw)
         tokens = choose_tokens(batch, chunks, masked, self.config.partial_fill, draw, self.config.filled_prefixes)

@@ -1,4 +1,4 @@
-"""Decoding with what a method exports beside the weights. `eval.decode` names a decoder, the method's keys its class."""
+"""Decoding with what a method exports next to the weights. `eval.decode` names a decoder, the method's keys its class."""
 
 from __future__ import annotations
 
@@ -58,10 +58,6 @@ class Decoder(Protocol):
 
     def describe(self) -> str:
         """What decoding did, a line."""
-
-
-def decoder_names() -> list[str]:
-    return sorted(name for cls in method_classes() for name in cls.decoders)
 
 
 def decoder_class(name: str) -> type[Decoder]:

@@ -122,9 +122,8 @@ class MaskFinetune(Method):
     @torch.no_grad()
     def refresh(self, model: nn.Module, masters: Callable[[str], Tensor]) -> None:
         """Selects again from the fp32 scores. Changes add up in a buffer until the next step takes them."""
-        recomputes = bool(
-            getattr(model, "is_gradient_checkpointing", False)
-        )  # to hold little: W * M is made when needed
+        # to hold little: W * M is made when needed
+        recomputes = bool(getattr(model, "is_gradient_checkpointing", False))
         for name, module in self.layers.items():
             mask = self.select(name, masters(f"{name}.{SCORES}"))
             module.mask_changes += (mask != module.mask).sum()

@@ -24,7 +24,7 @@ from mft_cli.config.schema.methods import MaskedCritiqueConfig
 from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch, taken, true_at
 from mft_cli.errors import UserError
-from mft_cli.methods.base import Corrupted, HostSums, Inputs, Losses, Method, label_count, model_inputs
+from mft_cli.methods.base import Corrupted, HostSums, Inputs, Losses, Method, label_count, mask_ratios, model_inputs
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.models.vocabulary import token_id
@@ -105,8 +105,7 @@ class MaskedCritique(Method):
             candidates |= inside
             first |= inside & (offset < c.skip_first)  # stays trained on inside of another span, too
         candidates &= batch.loss_mask & ~first & ~self.is_tag(batch.input_ids)
-        ratio = batch.ratio.to(torch.float64)
-        ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
+        ratio = mask_ratios(batch, c.mask_ratio)
         epoch = batch.epoch if c.redraw else 0
         return candidates & bernoulli(draw("masked_critique", epoch, batch.example, batch.positions), ratio), candidates
 

@@ -23,7 +23,7 @@ from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 
 KINDS = ("attention", "mlp")
-SCORES, MASK = "scores", "mask"  # what a masked layer has beside weight and bias
+SCORES, MASK = "scores", "mask"  # what a masked layer has besides weight and bias
 
 
 # ---- which layers ---------------------------------------------------------------------------------------------------

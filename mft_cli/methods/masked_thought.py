@@ -1,13 +1,16 @@
 """Masked thought (arXiv 2403.02178): corrupt response tokens in the *input*, keep the labels.
 
 A masked position is still trained on; only what later tokens can read of it is gone. Labels, positions and (unless
-drop_attention) attention do not change. Where `method.noise` puts something else in the mask token's place, the method is
-`NoisyThought` (`noise.py`), which chooses its positions as this one does.
+drop_attention) attention do not change. A candidate is a token of `method.target` (the response), inside `method.spans` if any
+are named; each one is masked with probability p, which rises from 0 to `method.mask_ratio` in the first `warmup_fraction` of
+the run (schedule=linear). To read: `corrupt`, `choose`, `probability`; what stands before them is done once.
+
+Where `method.noise` puts something else in the mask token's place, the method is `NoisyThought` (`noise.py`), which chooses its
+positions as this one does.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -18,8 +21,9 @@ from mft_cli.config.schema.methods import MaskedThoughtConfig
 from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch
 from mft_cli.errors import UserError
-from mft_cli.methods.base import Corrupted, Method, label_count
+from mft_cli.methods.base import Corrupted, Method, label_count, mask_ratios
 from mft_cli.methods.mask_token import choose_mask_token
+from mft_cli.methods.token_runs import covered
 from mft_cli.models.vocabulary import embedding_rows, token_id
 from mft_cli.rng import Draw, bernoulli
 
@@ -29,12 +33,12 @@ class MaskedThought(Method):
 
     config: MaskedThoughtConfig
     marked_as = "masked in the input, still trained on"
-    span_bits: int | None = None  # of Batch.spans, for method.spans
+    span_bits: int | None = None  # bits of Batch.spans for the named spans
 
     def prepare(self, tokenizer: PreTrainedTokenizerFast) -> list[str]:
         """Choose the mask token; returns it if it has to be added."""
         self.hides_positions = self.config.drop_attention
-        self.tokenizer_size = len(tokenizer)
+        self.tokenizer_size = len(tokenizer)  # the mask token comes after it, if it is added
         self.mask_token = choose_mask_token(tokenizer, self.config.mask_token)
         return [] if self.mask_token in tokenizer.get_vocab() else [self.mask_token]
 
@@ -100,14 +104,13 @@ class MaskedThought(Method):
         elif c.granularity == "step":
             chosen = bernoulli(draw("masked_thought.line", batch.epoch, batch.example, batch.line), p)
         else:
-            chosen = spans(batch, p, c.span_mean, draw)
+            chosen = covered(batch, p, c.span_mean, draw)
         return chosen & candidates, candidates
 
     def probability(self, batch: Batch, progress: float, draw: Draw) -> Tensor:
         """p at every position, float64 [R, T]: a source's own mask_ratio takes precedence over the method's."""
         c = self.config
-        ratio = batch.ratio.to(torch.float64)
-        ratio = torch.where(ratio.isnan(), torch.full_like(ratio, c.mask_ratio), ratio)
+        ratio = mask_ratios(batch, c.mask_ratio)
         if c.schedule == "uniform":
             return ratio * draw.unit("masked_thought.ratio", batch.epoch, batch.example)
         if c.schedule == "falling":
@@ -117,57 +120,3 @@ class MaskedThought(Method):
         if c.schedule == "constant" or c.warmup_fraction == 0:
             return ratio
         return ratio * min(1.0, progress / c.warmup_fraction)
-
-
-# ---- runs of tokens -------------------------------------------------------------------------------------------------
-
-
-def spans(batch: Batch, p: Tensor, mean: float, draw: Draw) -> Tensor:
-    """Positions covered by runs, bool [R, T]: position j starts one with probability q, its length is geometric.
-
-    Starts are drawn at every position of the example, those before the candidates too, so that the first response token is
-    covered as often as any other (where a prompt stands before it).
-    Lengths do not depend on p, so the masked sets only grow with p.
-    """
-    start = bernoulli(
-        draw("masked_thought.span", batch.epoch, batch.example, batch.positions), start_probability(p, mean)
-    )
-    length = geometric(draw.unit("masked_thought.length", batch.epoch, batch.example, batch.positions), mean)
-    column = torch.arange(batch.input_ids.shape[1], device=p.device).expand_as(batch.positions)
-    first = column - batch.positions
-    span_end = torch.where(start & batch.real, column + length, torch.zeros_like(column))
-    span_end = torch.minimum(span_end, example_end(first, batch))
-    return torch.cummax(span_end, dim=1).values > column
-
-
-def example_end(first: Tensor, batch: Batch) -> Tensor:
-    """Column after the last one of the example at each position [R, T]: a run never goes on into the next example."""
-    ends = torch.zeros_like(first)
-    for r, row in enumerate(batch.lengths):
-        lengths = torch.tensor(row, device=first.device)
-        ends[r] = torch.repeat_interleave(torch.cumsum(lengths, 0), lengths)
-    return ends
-
-
-def geometric(unit: Tensor, mean: float) -> Tensor:
-    """Lengths 1, 2, ... with P(length > k) = (1 - 1/mean)^k, by inversion of `unit` in [0, 1)."""
-    if mean == 1:
-        return torch.ones_like(unit, dtype=torch.int64)
-    return 1 + torch.floor(torch.log1p(-unit) / math.log(1 - 1 / mean)).to(torch.int64)
-
-
-def start_probability(p: Tensor, mean: float) -> Tensor:
-    """q with 1 - prod over k >= 0 of (1 - q (1 - 1/mean)^k) = p, by bisection; of p's shape.
-
-    A position is not covered if, for every k, no run of more than k tokens started k positions before it.
-    """
-    values, back = torch.unique(p, return_inverse=True)
-    # as many terms as are above 1e-15; 2000 bounds the work for very long spans
-    terms = 1 if mean == 1 else min(2000, math.ceil(math.log(1e-15) / math.log(1 - 1 / mean)))
-    survival = (1 - 1 / mean) ** torch.arange(terms, dtype=torch.float64, device=p.device)
-    low, high = torch.zeros_like(values), values.clone()  # k = 0 alone gives coverage q, so q <= p
-    for _ in range(60):  # 2^-60 is below the spacing of float64
-        middle = (low + high) / 2
-        covered = 1 - torch.prod(1 - middle[:, None] * survival, dim=1)
-        low, high = torch.where(covered < values, middle, low), torch.where(covered < values, high, middle)
-    return high[back]

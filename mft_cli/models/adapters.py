@@ -204,7 +204,7 @@ def take_over(made: Adapters, config: PeftConfig, folder: Path) -> None:
     ):
         raise UserError(
             f"peft.targets={config.targets}: the adapter in {folder} sits on other layers; set peft.targets="
-            f"{sorted(said.get('target_modules') or [])} or start from the merged export beside it"
+            f"{sorted(said.get('target_modules') or [])} or start from the merged export next to it"
         )
     for name in lora:
         parameters[parameter_name(name)].copy_(stored[name])

@@ -1,11 +1,12 @@
-"""The architectures that were tried, and what is told about the others."""
+"""The architectures that were tried, and what is reported about the others."""
 
 from __future__ import annotations
 
+# scripts/architectures.py finds them
 WORKING = (
     "llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, gemma, gemma2, gemma3, phi3, gpt2, gpt_neox, olmo2, olmo3, "
     "granite, starcoder2, smollm3, cohere, cohere2, glm4"
-)  # scripts/architectures.py finds them
+)
 
 
 def unsupported(name: str, reason: str) -> str:

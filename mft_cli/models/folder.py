@@ -28,7 +28,7 @@ WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"
 class ModelFolder:
     """`context`: positions that the model has, None if it does not say. `facts`: what an mft export says of itself.
 
-    `adapter` is a LoRA folder that is served beside the weights in `path`, its base; `weights_digest` covers both.
+    `adapter` is a LoRA folder that is served next to the weights in `path`, its base; `weights_digest` covers both.
     `tokenizer` is the folder that holds the tokenizer.
     """
 
@@ -49,16 +49,16 @@ def open_model(config: ModelConfig) -> ModelFolder:
     if kind_of(folder) == "adapter":
         return open_adapter(folder, config)
     settings = read_settings(folder / "config.json", config)
-    return ModelFolder(
-        path=folder,
-        weights_digest=weights_digest(weight_files(folder, config), settings, digest),
-        tokenizer_digest=tokenizer_digest(folder),
-        end_ids=_end_ids(folder, config),
-        context=context_of(settings),
-        facts=read_export_facts(folder),
-        adapter=None,
-        tokenizer=folder,
-    )
+    weights = weights_digest(weight_files(folder, config), settings, digest)
+    return whole_model(folder, config, settings, weights, tokenizer_digest(folder))
+
+
+def whole_model(
+    folder: Path, config: ModelConfig, settings: Mapping[str, object], weights: str, tokenizer: str
+) -> ModelFolder:
+    """A folder that is no adapter, with the digests of its weights and its tokenizer."""
+    ends, facts = _end_ids(folder, config), read_export_facts(folder)
+    return ModelFolder(folder, weights, tokenizer, ends, context_of(settings), facts, None, folder)
 
 
 def weights_digest(
@@ -109,16 +109,8 @@ def open_endpoint(config: ModelConfig, api: ApiConfig) -> ModelFolder:
         return ModelFolder(Path(), served, "", (), None, {}, None, Path())
     folder = find_folder(config)
     settings = read_settings(folder / "config.json", config) if (folder / "config.json").is_file() else {}
-    return ModelFolder(
-        path=folder,
-        weights_digest=served,
-        tokenizer_digest=tokenizer_digest(folder) if api.send == "tokens" else "",
-        end_ids=_end_ids(folder, config),
-        context=context_of(settings),
-        facts=read_export_facts(folder),
-        adapter=None,
-        tokenizer=folder,
-    )
+    tokenizer = tokenizer_digest(folder) if api.send == "tokens" else ""
+    return whole_model(folder, config, settings, served, tokenizer)
 
 
 def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
@@ -132,8 +124,8 @@ def open_adapter(folder: Path, config: ModelConfig) -> ModelFolder:
     named = said.get("path") or settings.get("base_model_name_or_path")
     if not named:
         raise UserError(f"model.path={config.path}: {ADAPTER} does not say base_model_name_or_path; add it there")
-    beside = folder / named
-    base_path = str(beside) if not Path(named).exists() and beside.is_dir() else named
+    sibling = folder / named
+    base_path = str(sibling) if not Path(named).exists() and sibling.is_dir() else named
     try:
         base = open_model(replace(config, path=base_path, revision=said.get("revision") or settings.get("revision")))
     except UserError as error:
@@ -226,7 +218,7 @@ def read_settings(path: Path, config: ModelConfig) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-FACTS = "mft.json"  # written beside the weights by the export
+FACTS = "mft.json"  # written next to the weights by the export
 
 
 def read_export_facts(folder: Path) -> dict[str, Any]:

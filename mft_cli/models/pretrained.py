@@ -12,9 +12,8 @@ from torch import nn
 from mft_cli.console import quiet_transformers
 
 if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # transformers imports deepspeed, which would warn of what it guesses
+    # transformers imports deepspeed, which would warn of what it guesses
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from transformers import (
     AutoConfig,

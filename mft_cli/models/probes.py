@@ -20,9 +20,8 @@ from mft_cli.models.kernels.cross_entropy import causal_lm, hidden_states, is_pl
 from mft_cli.models.vocabulary import table
 
 LENGTH, CHANGED = 12, 4  # tokens of each of the two documents, and of the end that is changed
-TOLERANCE = {
-    torch.float32: 1e-5
-}  # of the largest hidden state; experts' products differ with the number of their tokens
+# of the largest hidden state; experts' products differ with the number of their tokens
+TOLERANCE = {torch.float32: 1e-5}
 TOLERANCE_16_BITS = 3e-2
 
 

@@ -128,7 +128,7 @@ def last_backward(s: Shape, m: Micro, trained: Trained, checkpointing: bool) -> 
 
 
 def end_of_backward(s: Shape, m: Micro, trained: Trained) -> float:
-    """The embedding's gradient is as large as the embedding; tied, the head's lies beside it. Activations are gone."""
+    """The embedding's gradient is as large as the embedding; tied, the head's lies next to it. Activations are gone."""
     return (2 if s.tied else 1) * m.compute * s.head if trained.trains_head else 0.0
 
 

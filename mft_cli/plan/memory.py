@@ -172,7 +172,7 @@ def optimizer_item(compute: int, t: Trained) -> Item:
 
 
 def buffers(p: Problem, stage: str) -> list[Item]:
-    """What DeepSpeed keeps beside the states, by its own settings."""
+    """What DeepSpeed keeps besides the states, by its own settings."""
     if stage == "none":
         return []
     b, size = p.micro.compute, p.buffers[stage]

@@ -1,4 +1,4 @@
-"""The options of `mft plan`, beside the keys of `mft train`. Imports nothing heavy."""
+"""The options of `mft plan`, besides the keys of `mft train`. Imports nothing heavy."""
 
 from __future__ import annotations
 

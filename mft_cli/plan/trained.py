@@ -28,7 +28,7 @@ class Trained:
     rank: int = 0
     adapted: tuple[Linear, ...] = ()
     scores: int = 0
-    token_rows: int = 0  # parameters of new tokens' embedding rows, which train beside adapters
+    token_rows: int = 0  # parameters of new tokens' embedding rows, which train with adapters
     trains_head: bool = True
     note: str = ""
 
@@ -59,9 +59,11 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
     count, known = new_tokens(config.model, method)
     rows = count * shape.width * (1 if shape.tied else 2)
     trained = adapters + rows
-    beside = f", and {known} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
+    embeddings = (
+        f", and {known} x D {'' if shape.tied else 'x 2 embeddings '}= {rows:,} of embedding rows" if rows else ""
+    )
     note = (
-        f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,}{beside}; "
+        f"{peft.name}: rank {peft.rank} x (rows + columns) of {len(adapted)} linear layers = {adapters:,}{embeddings}; "
         f"{trained:,} trained of {shape.parameters + trained:,} parameters"
     )
     return Trained(
@@ -71,7 +73,7 @@ def count_trained(config: TrainConfig, shape: Shape) -> Trained:
 
 
 def new_tokens(model: ModelConfig, method: Method) -> tuple[int, str]:
-    """Tokens that the method adds, whose embedding rows train beside adapters, and how that is known.
+    """Tokens that the method adds, whose embedding rows train with adapters, and how that is known.
 
     Where the tokenizer is not here, all that the method may add: the eight tags, or a mask token.
     """

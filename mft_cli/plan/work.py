@@ -217,7 +217,7 @@ class Disk:
 
 def make_disk(config: TrainConfig, shape: Shape, trained: Trained, compute: int) -> Disk:
     """A checkpoint has the trained parameters in fp32 (4) and two moments (8), untrained scores in fp32, and masks of one
-    byte; one more is being written beside."""
+    byte; one more is being written."""
     c = config.checkpoint
     kept = c.keep_last + 1 + (1 if c.keep_best else 0)
     exports = 1 + (1 if c.keep_best else 0)

@@ -1,6 +1,7 @@
 """Compares run folders: `build` writes report.html, .md, .json and flips.txt; `terminal_table` prints the scores.
 
-Layers: runs (read) -> compare, groups, flips, notices -> summary -> tables -> page, markdown, terminal. No torch.
+Layers: runs (read) -> compare, groups, flips, notices -> summary -> tables -> sections, a document -> page, markdown; terminal.
+No torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mft_cli.files import write_atomically
 from mft_cli.report.compare.flips import every
 from mft_cli.report.read.runs import Run, read_runs
 from mft_cli.report.render import flips_text, markdown, page, plots
+from mft_cli.report.render.sections import report
 from mft_cli.report.render.terminal import summary_table, terminal_table
 from mft_cli.report.summary import Summary, as_json, summarise
 
@@ -46,9 +48,9 @@ def write(summary: Summary, out: Path) -> ReportPaths:
         for plot, path in zip(drawn, files, strict=True):
             path.write_bytes(plot.light)
         paths = ReportPaths(out / "report.html", out / "report.md", out / "report.json", out / "flips.txt", files)
-        named = [(plot, path.name) for plot, path in zip(drawn, files, strict=True)]
-        write_atomically(paths.html, page.render(summary, drawn))
-        write_atomically(paths.markdown, markdown.render(summary, named))
+        document = report(summary, drawn)
+        write_atomically(paths.html, page.render(document))
+        write_atomically(paths.markdown, markdown.render(document))
         write_atomically(paths.flips, flips_text.render(every(summary.pairs, summary.evaluation_of)))
         # ASCII: a lone surrogate from a model's text is legal in JSON as an escape, not as UTF-8.
         write_atomically(paths.json, json.dumps(as_json(summary), indent=2, allow_nan=False) + "\n")

@@ -59,7 +59,7 @@ def summarise(
 ) -> Summary:
     """Compare, group and check. `baseline` names the reference (see `in_order`). Raises UserError for an unknown one.
 
-    `weights_now` gives the digest of the weights that a model's folder holds now; with it, stale scores are told.
+    `weights_now` gives the digest of the weights that a model's folder holds now; with it, stale scores are reported.
     """
     runs = in_order(runs, baseline)
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]

@@ -26,11 +26,12 @@ from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger, varied
 
 Run = Callable[[Ledger, list[int], Values], None]  # ledger, jobs to run, the launcher's options
 MODULE = "hydra_plugins.mft"
+# hydra/launcher=<name> and its keys
 OPTIONS: dict[str, Values] = {
     "basic": {},
     "mft_local": {"jobs": 2},
     "mft_slurm": {"wait": False},
-}  # hydra/launcher=<name> and its keys
+}
 
 
 class Sweep(Protocol):
@@ -90,7 +91,7 @@ def register(sweep: Sweep, runners: dict[str, Run]) -> None:
 
 
 def shared_mistake(ledger: Ledger, numbers: Sequence[int]) -> str | None:
-    """What is wrong, if no job of several can run: told once, before the first is started.
+    """What is wrong, if no job of several can run: reported once, before the first is started.
 
     A search asks for one job at a time; there a mistake belongs to the values that it tried.
     """

@@ -9,7 +9,7 @@ from mft_cli.config.schema.base import Values
 from mft_cli.console import text_table
 from mft_cli.files import write_atomically
 from mft_cli.report.render import markdown, page, plots
-from mft_cli.report.render.page import Picture, Table
+from mft_cli.report.render.document import Picture, TextTable, tables_document
 from mft_cli.report.wording import NONE, count, decimal, decimal_interval, one_line, signed, signed_interval
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.objective import lower_is_better
@@ -38,8 +38,9 @@ def build(ledger: Ledger, out: Path, select: str | None = None) -> str:
     for picture in pictures:
         (out / f"{picture.name}.png").write_bytes(picture.light)
     write_atomically(out / "sweep.json", json.dumps(as_json(sweep_results), indent=2) + "\n")
-    write_atomically(out / "sweep.md", as_markdown(title, sentences, tables, pictures))
-    write_atomically(out / "sweep.html", page.tables_page(title, sentences, tables, pictures, READING))
+    document = tables_document(title, sentences, tables, pictures, READING)
+    write_atomically(out / "sweep.md", markdown.render(document))
+    write_atomically(out / "sweep.html", page.render(document))
     blocks = [f"{one_line(t.title)}\n" + "\n".join(text_table([t.head, *t.rows])) for t in tables]
     return "\n\n".join([*blocks, "\n".join(sentences), f"report: {out / 'sweep.html'}\n        {out / 'sweep.md'}"])
 
@@ -112,16 +113,16 @@ def with_interval(score: Score) -> str:
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def all_tables(sweep_results: Results) -> list[Table]:
+def all_tables(sweep_results: Results) -> list[TextTable]:
     """Scores of every setting, and the best against the others."""
     head = ("setting", "seeds", *(f"{metric} [95 %]" for metric in sweep_results.metrics))
     rows = [score_row(sweep_results, setting) for setting in sweep_results.settings]
-    tables = [Table("Scores", head, rows, f"Mean over seeds: {', '.join(sweep_results.seeds)}.")]
+    tables = [TextTable("Scores", head, rows, f"Mean over seeds: {', '.join(sweep_results.seeds)}.")]
     if sweep_results.comparisons and sweep_results.best:
         caption = f"How much better {sweep_results.best.label} is by {sweep_results.selected_by}; all intervals together hold at 95 %."
         rows = [(c.other, str(c.paired or "unpaired"), margin(c), verdict(c)) for c in sweep_results.comparisons]
         tables.append(
-            Table("The best against the others", ("setting", "common seeds", "better by", "verdict"), rows, caption)
+            TextTable("The best against the others", ("setting", "common seeds", "better by", "verdict"), rows, caption)
         )
     return tables
 
@@ -174,14 +175,6 @@ def point(sweep_results: Results, setting: Setting, metric: str) -> plots.Point:
         score.interval,
         setting is sweep_results.best,
     )
-
-
-def as_markdown(title: str, sentences: list[str], tables: list[Table], pictures: list[Picture]) -> str:
-    lines = [f"# {markdown.cell(title)}", "", *(f"- {markdown.cell(text)}" for text in sentences), ""]
-    for table in tables:
-        lines += [f"## {table.title}", "", markdown.cell(table.caption), "", *markdown.table(table.head, table.rows)]
-    lines += [line for p in pictures for line in (f"![{markdown.cell(p.title)}]({p.name}.png)", "")]
-    return "\n".join([*lines, "## How to read", "", *(f"- {text}" for text in READING)]) + "\n"
 
 
 def as_json(sweep_results: Results) -> Values:

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside, flushed, renamed, and verified by digest before anything is resumed from them.
+"""Checkpoints: written under another name, flushed, renamed, and verified by digest before anything is resumed from them.
 
 Every rank writes the parts of the parameters that it holds, whatever the engine; the manifest says where each part lies
 in its whole. So a checkpoint can be read by any number of ranks, under any ZeRO stage, each reading only what it needs.

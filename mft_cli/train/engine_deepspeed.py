@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO stages behind the engine's interface. The only module that makes a DeepSpeed engine.
+"""DeepSpeed's ZeRO stages with the engine's interface. The only module that makes a DeepSpeed engine.
 
 DeepSpeed averages gradients over the ranks, so the loss is multiplied by their number. The fp32 state lives in its
 masters: they are set from the exact weights, not from the 16-bit ones that DeepSpeed makes them of.

@@ -1,4 +1,4 @@
-"""What a run exports, from its checkpoints: the model, what lies beside it, and the digests of its training questions."""
+"""What a run exports, from its checkpoints: the model, what lies next to it, and the digests of its training questions."""
 
 from __future__ import annotations
 

@@ -225,9 +225,8 @@ class Trainer:
     def between_steps(self, result: StepResult) -> None:
         """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
         state, c = self.state, self.config.checkpoint
-        end_of_epoch = (
-            state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
-        )  # of the run, too
+        # of the run, too
+        end_of_epoch = state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
         every = self.config.data.validation.every_steps
         improved = False
         validation_due = (state.step % every == 0 or state.step == state.total_steps) if every else end_of_epoch

@@ -85,9 +85,8 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> 
     if code:
         if code == EXIT_USER:  # the rank has said it on this terminal
             raise UserError(f"{run.root}: stopped for the reason above (logs of the ranks: {run.root / 'logs'})")
-        if (
-            cause and not config.launch.node_rank
-        ):  # failures after it have overwritten state.json: put the first cause back
+        # failures after it have overwritten state.json: put the first cause back
+        if cause and not config.launch.node_rank:
             run.set_state("failed", message=cause[0], **run.progress())
         message = run.get_state().get("message", "a rank failed without an error message")
         raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")

@@ -256,7 +256,7 @@ def load_weights(
         if examples is not None:
             beyond = examples.take(np.flatnonzero(examples.highest >= base_vocabulary)).flat("tokens")
             check_tokens_have_rows(tokenizer, beyond, base_vocabulary, new_ids, str(source.adapter or source.base.path))
-    generation_settings(model, tokenizer, tokenizers.renderer.end_ids)  # what the export cannot save is told now
+    generation_settings(model, tokenizer, tokenizers.renderer.end_ids)  # what the export cannot save is reported now
     extend_model(model, tokenizer, new_tokens)
     return Weights(model, base_vocabulary, spare, new_ids)
 

@@ -3,7 +3,7 @@
     python scripts/bench/auroc_coverage.py [--draws 400]
 
 The signals are drawn: normal of equal spread, normal with twice and half the spread of the right answers', exponential,
-and two values only (ties). Beside it stands DeLong's own interval on the logit scale. Prints the mean and the lowest
+and two values only (ties). Next to it stands DeLong's own interval on the logit scale. Prints the mean and the lowest
 coverage over the cases, and the mean width, for each number of right answers.
 """
 

@@ -4,7 +4,7 @@
 
 Without MFT_DATA_DIR the completions are made up. Four kinds: GSM8K-like (solution and "#### 72"), MATH-like with the
 gold answer in a box (decided at once), MATH-like where the answer of another problem stands in the box (nearly all are
-decided at once), and MATH-like with "0 +" in front of the gold: what is no plain number goes to the workers, whose
+decided at once), and MATH-like with "0 +" before the gold: what is no plain number goes to the workers, whose
 start is part of the time.
 """
 

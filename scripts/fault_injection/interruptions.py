@@ -21,6 +21,7 @@ from scripts.fault_injection.table import Table, traceback_in
 KILLS_IN_SEQUENCE = 3
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EROFS, errno.EACCES)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# the last: as it started
 TOLD_CODES = {
     0,
     75,
@@ -30,7 +31,7 @@ TOLD_CODES = {
     -signal.SIGINT,
     -signal.SIGHUP,
     -signal.SIGUSR1,
-}  # the last: as it started
+}
 
 
 def scenario_order(rng: random.Random, names: list[str]) -> list[Scenario]:

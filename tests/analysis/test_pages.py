@@ -7,7 +7,7 @@ from pathlib import Path
 from mft_cli.analysis import dependency_report, landscape_report
 from mft_cli.analysis.page import publish
 from mft_cli.analysis.regions import REGIONS
-from mft_cli.report.render.page import Table
+from mft_cli.report.render.document import TextTable
 
 
 def test_dependency_says_the_shares_and_what_differs() -> None:
@@ -51,7 +51,7 @@ def test_landscape_says_its_barrier_and_its_lowest_loss() -> None:
 
 
 def test_the_page_begins_with_the_findings(tmp_path: Path) -> None:
-    table = Table("numbers", ["a", "b"], [["x", "1"]])
+    table = TextTable("numbers", ["a", "b"], [["x", "1"]])
     publish(tmp_path, "made", "Title", ["It is so."], "on 12 examples", {}, [table], {}, [])
     page = (tmp_path / "made.html").read_text(encoding="utf-8")
     assert page.index("It is so.") < page.index("on 12 examples")

@@ -117,9 +117,8 @@ def test_two_files_of_the_same_problems_have_the_same_gold():
     small, _ = load_problems("math500", benchmark("math500"), 0)
     large, _ = load_problems("math5000", benchmark("math5000"), 0)
     golds = {problem.row.question.strip(): problem.gold for problem in large}
-    assert all(
-        golds[problem.row.question.strip()] == problem.gold for problem in small
-    )  # the last box is the answer field
+    # the last box is the answer field
+    assert all(golds[problem.row.question.strip()] == problem.gold for problem in small)
 
 
 def test_a_published_number_that_is_not_there_is_told(tmp_path: Path):

@@ -161,12 +161,13 @@ def test_other_mistakes(model: Path, data: Path, tmp_path: Path) -> None:
 def test_vllm_gives_the_same_completions(model: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("vllm")
     torch.manual_seed(0)
+    # 8 is too small for it
     sizes = {
         "hidden_size": 64,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 32,
-    }  # 8 is too small for it
+    }
     tiny = LlamaConfig.from_pretrained(model, **sizes)
     LlamaForCausalLM(tiny).save_pretrained(model)
     completions = {}

@@ -16,7 +16,8 @@ from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch, make_batch
 from mft_cli.errors import UserError
 from mft_cli.methods.mask_token import choose_mask_token
-from mft_cli.methods.masked_thought import MaskedThought, geometric, start_probability
+from mft_cli.methods.masked_thought import MaskedThought
+from mft_cli.methods.token_runs import geometric, start_probability
 from mft_cli.rng import Draw
 
 

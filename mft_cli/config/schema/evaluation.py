@@ -29,7 +29,7 @@ class BenchmarkConfig:
     """One benchmark: rows, prompt, decoding, and how an answer is read and compared."""
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
-    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is told.")
+    problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is reported.")
     answer_type: Literal["number", "math", "choice", "text", "steps", "code", "instructions", "judged"] = key(
         "number",
         "How answers are compared: number, math (LaTeX), choice (letter), text (exact), steps, code (tests) ...",

@@ -166,7 +166,7 @@ class ValidationConfig:
     source: str | None = key(None, "Name of a source in data.sources_validation; null splits the training rows.")
     rows: Count = key(0, "Rows taken from the training rows (seeded draw); 0 without fraction and source: none.")
     fraction: Annotated[float, Field(ge=0, lt=1)] = key(
-        0.0, "Share of the training rows taken instead, such as 0.1; halves are rounded up. Not beside rows."
+        0.0, "Share of the training rows taken instead, such as 0.1; halves are rounded up. Not together with rows."
     )
     every_steps: Count = key(
         0, "Validate every this many steps; 0: at the end of every epoch.", needs="rows or fraction or source"

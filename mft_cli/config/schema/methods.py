@@ -268,10 +268,11 @@ class ChunkRefineConfig(MethodConfig):
             )
 
 
+# a new method is added here
 AnyMethod = Annotated[
     SftConfig | MaskedThoughtConfig | MaskedCritiqueConfig | MaskFinetuneConfig | ChunkRefineConfig,
     Field(discriminator="name"),
-]  # a new method is added here
+]
 
 
 def method_classes() -> tuple[type[MethodConfig], ...]:

@@ -1,4 +1,4 @@
-"""The engine of every eval.decode but plain: plain transformers with a decoder that a method exports beside the weights."""
+"""The engine of every eval.decode but plain: plain transformers with a decoder that a method exports next to the weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DecoderEngine(HfEngine):
     def __init__(self, loading: Loading, tokenizer: Tokenizer, batch_size: int, settings: DecoderSettings):
         folder, self.name = Path(loading.folder), loading.name
         decoder = decoder_class(loading.name)
-        decoder.facts(folder, settings)  # told before the model is loaded
+        decoder.facts(folder, settings)  # reported before the model is loaded
         super().__init__(load_model(folder, loading.dtype, loading.device, loading.trust), tokenizer, batch_size)
         self.decoder = decoder(self.model, folder, settings)
 

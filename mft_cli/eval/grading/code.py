@@ -33,7 +33,7 @@ REPAIRS = {
 
 
 def grade_code(records: Sequence[Record], benchmark: BenchmarkConfig, config: EvalConfig) -> list[Record]:
-    """A score for each record, with `verdict`, `detail`, `seconds`, `retried` and `sandbox` beside the usual fields.
+    """A score for each record, with `verdict`, `detail`, `seconds`, `retried` and `sandbox` besides the usual fields.
 
     Equal programs for one problem run once. Raises UserError for a gold without the fields, or if there is no sandbox.
     """

@@ -44,7 +44,7 @@ class SandboxFailure(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One program and what it is examined with. `prompt`: the benchmark's text, run beside the tests if it is Python."""
+    """One program and what it is examined with. `prompt`: the benchmark's text, run with the tests if it is Python."""
 
     program: str
     prompt: str

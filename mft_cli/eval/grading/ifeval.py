@@ -60,9 +60,8 @@ def sentences(text: str) -> int:
 
 
 def _goes_on(text: str, end: re.Match[str]) -> bool:
-    small = (
-        re.match(r"\s+[a-z]", text[end.end() :]) is not None
-    )  # a sentence may begin so, but not in the midst of one:
+    # a sentence may begin so, but not in the midst of one:
+    small = re.match(r"\s+[a-z]", text[end.end() :]) is not None
     if small and (end.group().startswith(("..", "…")) or end.group()[-1] in "\"'”’)"):  # "Go!" she said
         return True
     if not end.group().startswith(".") or end.group().startswith(".."):

@@ -111,7 +111,7 @@ class RefineDecoder:
             self.slots.append(slots)
 
     def chunk(self, choose: Sequence[Choose], ends: Sequence[int]) -> Tensor:
-        """The next chunk of every row, int64 [B, C]; `choose` is one for each row. Behind a row's first end token it holds mask tokens."""
+        """The next chunk of every row, int64 [B, C]; `choose` is one for each row. After a row's first end token it holds mask tokens."""
         rows, device = len(self.last), self.last.device
         ids = torch.full((rows, self.size), self.settings.mask_id, dtype=torch.long, device=device)
         open_, slots = torch.ones_like(ids, dtype=torch.bool), torch.ones_like(ids, dtype=torch.bool)

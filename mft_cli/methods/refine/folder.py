@@ -1,4 +1,4 @@
-"""The head beside an exported backbone: head/config.json and head/model.safetensors."""
+"""The head next to an exported backbone: head/config.json and head/model.safetensors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write_head(folder: Path, settings: HeadSettings, tensors: dict[str, Tensor])
 
 
 def read_settings(export: Path) -> HeadSettings:
-    """Raises UserError where no head lies beside the model, or its file is not readable."""
+    """Raises UserError where no head lies next to the model, or its file is not readable."""
     path = export / FOLDER / "config.json"
     if not path.is_file():
         raise UserError(
-            f"model.path={export}: eval.decode needs the head that method=chunk_refine exports beside the model "
+            f"model.path={export}: eval.decode needs the head that method=chunk_refine exports next to the model "
             f"({FOLDER}/), and there is none; use eval.decode=plain"
         )
     try:

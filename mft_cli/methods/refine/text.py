@@ -32,9 +32,8 @@ class Text:
             )
         device = next(model.parameters()).device
         self.width = max(map(len, prompts))
-        ids = torch.zeros(
-            len(prompts), self.width, dtype=torch.long, device=device
-        )  # padding is masked: any id will do
+        # padding is masked: any id will do
+        ids = torch.zeros(len(prompts), self.width, dtype=torch.long, device=device)
         self.mask = torch.zeros_like(ids)[:, :0]
         shown = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):

@@ -97,7 +97,7 @@ def about_evaluation(evaluation: Evaluation) -> list[Notice]:
         text = f"CONTAMINATED: {reason} The score says nothing about unseen problems."
         collected.append(Notice(ALARM, title, text if reason[-1:] in ".!?" else text.replace(reason, reason + ".")))
     warnings = [one_line(str(text)) for text in listed] if isinstance(listed := metrics.get("warnings"), list) else []
-    # contamination is told above
+    # contamination is reported above
     collected += [Notice(WARNING, title, text) for text in warnings if not text.startswith("CONTAMINATED: ")]
     if metrics.get("gold_logprob") and not evaluation.gold:
         text = "gold.jsonl has no line that can be read, although metrics.json has the mean of some: not compared."

@@ -1,1 +1,1 @@
-"""What run folders hold, read with damage told."""
+"""What run folders hold, read with damage reported."""

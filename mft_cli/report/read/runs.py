@@ -86,11 +86,11 @@ class Run:
 def read_lines(path: Path, notes: list[str]) -> list[Record]:
     """The objects of a .jsonl file; unreadable lines are counted in `notes`."""
     lines = list(read_jsonl(path, errors="replace"))
-    damaged = [(number, line) for number, line, row in lines if row is None]
-    if damaged and damaged == [line[:2] for line in lines[-1:]] and not damaged[0][1].endswith(b"\n"):
+    damaged = [number for number, _, row in lines if row is None]
+    if damaged and damaged == [lines[-1][0]] and not lines[-1][1].endswith(b"\n"):
         notes.append(f"{path.name}: the last line is torn (the writer was cut off) and is left out")
     elif damaged:
-        notes.append(f"{path.name}: {len(damaged)} unreadable lines are left out, the first is line {damaged[0][0]}")
+        notes.append(f"{path.name}: {len(damaged)} unreadable lines are left out, the first is line {damaged[0]}")
     return [row for _, _, row in lines if row is not None]
 
 
@@ -194,7 +194,7 @@ def read_run(folder: Path, label: str) -> Run:
 
 def missing(run: Run) -> list[str]:
     """What a training must have written and is not there."""
-    damaged = not run.config and (run.folder / "config.yaml").is_file()  # told when it was read
+    damaged = not run.config and (run.folder / "config.yaml").is_file()  # reported when it was read
     if "method.name" not in run.config and run.training and not damaged:
         problem = "does not say method.name" if run.config else "is missing"
         return [f"config.yaml {problem}, although this was a training: it counts as a model that was only evaluated"]

@@ -8,48 +8,10 @@ from mft_cli.report import wording
 from mft_cli.report.compare.pairs import Pair, decided
 from mft_cli.report.read.fields import Record
 from mft_cli.report.read.runs import Evaluation, Run
-from mft_cli.report.summary import Summary, wall_seconds
+from mft_cli.report.summary import Summary
 from mft_cli.report.wording import NONE
 
 STATE_WORDS = {"": NONE, "done": "done", "running": "RUNNING", "stopped": "STOPPED", "failed": "FAILED"}
-
-
-@dataclass
-class RunRow:
-    """One run."""
-
-    label: str
-    method: str
-    seed: str
-    state: str
-    unfinished: bool
-    steps: str
-    wall: str
-    in_steps: str
-    note: str
-
-
-def run_rows(summary: Summary) -> list[RunRow]:
-    """What was run, and how far it came."""
-    rows = []
-    for run in summary.runs:
-        steps = NONE
-        if run.step is not None:
-            steps = f"{run.step} of {run.total_steps}" if run.total_steps else str(run.step)
-        rows.append(
-            RunRow(
-                label=run.label,
-                method=wording.setting(run.config["method.name"]) if "method.name" in run.config else "evaluation only",
-                seed=wording.setting(run.config["seed"]) if "seed" in run.config else NONE,
-                state=STATE_WORDS.get(run.state, run.state),
-                unfinished=run.unfinished,
-                steps=steps,
-                wall=wording.duration(wall_seconds(run)),
-                in_steps=wording.duration(run.seconds_in_steps),
-                note=wording.one_line(str(run.config.get("note") or "")),
-            )
-        )
-    return rows
 
 
 @dataclass
@@ -150,15 +112,8 @@ class PairRow:
     same_text: str
     gold_difference: str
     gold_interval: str
-    gold_detectable: str
     gold_verdict: str
-    gold_decided: bool
     cautions: list[str]
-
-
-def pair_rows(pairs: list[Pair], benchmark: str) -> list[PairRow]:
-    """The comparisons on one benchmark."""
-    return [pair_row(pair) for pair in pairs if pair.benchmark == benchmark]
 
 
 def pair_row(pair: Pair) -> PairRow:
@@ -183,44 +138,23 @@ def pair_row(pair: Pair) -> PairRow:
         same_text=same,
         gold_difference=wording.signed(gold.difference, wording.digits_for(gold.interval)) if gold else NONE,
         gold_interval=wording.signed_interval(gold.interval, wording.digits_for(gold.interval)) if gold else NONE,
-        gold_detectable=wording.significant(gold.detectable) if gold else NONE,
         gold_verdict=gold.verdict if gold else pair.gold_refused,
-        gold_decided=bool(gold) and decided(gold.verdict if gold else ""),
         cautions=pair.cautions,
     )
 
 
-@dataclass
-class SeedRow:
-    """One benchmark over the seeds of a group."""
-
-    label: str
-    benchmark: str
-    mean: str
-    deviation: str
-    each: str
-    gold: str
-    gold_deviation: str
-
-
-def seed_rows(summary: Summary) -> list[SeedRow]:
-    """Mean and spread over seeds, and every seed's own number."""
-    rows = []
+def seed_rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Of every group and benchmark: settings, benchmark, mean and spread over seeds, each seed's own number, and the gold
+    log-likelihood's mean and spread."""
+    rows: list[tuple[str, ...]] = []
     for group in summary.groups:
         for score in group.scores:
             seeds = dict(zip([run.label for run in group.runs], group.seeds, strict=True))
             each = [f"s{seeds.get(label.split(' @ ')[0])}: {100 * value:.1f}" for label, value in score.values]
-            rows.append(
-                SeedRow(
-                    label=group.label + (f" @ {score.checkpoint}" if score.checkpoint else ""),
-                    benchmark=score.benchmark,
-                    mean=wording.percent(score.mean),
-                    deviation=f"{100 * score.deviation:.1f}" if score.deviation is not None else NONE,
-                    each=", ".join(each),
-                    gold=wording.decimal(score.gold_mean),
-                    gold_deviation=wording.significant(score.gold_deviation),
-                )
-            )
+            label = group.label + (f" @ {score.checkpoint}" if score.checkpoint else "")
+            spread = f"{100 * score.deviation:.1f}" if score.deviation is not None else NONE
+            gold = (wording.decimal(score.gold_mean), wording.significant(score.gold_deviation))
+            rows.append((label, score.benchmark, wording.percent(score.mean), spread, ", ".join(each), *gold))
     return rows
 
 

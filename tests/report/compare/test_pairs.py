@@ -168,9 +168,8 @@ def test_holm() -> None:
 
 def test_several_completions_a_problem(tmp_path: Path) -> None:
     (pair,) = summary_of(*two_runs(tmp_path, range(10), range(20), samples=2)).pairs
-    assert pair.p == pytest.approx(
-        2 / 2**10, abs=2e-3
-    )  # ten gained, none lost: of 2^10 sign patterns two are as extreme
+    # ten gained, none lost: of 2^10 sign patterns two are as extreme
+    assert pair.p == pytest.approx(2 / 2**10, abs=2e-3)
     assert pair.difference == pytest.approx(0.25)
     assert (len(pair.gained), len(pair.lost)) == (10, 0)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mft_cli.errors import UserError
 from mft_cli.report.read.runs import read_runs
 from mft_cli.report.render import markdown, page
+from mft_cli.report.render.sections import report
 from mft_cli.report.render.terminal import terminal_table
 from mft_cli.report.summary import as_json, summarise
 from tests.support.fake_runs import fake_evaluation, fake_run
@@ -79,8 +80,9 @@ def write_all(root: Path) -> None:
         runs = read_runs([root])
         summary = summarise(runs)
         json.dumps(as_json(summary), allow_nan=False)
-        page.render(summary, []).encode()
-        markdown.render(summary, []).encode()
+        document = report(summary, [])
+        page.render(document).encode()
+        markdown.render(document).encode()
         terminal_table(runs).encode()
     except UserError:
         pass

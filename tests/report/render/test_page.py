@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -115,6 +117,24 @@ def test_contents(made: ReportPaths) -> None:
     for path in made.plots:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert f"({path.name})" in markdown
+
+
+def cells(page: str) -> list[str]:
+    """The texts of a page's table cells, but for drawn axes, blanks of any kind as one."""
+    rows = re.findall(r'<td class="(?!axis-cell)[^>]*>(.*?)</td>', page, re.DOTALL)
+    return [plain(html.unescape(re.sub(r"<[^>]+>", " ", row))) for row in rows]
+
+
+def plain(text: str) -> str:
+    return " ".join(text.replace("\\", "").replace("**", "").split())
+
+
+def test_the_page_and_markdown_have_the_same_cells(made: ReportPaths) -> None:
+    lines = made.markdown.read_text(encoding="utf-8").splitlines()
+    written = [plain(cell) for row in lines if row.startswith("|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+    shown = cells(made.html.read_text(encoding="utf-8"))
+    without_hints = [re.sub("CONTAMINATED: .*", "CONTAMINATED", text) for text in written]  # the page's stand in titles
+    assert not Counter(shown) - Counter(without_hints)
 
 
 def test_flips_are_limited_and_counted(made: ReportPaths) -> None:
