@@ -14,12 +14,14 @@ def check_source(prefix: str, source: schema.SourceConfig) -> None:
     if not source.path:
         raise UserError(f"{prefix}.path is empty: give a file, a hub id or generated:<name>")
     if source.layout not in ("auto", "question_response"):
-        unused = [k for k, v in (("spans", source.spans), ("remove", source.remove), ("system", source.system)) if v]
+        unused = [name for name in ("spans", "remove", "rewrite", "system") if getattr(source, name)]
         if unused:
             raise UserError(f"{prefix}.{unused[0]} works with layout=question_response, not with {source.layout}")
     for key in ("remove", "remove_question", "remove_answer"):
         if getattr(source, key) is not None:
             check_regex(f"{prefix}.{key}", getattr(source, key))
+    for pattern, replacement in source.rewrite.items():
+        check_regex(f"{prefix}.rewrite", pattern, replacement)
     for field, value in source.keep_if.items():
         if isinstance(value, str) and value.startswith("/"):
             check_regex(f"{prefix}.keep_if.{field}", value.strip("/"))
@@ -28,9 +30,9 @@ def check_source(prefix: str, source: schema.SourceConfig) -> None:
             check_regex(f"{prefix}.spans.{name}", span.strip("/"))
 
 
-def check_regex(prefix: str, pattern: str) -> None:
+def check_regex(prefix: str, pattern: str, replacement: str = "") -> None:
     try:
-        re.compile(pattern)
+        re.sub(pattern, replacement, "")
     except re.error as error:
         raise UserError(f"{prefix}={pattern}: not a regular expression ({error})") from None
 

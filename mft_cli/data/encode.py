@@ -111,7 +111,7 @@ def encode_block(source: SourceConfig, rows: list[Row], renderer: Renderer) -> B
         except (UnsafeText, ValueError, TemplateError) as problem:
             del segments[len(usable) :]
             bad.append(f"{row.key}: {problem}")
-    return to_arrays(usable, renderer.tokenized(segments), tuple(source.spans), bad)
+    return to_arrays(source, usable, renderer.tokenized(segments), bad)
 
 
 def segments_of(source: SourceConfig, row: Row, renderer: Renderer) -> list[Segment]:
@@ -122,11 +122,12 @@ def segments_of(source: SourceConfig, row: Row, renderer: Renderer) -> list[Segm
     return renderer.segments(row.question, row.response, row.answer, row.system, row.choices)
 
 
-def to_arrays(rows: list[Row], pieces: list[list[Piece]], span_names: tuple[str, ...], bad: list[str]) -> Block:
+def to_arrays(source: SourceConfig, rows: list[Row], pieces: list[list[Piece]], bad: list[str]) -> Block:
+    everything, span_names = source.loss_on == "everything", tuple(source.spans)
     flat = [piece for row_pieces in pieces for piece in row_pieces]
     sizes = [len(piece.ids) for piece in flat]
     tokens = np.fromiter(itertools.chain.from_iterable(p.ids for p in flat), dtype=np.int32, count=sum(sizes))
-    loss_mask = np.repeat(np.array([piece.loss_mask for piece in flat], dtype=bool), sizes)
+    loss_mask = np.repeat(np.array([piece.loss_mask or everything for piece in flat], dtype=bool), sizes)
     lengths = np.array([sum(len(p.ids) for p in row_pieces) for row_pieces in pieces], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     in_loss = np.add.reduceat(loss_mask, starts, dtype=np.int64) if rows else np.zeros(0, np.int64)

@@ -78,7 +78,7 @@ def resolve(source: SourceConfig, name: str, rows: Iterable[tuple[int, str, Any]
     keys = {"layout": "question_response", **forms[0].keys}
     if forms[0].fields[0] == "prompt" and is_conversational(row["prompt"]):
         keys["layout"], keys["loss_on"] = "prompt_completion", "last"
-    unused = [k for k in ("spans", "remove", "system") if getattr(source, k)]
+    unused = [k for k in ("spans", "remove", "rewrite", "system") if getattr(source, k)]
     if unused and keys["layout"] != "question_response":
         raise UserError(
             f"data.sources.{name}.{unused[0]} works with layout=question_response; the rows are {forms[0].name}"

@@ -67,6 +67,12 @@ class Renderer:
             )
         if "{question}" not in prompt.template:
             raise UserError(f"prompt.template of prompt {prompt.name} does not contain {{question}}")
+        if prompt.template_input and not {"{instruction}", "{input}"} <= set(
+            re.findall(r"\{\w+\}", prompt.template_input)
+        ):
+            raise UserError(
+                f"prompt.template_input of prompt {prompt.name} does not contain {{instruction}} and {{input}}"
+            )
         self.special = special_tokens(tokenizer)
         control = [t for t in self.special.values() if t not in allowed]
         self.control = re.compile("|".join(map(re.escape, control))) if control else None
@@ -110,14 +116,21 @@ class Renderer:
     def asked(self, question: str, choices: Choices, instruction: str | None, system: str | None = None) -> str:
         """The template around question, options and instruction, filled in one pass: a question may hold {choices}."""
         prompt = self.prompt
+        first, _, others = question.partition("\n")
+        template = prompt.template_input if prompt.template_input and others else prompt.template
         lines = (prompt.option.replace("{letter}", letter).replace("{text}", text) for letter, text in choices.items())
         options = "\n".join(lines)
-        if options and "{choices}" not in prompt.template:
-            question, options = f"{question}\n{options}", ""
+        behind = ""
+        if options and "{choices}" not in template:
+            behind, options = f"\n{options}", ""
         if instruction:
-            question = f"{question}\n\n{instruction}"
-        filled = {"{question}": question, "{choices}": options, "{system}": system or ""}
-        return re.sub(r"\{(question|choices|system)\}", lambda match: filled[match.group()], prompt.template)
+            behind += f"\n\n{instruction}"
+        filled = {
+            "{question}": question + behind, "{instruction}": first, "{input}": others + behind, "{choices}": options,
+            "{system}": system or "",
+        }  # fmt: skip
+        names = r"\{(question|instruction|input|choices|system)\}"
+        return re.sub(names, lambda match: filled[match.group()], template)
 
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:
@@ -163,7 +176,7 @@ class Renderer:
         for i in answers:
             start = self._answer_start(messages, i, whole, done)
             end = self._answer_end(messages[i], whole, start)
-            trained = (loss_on == "all" or i == answers[-1]) and messages[i].get("weight", 1) != 0
+            trained = (loss_on != "last" or i == answers[-1]) and messages[i].get("weight", 1) != 0
             segments += [Segment(whole[done:start]), Segment(whole[start:end], trained)]
             done = self._turn_end(messages, i, whole, end)
             segments.append(Segment(whole[end:done]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -34,6 +35,7 @@ class Row:
     answer: str | None = None  # of a multiple-choice row the letter
     choices: dict[str, str] = field(default_factory=dict)  # letter -> option, in the order shown
     system: str | None = None
+    rewritten: bool = False  # whether `rewrite` changed the response
     messages: list[Turn] | None = None
     spans: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Rows:
     bad: list[str] = field(default_factory=list)
     filtered: int = 0
     repeated: int = 0
+    rewritten: int = 0
 
     def summary(self) -> str:
         parts = [f"{len(self.rows):,} rows from {self.location}"]
@@ -64,6 +67,8 @@ class Rows:
             parts.append(f"{self.filtered:,} left out by keep_if")
         if self.repeated:
             parts.append(f"{self.repeated:,} repetitions left out by unique")
+        if self.rewritten:
+            parts.append(f"{self.rewritten:,} responses changed by rewrite")
         if self.bad:
             parts.append(f"{len(self.bad):,} bad rows dropped (first: {self.bad[0]})")
         return ", ".join(parts)
@@ -93,6 +98,7 @@ def read_opened(result: Rows, raw: Raw, *, name: str, seed: int, on_bad_row: str
                 result.repeated += 1
                 continue
             result.rows.append(make_row(source, values, digest64(name, index), key))
+            result.rewritten += result.rows[-1].rewritten
         except BadRow as problem:
             if on_bad_row == "error":
                 raise UserError(f"{problem}; {advice}") from None
@@ -281,11 +287,13 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
         )
         return row
     row.question = without(source.remove_question, text(values, source.question, location))
-    row.response = without(source.remove, text(values, source.response, location)) if source.response else ""
+    given = without(source.remove, text(values, source.response, location)) if source.response else ""
+    row.response = rewritten(source.rewrite, given)
+    row.rewritten = row.response != given
     if source.choices:
         answer = get(values, source.answer, location) if source.answer else None
-        given = [get(values, field, location) for field in source.choices]
-        row.choices, row.answer = read_choices(given, answer, source.choices_seed, row.question, location)
+        options = [get(values, field, location) for field in source.choices]
+        row.choices, row.answer = read_choices(options, answer, source.choices_seed, row.question, location)
     elif source.answer:
         row.answer = without(source.remove_answer, text(values, source.answer, location))
     row.system = text(values, source.system, location, empty=True) or None if source.system else None
@@ -296,6 +304,11 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
 def without(pattern: str | None, text: str) -> str:
     """The text without what a pattern finds."""
     return text if pattern is None else re.sub(pattern, "", text)
+
+
+def rewritten(rules: dict[str, str], text: str) -> str:
+    """The text after each pattern's matches have been replaced, one pattern after the other."""
+    return functools.reduce(lambda done, rule: re.sub(*rule, done), rules.items(), text)
 
 
 def all_derived_from(sources: Iterable[SourceConfig]) -> list[str]:

@@ -62,6 +62,20 @@ def test_spans_are_found_by_offsets(tokenizer, tmp_path: Path):
         encode(tokenizer, file, spans={"end": "/absent/"})
 
 
+@pytest.mark.parametrize("layout", ["question_response", "messages"])
+def test_loss_on_everything_trains_on_the_prompt_too(tokenizer, tmp_path: Path, layout: str):
+    file = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Say 7."}]
+    file.write_text(json.dumps({"question": "q", "answer": "Say 7.", "messages": turns}))
+    examples, _ = encode(tokenizer, file, layout=layout, loss_on="everything")
+    same, _ = encode(tokenizer, file, layout=layout)
+    assert examples.loss_mask.all()
+    assert examples.labels.tolist() == [len(examples.tokens) - 1]
+    assert np.array_equal(examples.tokens, same.tokens)
+    assert np.array_equal(examples.lines, same.lines)
+    assert not same.loss_mask.all()
+
+
 def test_limits_are_counted(tokenizer, problem_file: Path):
     examples, _ = encode(tokenizer, problem_file)
     limit = int(np.sort(examples.lengths)[-6])

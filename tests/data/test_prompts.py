@@ -129,3 +129,16 @@ def test_worked_examples_are_joined_by_the_separator(tokenizer):
     values = {"kind": "template", "template": "Q: {question} A: ", "shots": shots, "shot_separator": " ## "}
     renderer = Renderer(tokenizer, validate.build(PromptConfig, values))
     assert renderer.prompt_text("3+3?") == "Q: 1+1? A: 2 ## Q: 2+2? A: 4 ## Q: 3+3? A: "
+
+
+def test_a_question_of_several_lines_has_a_template_of_its_own(tokenizer):
+    prompt = PromptConfig(
+        name="p", kind="template", template="Q: {question}\nA:", template_input="Q: {instruction}\nGiven: {input}\nA:"
+    )
+    renderer = Renderer(tokenizer, prompt)
+    assert renderer.prompt_text("How {input} many?") == "Q: How {input} many?\nA:"
+    assert renderer.prompt_text("How many?\n3 {question}\n4") == "Q: How many?\nGiven: 3 {question}\n4\nA:"
+    assert renderer.prompt_text("How many?\n") == "Q: How many?\n\nA:"  # nothing is given
+    assert renderer.prompt_text("How many?\n3", instruction="Be brief.") == "Q: How many?\nGiven: 3\n\nBe brief.\nA:"
+    with pytest.raises(UserError, match=r"template_input of prompt p does not contain \{instruction\} and \{input\}"):
+        Renderer(tokenizer, replace(prompt, template_input="{input}"))

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mft_cli.config.compose import run_with_hydra
+from mft_cli.config.checks_sources import check_source
+from mft_cli.config.compose import CONF, run_with_hydra
 from mft_cli.config.schema.inputs import SourceConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build
@@ -209,3 +211,30 @@ def test_real_code_alpaca_loads_by_its_presets(preset: str):
     )
     assert len(rows.rows) > 2000
     assert len(rows.bad) > 0
+
+
+CRITIQUE = "<think><critique>It is right.</critique><reasoning>So it is.\\n</reasoning></think><ans>\\boxed{7}</ans>"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "<critique>It is right.</critique><reasoning>So it is.\\n</reasoning><ans>\\boxed{7}</ans>",
+        "<critique>It is right.<reasoning>So it is.\\n<ans>\\boxed{7}",
+        CRITIQUE,
+    ],
+)
+def test_a_critique_without_think_is_converted_and_counted(tmp_path: Path, column: str):
+    values = yaml.safe_load((CONF / "data" / "critique.yaml").read_text())["sources"]["critique"]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "q", "critique": column, "answer_match": True}))
+    loaded = load_rows(SourceConfig(**{**values, "path": str(file)}), name="s", seed=1)
+    assert loaded.rows[0].response == CRITIQUE
+    assert ("1 responses changed by rewrite" in loaded.summary()) == (column != CRITIQUE)
+
+
+def test_a_rewrite_that_is_none_is_told_with_its_key():
+    with pytest.raises(
+        UserError, match=r"^data\.sources\.s\.rewrite=\(a\): not a regular expression \(invalid group reference 2"
+    ):
+        check_source("data.sources.s", SourceConfig(path="x", rewrite={"(a)": r"\2"}))

@@ -82,6 +82,11 @@ class PromptConfig:
         None, "System turn of a chat prompt; null leaves the template's own default.", needs="kind=chat"
     )
     template: str = key("{question}", "Text around the question; {question} stands for it. In chat: the user's turn.")
+    template_input: str | None = key(
+        None,
+        "Template of a question of several lines: {instruction} is its first line, {input} the others; null: the template.",
+        needs="kind=template",
+    )
     option: str = key(
         "{letter}. {text}", "A multiple-choice option's line; they stand at {choices}, else after {question}."
     )
@@ -139,8 +144,10 @@ class SourceConfig:
     )
     system: str | None = key(None, "Field with a system turn.")
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
-    loss_on: Literal["all", "last"] = key(
-        "all", "Assistant turns that are trained on: all, or the last.", needs="layout!=question_response"
+    loss_on: Literal["all", "last", "everything"] = key(
+        "all",
+        "Assistant turns that are trained on: all, or the last; everything: all tokens, those of prompts, too.",
+        needs="layout!=question_response or loss_on=everything",
     )
     spans: dict[str, str] = key({}, "Named spans: name -> a field whose text lies in the response, or a /regex/.")
     keep_if: Values = key(
@@ -148,6 +155,9 @@ class SourceConfig:
     )
     unique: str | None = key(None, "Keep only the first row with each value of this field; others counted.")
     remove: str | None = key(None, "Regular expression removed from responses, such as GSM8K's <<48/2=24>>.")
+    rewrite: dict[str, str] = key(
+        {}, "Regular expression -> its replacement in responses (\\1 is its first group); rows that change are counted."
+    )
     remove_question: str | None = key(None, "Regular expression removed from questions.")
     remove_answer: str | None = key(None, "Regular expression removed from answers, such as the unit in 9 (apples).")
     rows: AtLeastOne | None = key(None, "Number of rows to take (seeded draw); null takes all.")
