@@ -139,18 +139,21 @@ def attach(
         target_modules="all-linear" if config.targets == ["auto"] else list(config.targets),
         trainable_token_indices={n: list(rows) for n in names} if rows else None,
     )  # fmt: skip
+    linear = sorted(
+        {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    )
     with gathered([p for m in ends.values() for p in m.parameters()]):
         try:
             wrapped: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
         except ValueError as error:
-            linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)}
             raise UserError(
                 f"peft.targets={config.targets}: expected auto or names of linear layers, such as "
-                f"{', '.join(sorted(linear))} ({str(error).splitlines()[0][:120]})"
+                f"{', '.join(linear)} ({str(error).splitlines()[0][:120]})"
             ) from None
     for parameter in (p for p in wrapped.parameters() if p.requires_grad):
         parameter.data = parameter.data.float()  # peft makes them as the frozen weights are
     made = Adapters(wrapped, wrapped.get_base_model(), Seen())
+    check_exportable(made, tied, linear)
     draw_weights(made, config, seed)
     if adapter is not None:
         take_over(made, config, adapter)
@@ -162,6 +165,21 @@ def attach(
     for table in made.tables.values():  # it reads another module's weight and rows
         read_inside(table, [table.base_layer.weight, *table.trainable_tokens_delta.values()])
     return made
+
+
+def check_exportable(made: Adapters, tied: bool, linear: list[str]) -> None:
+    """Raises UserError for an adapter that no export could merge: on experts, on embeddings, on a head that shares theirs."""
+    head = made.base.get_output_embeddings()
+    for name, layer in made.layers.items():
+        module = name.removesuffix(".weight")
+        shared = tied and layer is head
+        if not shared and name in made.names and NAME in layer.lora_A:
+            continue
+        reason = "shares its weights with the embeddings" if shared else f"is no linear layer ({type(layer).__name__})"
+        raise UserError(
+            f"peft.targets: the adapter on {module} could not be merged into the exported model, since {module} {reason}; name "
+            f"linear layers, such as 'peft.targets=[{','.join(linear)}]'"
+        )
 
 
 def whole_number(value: float) -> float:

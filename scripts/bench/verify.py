@@ -3,8 +3,9 @@
     python scripts/bench/verify.py [EXPORT] [questions=4] [tokens=48] [threads=2]
 
 EXPORT is the export of a chunk_refine run; without it one is trained first, a dozen short steps of the embedded model on generated
-problems: enough to time, not to judge a head by. With the defaults all of it takes less than three minutes on two cores. Greedy, in fp32, one question at a time, so that the number of passes is what
-counts; refine_steps=0 in the last column says what the head is worth: the draft is then made of the backbone's own states.
+problems: enough to time, not to judge a head by. With the defaults all of it takes less than three minutes on two cores. Greedy,
+in fp32, one question at a time, so that the number of passes is what counts; refine_steps=0 in the last column says what the
+head is worth: the draft is then made of the backbone's own states.
 """
 
 from __future__ import annotations
@@ -47,7 +48,13 @@ def timed(engine: HfEngine, requests: list[Request], ends: tuple[int, ...]) -> t
 def trained(folder: str) -> Path:
     """The export of a short training of the head, in `folder`."""
     run = Path(folder) / "run"
-    settings = ("method=chunk_refine", "data=gsm_symbolic", "train.max_steps=12", "train.global_batch_size=4", "eval=none")
+    settings = (
+        "method=chunk_refine",
+        "data=gsm_symbolic",
+        "train.max_steps=12",
+        "train.global_batch_size=4",
+        "eval=none",
+    )
     subprocess.run([sys.executable, "-m", "mft_cli", "train", *settings, f"run_dir={run}"], check=True)
     return run / "export"
 

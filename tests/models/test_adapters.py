@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from mft_cli.config import compose as config
 from mft_cli.config import load, validate
+from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.console import Log
 from mft_cli.errors import UserError
 from mft_cli.files import read_json
 from mft_cli.methods import make
+from mft_cli.models.adapters import attach
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.checkpoint import Stored
@@ -265,6 +267,48 @@ def test_refusals(overrides, said, tiny_model, problem_file, tmp_path):
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def small_model(kind: str) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    if kind == "mixtral":
+        return MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2))
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=kind == "tied"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "said"),
+    [
+        (
+            "mixtral",
+            ["auto"],
+            r"experts could not be merged .* is no linear layer .*'peft\.targets=\[k_proj,o_proj,q_proj,v_proj\]'",
+        ),
+        ("tied", ["lm_head"], "lm_head could not be merged .* shares its weights with the embeddings"),
+        ("tied", ["embed_tokens"], "embed_tokens could not be merged .* is no linear layer"),
+        ("plain", ["embed_tokens"], "embed_tokens could not be merged .* is no linear layer"),
+    ],
+)
+def test_an_adapter_that_no_export_could_merge_is_refused_before_the_first_step(
+    kind: str, targets: list[str], said: str
+):
+    with pytest.raises(UserError, match=said):
+        attach(small_model(kind), PeftConfig(name="lora", targets=targets), 1, [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"), [("mixtral", ["q_proj", "v_proj"]), ("plain", ["lm_head"]), ("tied", ["auto"])]
+)
+def test_other_targets_are_taken(kind: str, targets: list[str]):
+    assert attach(small_model(kind), PeftConfig(name="lora", targets=targets), 1, []).layers
 
 
 def test_a_method_may_refuse_adapters(tiny_model, problem_file, tmp_path, monkeypatch):
