@@ -83,16 +83,25 @@ class Examples:
         return cut
 
 
-def concatenate(parts: Sequence[Examples]) -> Examples:
-    """Several sources' examples as one."""
+def concatenate(parts: Sequence[Examples], tokens: dict[str, np.ndarray] | None = None) -> Examples:
+    """Several sources' examples as one. `tokens` are their `joined_tokens`, where these are somewhere already."""
     if len(parts) == 1:
         return parts[0]
-    span_names = tuple(dict.fromkeys(n for p in parts for n in p.span_names))
     before = np.cumsum([0] + [len(p.tokens) for p in parts])
-    joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in (*BY_EXAMPLE, *BY_TOKEN) if n != "starts"}
+    joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in BY_EXAMPLE if n != "starts"}
     joined["starts"] = np.concatenate([p.starts + b for p, b in zip(parts, before, strict=False)])
-    joined["spans"] = np.concatenate([renumber(p.spans, p.span_names, span_names) for p in parts])
-    return Examples(**joined, span_names=span_names)
+    return Examples(**joined, **(tokens or joined_tokens(parts)), span_names=all_span_names(parts))
+
+
+def joined_tokens(parts: Sequence[Examples]) -> dict[str, np.ndarray]:
+    """The arrays of tokens of several sources, one behind the other."""
+    joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in BY_TOKEN if n != "spans"}
+    names = all_span_names(parts)
+    return joined | {"spans": np.concatenate([renumber(p.spans, p.span_names, names) for p in parts])}
+
+
+def all_span_names(parts: Sequence[Examples]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part.span_names))
 
 
 def renumber(bits: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:

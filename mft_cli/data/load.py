@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig, ValidationConfig
-from mft_cli.data.examples import Examples, concatenate
+from mft_cli.data.examples import Examples
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import all_derived_from
-from mft_cli.data.tokenized import Asked, encode_source
+from mft_cli.data.tokenized import Asked, Source, encode_source, mixture
 from mft_cli.errors import UserError
 from mft_cli.rng import digest64
 
@@ -38,10 +38,10 @@ class Loaded:
 def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
     """Read and tokenize everything that `data` names. Raises UserError."""
     result = Loaded(None, None, derived_from=all_derived_from(data.sources.values()))  # type: ignore[arg-type]
-    train = mixture(data.sources, data, renderer, seed, result)
+    train = read_sources(data.sources, data, renderer, seed, result)
     if data.validation.source is not None:
         name = data.validation.source
-        result.validation = mixture({name: data.sources_validation[name]}, data, renderer, seed, result)
+        result.validation = read_sources({name: data.sources_validation[name]}, data, renderer, seed, result)
     elif data.validation.wanted:
         train, result.validation = split(train, data.validation, seed)
         result.lines.append(f"validation: {len(result.validation):,} rows taken from the training rows")
@@ -53,10 +53,10 @@ def load(data: DataConfig, renderer: Renderer, seed: int) -> Loaded:
     return result
 
 
-def mixture(
+def read_sources(
     sources: dict[str, SourceConfig], data: DataConfig, renderer: Renderer, seed: int, result: Loaded
 ) -> Examples:
-    parts = []
+    read: list[Source] = []
     for name, source in sources.items():
         encoded = encode_source(name, source, renderer, data, seed)
         result.lines.extend(encoded.lines)
@@ -64,8 +64,8 @@ def mixture(
             result.asked.append(encoded.asked)
         where = {"where": encoded.location, "digest": encoded.digest}
         result.digests[name] = {**where, "rows": len(encoded.examples)}
-        parts.append(encoded.examples)
-    return concatenate(parts)
+        read.append(encoded)
+    return mixture(read, data.cache)
 
 
 def draw(examples: Examples, count: int, stream: str, seed: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mft_cli.config.schema.inputs import DataConfig, SourceConfig
 from mft_cli.data.encode import ARRAYS, Block, encode_rows, to_examples
-from mft_cli.data.examples import Examples
+from mft_cli.data.examples import BY_TOKEN, Examples, concatenate, joined_tokens
 from mft_cli.data.prompts import Renderer
 from mft_cli.data.sources import Rows, open_rows, read_opened
 from mft_cli.errors import UserError
@@ -35,6 +35,7 @@ class Source:
     asked: Asked
     location: str
     digest: str
+    key: str  # of the cache
 
 
 def encode_source(name: str, config: SourceConfig, renderer: Renderer, data: DataConfig, seed: int) -> Source:
@@ -50,14 +51,27 @@ def encode_source(name: str, config: SourceConfig, renderer: Renderer, data: Dat
             dropped = f"{len(stored[0].bad):,} rows dropped in tokenization (first: {stored[0].bad[0]})"
             stored[1].append(f"{name}: {dropped}")
         if data.cache:
-            write_cache(folder, *stored)
+            write_arrays(folder, {n: getattr(stored[0], n) for n in ARRAYS}, stored[1])
             stored = read_cache(folder) or stored  # mapped
     block, lines = stored
     examples, notes = limit_length(name, to_examples(block, opened.source), data)
     labels, tokens = int(examples.labels.sum()), int(examples.lengths.sum())
     size = f"{len(examples):,} examples, {tokens:,} tokens, {labels:,} label tokens"
     lines = [*lines, *notes, f"{name}: {size}, longest {int(examples.lengths.max())} (cache {key})"]
-    return Source(examples, lines, (block.asked_ids, block.asked_digests), opened.location, opened.digest)
+    return Source(examples, lines, (block.asked_ids, block.asked_digests), opened.location, opened.digest, key)
+
+
+def mixture(sources: list[Source], cache: bool) -> Examples:
+    """All sources' examples as one; with `cache` their tokens are mapped from a folder of their own."""
+    parts = [source.examples for source in sources]
+    if len(parts) == 1 or not cache:
+        return concatenate(parts)
+    folder = cache_folder() / "tokenized" / digest_of([source.key for source in sources])
+    stored = read_arrays(folder, BY_TOKEN)
+    if stored is None:
+        write_arrays(folder, joined_tokens(parts), [])
+        stored = read_arrays(folder, BY_TOKEN)
+    return concatenate(parts, stored[0] if stored else None)
 
 
 def told(name: str, rows: Rows) -> list[str]:
@@ -124,28 +138,34 @@ def cache_key(name: str, opened: Rows, renderer: Renderer, on_bad_row: str, seed
     return digest_of([read, prompt, list(renderer.allowed), tokenizer, code_digests()])
 
 
-def write_cache(folder: Path, block: Block, lines: list[str]) -> None:
+def write_arrays(folder: Path, arrays: dict[str, np.ndarray], lines: list[str]) -> None:
     """Written beside and renamed: a kill leaves no half cache, and two runs may write the same."""
     try:
         with replacing(folder) as temporary:
             temporary.mkdir()
-            for name in ARRAYS:
-                np.save(temporary / f"{name}.npy", getattr(block, name))
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array)
             write_json(temporary / "lines.json", lines)
             write_json(temporary / DIGESTS, {path.name: file_digest(path) for path in sorted(temporary.iterdir())})
     except OSError as error:
-        if read_cache(folder) is None:  # nobody else has written it either
+        if read_arrays(folder, tuple(arrays)) is None:  # nobody else has written it either
             raise UserError(
                 f"{folder}: the cache cannot be written ({error}); free space or set data.cache=false"
             ) from None
 
 
-def read_cache(folder: Path) -> tuple[Block, list[str]] | None:
-    """(the block, mapped; its lines). None where there is none, or a file of it is not as it was written."""
+def read_arrays(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]] | None:
+    """(name -> array, mapped; the lines to print). None where there is none, or a file of it is not as it was written."""
     try:
         if any(file_digest(folder / name) != digest for name, digest in read_object(folder / DIGESTS).items()):
             return None
         lines: list[str] = read_json(folder / "lines.json")
-        return Block(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}), lines
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}, lines
     except (OSError, ValueError):
         return None
+
+
+def read_cache(folder: Path) -> tuple[Block, list[str]] | None:
+    """A source's rows and its lines, see `read_arrays`."""
+    stored = read_arrays(folder, ARRAYS)
+    return None if stored is None else (Block(**stored[0]), stored[1])

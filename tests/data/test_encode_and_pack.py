@@ -186,6 +186,24 @@ def test_mixture_validation_and_fraction(tokenizer, problem_file: Path):
     assert half.validation.ids.tolist() == loaded.validation.ids.tolist()
 
 
+def test_a_mixture_is_mapped_too(tokenizer, problem_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MFT_CACHE_DIR", str(tmp_path))
+    spans = ({"answer": "/#### (.*)/"}, {"steps": "/That/", "answer": "/#### (.*)/"})
+    sources = {
+        n: SourceConfig(path=str(problem_file), response="answer", spans=s) for n, s in zip("ab", spans, strict=True)
+    }
+    renderer = Renderer(tokenizer, PromptConfig())
+    data = DataConfig(sources=sources, max_length=60, on_long="truncate")
+    mapped = [load(data, renderer, 1).train for _ in range(2)]
+    assert all(isinstance(examples.tokens, np.memmap) for examples in mapped)
+    plain = load(replace(data, cache=False), renderer, 1).train
+    for examples in mapped:
+        for field in fields(Examples):
+            np.testing.assert_array_equal(getattr(examples, field.name), getattr(plain, field.name))
+    assert plain.span_names == ("answer", "steps")
+    assert np.array_equal(plain.flat("spans")[: plain.lengths[0]] & 1, plain.spans[plain.place(40)] & 1)
+
+
 def test_a_share_of_the_training_rows_validates(tokenizer, problem_file: Path):
     renderer = Renderer(tokenizer, PromptConfig())
     source = SourceConfig(path=str(problem_file), response="answer")
