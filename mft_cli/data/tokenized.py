@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,10 @@ def write_arrays(folder: Path, arrays: dict[str, np.ndarray], lines: list[str]) 
 def read_arrays(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]] | None:
     """(name -> array, mapped; the lines to print). None where there is none, or a file of it is not as it was written."""
     try:
-        if any(file_digest(folder / name) != digest for name, digest in read_object(folder / DIGESTS).items()):
-            return None
+        written = read_object(folder / DIGESTS)
+        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+            if list(pool.map(file_digest, [folder / name for name in written])) != list(written.values()):
+                return None
         lines: list[str] = read_json(folder / "lines.json")
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}, lines
     except (OSError, ValueError):
