@@ -30,6 +30,8 @@ from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.models.vocabulary import token_id
 from mft_cli.rng import Draw, bernoulli
 
+PROMPT = -1  # in place of a document's number: a label of the prompt (loss_on=everything)
+
 
 class MaskedCritique(Method):
     """Plain fine-tuning with dropped labels inside the critique, and a term for the format."""
@@ -161,11 +163,12 @@ class MaskedCritique(Method):
     def reward(self, numbers: list[int]) -> HostSums:
         """How many responses, decoded from the argmax at every position, have the format; and how many do not.
 
-        `numbers`: the document of every label, then the argmax there.
+        `numbers`: the document of every label (PROMPT: no response's), then the argmax there.
         """
         responses: dict[int, list[int]] = {}
         for document, predicted in zip(numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :], strict=True):
-            responses.setdefault(document, []).append(predicted)
+            if document != PROMPT:
+                responses.setdefault(document, []).append(predicted)
         count = sum(has_format(self.text(tokens), self.config.strict_format) for tokens in responses.values())
         miss = {"format": float(len(responses) - count)} if self.config.format_term == "argmax_reward" else {}
         return miss, {"format_reward": (float(count), "examples")}
@@ -175,9 +178,12 @@ class MaskedCritique(Method):
 
 
 def documents(batch: Batch) -> Tensor:
-    """Number of the document, padding included, that each position stands in, int64 [R, T]."""
+    """Number of the document, padding included, that each position stands in, int64 [R, T]; PROMPT where no response follows."""
     lengths = torch.tensor([n for row in batch.lengths for n in row])
-    return torch.arange(len(lengths)).repeat_interleave(lengths).view_as(batch.labels)
+    numbers = torch.arange(len(lengths)).repeat_interleave(lengths).view_as(batch.labels)
+    asks = torch.ones_like(batch.real)
+    asks[:, :-1] = batch.line[:, 1:] < 0
+    return numbers.masked_fill(asks, PROMPT)
 
 
 def last(true_at: Tensor, column: Tensor) -> Tensor:

@@ -156,6 +156,18 @@ def test_the_reward_counts_what_the_argmax_says(trainer):
     )
 
 
+def test_labels_of_the_prompt_are_no_part_of_the_reward(trainer):
+    """data.sources.<name>.loss_on=everything: every token has a label."""
+    batch = batch_of(trainer, [0, 1, 2])
+    labels = torch.full_like(batch.labels, IGNORE)
+    labels[:, :-1] = torch.where(batch.positions[:, 1:] > 0, batch.input_ids[:, 1:], labels[:, :-1])
+    made = with_settings(trainer, mask_ratio=0.0)
+    done = made.corrupt(replace(batch, labels=labels, loss_mask=batch.real), 0.0, Draw(1))
+    document, predicted = done.batch.extra["document"].tolist(), labels[labels != IGNORE]
+    assert done.counts["ce"] == len(predicted) > int((batch.labels != IGNORE).sum())
+    assert made.reward(document + predicted.tolist()) == ({"format": 0.0}, {"format_reward": (3.0, "examples")})
+
+
 def test_which_format_term_moves_weights(trainer):
     """Alone (the cross entropy's weight 0), tag_likelihood gives gradients and argmax_reward gives none."""
     done = with_settings(trainer, format_term="tag_likelihood").corrupt(batch_of(trainer, [0, 1]), 0.0, Draw(1))
