@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
@@ -308,7 +307,9 @@ def without(pattern: str | None, text: str) -> str:
 
 def rewritten(rules: dict[str, str], text: str) -> str:
     """The text after each pattern's matches have been replaced, one pattern after the other."""
-    return functools.reduce(lambda done, rule: re.sub(*rule, done), rules.items(), text)
+    for pattern, replacement in rules.items():
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 def all_derived_from(sources: Iterable[SourceConfig]) -> list[str]:

@@ -155,7 +155,7 @@ def write_arrays(folder: Path, arrays: dict[str, np.ndarray], lines: list[str]) 
             ) from None
 
 
-def read_arrays(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]] | None:
+def read_arrays(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], list[str]] | None:
     """(name -> array, mapped; the lines to print). None where there is none, or a file of it is not as it was written."""
     try:
         written = read_object(folder / DIGESTS)
