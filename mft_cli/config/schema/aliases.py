@@ -51,6 +51,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "torch_dtype": ("train.precision", "eval.dtype"),
     "mixed_precision": ("train.precision",),
     "load_in_4bit": ("peft.name=qlora",),
+    "quantization_bit": ("peft.name=qlora",),
     "use_gradient_checkpointing": ("train.gradient_checkpointing",),
     "attn_implementation": ("model.attention",),
     "flash_attn": ("model.attention",),
