@@ -6,6 +6,7 @@ No DictConfig passes this module. It imports no torch, so that a mistake is repo
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import os
 import re
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 from mft_cli.config.schema import ROOTS, AnyMethod
 from mft_cli.config.schema.base import Values
 from mft_cli.config.sentences import hydra_sentence, yaml_sentence
+from mft_cli.config.settings_file import FLAG as SETTINGS_FILE
 from mft_cli.config.settings_file import as_words, without_file
 from mft_cli.config.typed_words import check_words
 from mft_cli.config.validate import build, to_plain
@@ -91,7 +93,8 @@ def flags_first(arguments: list[str]) -> list[str]:
         name, separator, value = word.partition("=")
         if not word.startswith("-"):
             if not separator and not word.startswith("~"):
-                raise UserError(f"{word!r} is not a setting: expected key=value, such as eval=gsm8k or seed=3")
+                hint = f"; a file of settings is named with --config {word}" if word.endswith((".yaml", ".yml")) else ""
+                raise UserError(f"{word!r} is not a setting: expected key=value, such as eval=gsm8k or seed=3{hint}")
             rest.append(word)
             continue
         if name == "--experimental-rerun":
@@ -102,6 +105,8 @@ def flags_first(arguments: list[str]) -> list[str]:
         if name not in FLAGS:
             key = name.lstrip("-").replace("-", "_")
             near = f"write {key}={value if separator else '...'} for a key" if key else "leave it out"
+            if flags_like := difflib.get_close_matches(name, [*FLAGS, SETTINGS_FILE], n=1, cutoff=0.75):
+                near = f"did you mean {flags_like[0]}?"
             raise UserError(f"{word}: no such flag; settings are key=value words: {near}")
         flags.append(word)
         if separator or FLAGS[name] == 0:
@@ -164,6 +169,20 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], obj
         raise UserError(f"{len(failures)} jobs failed:\n" + "\n".join(str(f) for f in failures))
     if failures:
         raise failures[0]
+
+
+def without_leftovers(values: Values, overrides: Iterable[str]) -> Values:
+    """Without what an experiment says of the sources of its own data, where the overrides choose another data=."""
+    words = [word.lstrip("+") for word in overrides]
+    if not (any(w.startswith("data=") for w in words) and any(w.startswith("experiment=") for w in words)):
+        return values
+    data = values.get("data") or {}
+    sources = {
+        name: source
+        for name, source in (data.get("sources") or {}).items()
+        if "path" in source or any(w.startswith(f"data.sources.{name}.") for w in words)
+    }
+    return {**values, "data": {**data, "sources": sources}}
 
 
 def resolved(config: DictConfig, name: str) -> Values:

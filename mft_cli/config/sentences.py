@@ -24,6 +24,10 @@ def hydra_sentence(error: Exception, known: Mapping[str, Sequence[str]], words: 
     if match and match[1] in known:
         options = known[match[1]]
         return f"{match[1]}={match[2]}: no such option; valid: {', '.join(options)}{did_you_mean(match[2], options)}"
+    if other := re.match(r"Could not override '(\w+)'\. No match in the defaults list", text):
+        if other[1] in known:
+            return f"{other[1]}: this command has no such setting; mft train and mft critique choose {other[1]}=<name>"
+        return f"{other[1]}: no such group; groups: {', '.join(known)}"
     if several := re.search(r"Ambiguous value for argument '(?:\+\+)?([^=]+)=(.*?)'\s", text):
         key, value = several.groups()
         return (

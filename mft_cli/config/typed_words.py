@@ -31,6 +31,8 @@ def check_words(arguments: Sequence[str], known: Mapping[str, Sequence[str]]) ->
         key, text = name.lstrip("+~"), value.strip("'\" ")
         if key in INSTEAD and text.lower() != AS_IS.get(key):
             raise UserError(f"{argument}: mft does not use {key}; {INSTEAD[key].format(value=value)}")
+        if key == "config" and text.endswith((".yaml", ".yml")):
+            raise UserError(f"{argument}: a file of settings is named with a flag, --config {text}")
         if key == "hydra/launcher" and text not in LAUNCHERS:
             raise UserError(
                 f"{argument}: this launcher runs no job of mft; choose mft_local (several jobs at a time on this machine) or "

@@ -101,3 +101,13 @@ def test_an_old_name_of_a_method_preset_says_the_new_one(model: str, domain: str
     name = f"mask_finetune_{model}_{domain}"
     with pytest.raises(UserError, match=f"method={name} is experiment=paper_{name} now"):
         composed(f"method={name}")
+
+
+def test_a_papers_recipe_on_rows_of_ones_own():
+    words = ["experiment=paper_masked_thought_gsm8k", "data=local", "data.sources.local.path=generated:gsm_symbolic"]
+    values = composed(*words)
+    assert list(values["data"]["sources"]) == ["local"]
+    assert values["data"]["max_length"] == 512, "the rest of the recipe stays"
+    assert composed(words[0])["data"]["sources"]["gsm8k"]["remove"] is None
+    mixed = composed(*words, "data.sources.gsm8k.path=generated:gsm_symbolic")
+    assert sorted(mixed["data"]["sources"]) == ["gsm8k", "local"]

@@ -136,3 +136,18 @@ def test_a_key_that_no_job_of_a_sweep_has_is_told_once_before_anything_starts(tm
     assert "unknown key method.mask_ratio (value 0.1); it is a key of method=masked_thought" in done.stderr
     assert "so in all 9 jobs; none was started" in done.stderr
     assert not list(tmp_path.rglob("logs"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "message"),
+    [
+        ("train", "mine.yaml", "a file of settings is named with --config mine.yaml"),
+        ("train", "config=mine.yaml", "a file of settings is named with a flag, --config mine.yaml"),
+        ("train", "--confg", "did you mean --config?"),
+        ("eval", "method=sft", "method: this command has no such setting; mft train"),
+    ],
+)
+def test_words_that_mean_a_file_or_another_command(verb: str, word: str, message: str):
+    with pytest.raises(UserError) as raised:
+        compose.run_with_hydra(verb, [word], lambda values: None)
+    assert message in str(raised.value)
