@@ -67,6 +67,15 @@ def test_a_commented_key_changes_nothing_when_it_becomes_active(method: str, fol
     assert values[0] == values[1]
 
 
+def test_the_often_changed_keys_stand_with_their_defaults(folder: Path):
+    (folder / "as_is.yaml").write_text("seed: 1\n")
+    (folder / "active.yaml").write_text(init.common_lines().replace("# ", "", 1).replace("\n# ", "\n"))
+    configs: list[TrainConfig] = []
+    for file in ("as_is", "active"):
+        run_with_hydra("train", ["--config", f"{file}.yaml"], lambda values: configs.append(train_config(values)))
+    assert configs[0] == configs[1]
+
+
 def test_what_is_still_missing_is_told(capsys: pytest.CaptureFixture[str]):
     init.main(["method=mask_finetune"])
     assert "before it can train: method.layers is missing" in capsys.readouterr().out
