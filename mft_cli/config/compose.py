@@ -145,7 +145,7 @@ def run_with_hydra(name: str, arguments: list[str], task: Callable[[Values], obj
             return
         sys.argv = typed  # what a run records is what was typed
         try:
-            task(resolved(config, name))
+            task(resolved(config, name, words))
         except OmegaConfBaseException as error:
             failures.append(UserError(hydra_sentence(error, known)))
         except Exception as error:  # a defect, too: Hydra would put a line with all overrides before it
@@ -185,18 +185,19 @@ def without_leftovers(values: Values, overrides: Iterable[str]) -> Values:
     return {**values, "data": {**data, "sources": sources}}
 
 
-def resolved(config: DictConfig, name: str) -> Values:
+def resolved(config: DictConfig, name: str, overrides: Iterable[str]) -> Values:
     """A composed configuration as nested plain dicts. Interpolations see the schema's defaults, too: ${seed},
     ${train.learning_rate}; the result holds no more keys than `config`. Raises OmegaConf's errors."""
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationKeyError
 
     try:
-        return typing.cast(Values, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError:
         filled = OmegaConf.merge(defaults(name, OmegaConf.select(config, "method.name")), config)
-        values = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
-        return typing.cast(Values, picked(OmegaConf.to_container(config, resolve=False), values))
+        everything = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
+        values = picked(OmegaConf.to_container(config, resolve=False), everything)
+    return without_leftovers(typing.cast(Values, values), overrides)
 
 
 def defaults(name: str, method: str | None) -> Values:
@@ -232,7 +233,7 @@ def compose_values(name: str, overrides: list[str], extra: Iterable[Path] = ()) 
         words.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolved(compose(name, words), name)
+            return resolved(compose(name, words), name, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(hydra_sentence(error, groups(extra), overrides)) from None
 

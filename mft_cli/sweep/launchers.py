@@ -157,7 +157,7 @@ def composed(loader: Any, config: DictConfig, job: Job) -> Values:
         without_hydra = copy.deepcopy(whole)
         with open_dict(without_hydra):
             del without_hydra["hydra"]
-        return resolved(without_hydra, "train")
+        return resolved(without_hydra, "train", job.overrides)
     finally:
         HydraConfig.instance().cfg = before
 
