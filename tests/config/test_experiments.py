@@ -69,6 +69,9 @@ def put(row: dict[str, Any], name: str, text: str) -> None:
 def test_every_preset_trains_two_steps(preset: str, tiny_model: Path, tmp_path: Path):
     values = composed(f"experiment={preset}", "eval=none")
     for name, source in values["data"]["sources"].items():
+        if source["path"].startswith("generated:"):  # its own rows are here
+            source["rows"] = 24
+            continue
         file = tmp_path / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in source_rows(source)))
         source |= {"path": str(file), "local": [], "format": "jsonl", "rows": None, "name": None}
