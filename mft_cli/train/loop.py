@@ -52,8 +52,8 @@ class TrainerState:
 
 
 @dataclass
-class LaidOut:
-    """The examples of an optimizer step as this rank's micro-batches, on its device."""
+class StepBatches:
+    """The examples of an optimizer step as this rank's micro-batches, corrupted and on its device."""
 
     chosen: np.ndarray  # int64, positions of all ranks' examples
     micro_batches: list[Corrupted]
@@ -119,12 +119,14 @@ class Trainer:
     # ---- one step ----
 
     def step(self, k: int) -> StepResult:
-        """Optimizer step k: examples -> rows -> corrupt -> counts -> sums / counts -> backward -> clip -> step."""
+        """Optimizer step k, from 0. A loss term is its sum over the step divided by its count over the step, both of all ranks:
+        so neither packing nor micro-batches nor ranks change a number. All ranks have to call.
+        """
         engine, method, t = self.engine, self.method, self.config.train
         ranks = engine.ranks
         torch.manual_seed(digest64("torch", self.config.seed, k, ranks.rank))
         method.begin_step(engine.model, self.progress(k), engine.master)
-        mine = self.lay_out(k)
+        mine = self.batches_of_step(k)
         counts = total([Sums(counts=m.counts) for m in mine.micro_batches], ranks).counts
         results: list[tuple[Losses, Corrupted]] = []
         for i, micro_batch in enumerate(mine.micro_batches):
@@ -149,18 +151,19 @@ class Trainer:
     def progress(self, k: int) -> float:
         return k / self.state.total_steps
 
-    def lay_out(self, k: int) -> LaidOut:
-        """This rank's micro-batches of optimizer step k. They are made and corrupted by the processor, which knows all counts."""
+    def batches_of_step(self, k: int) -> StepBatches:
+        """This rank's part of optimizer step k, packed and corrupted by the processor: it knows all counts without asking a GPU."""
         epoch, chosen = self.order.step(k)
         lengths = self.train.lengths[chosen]
         dealt = deal(lengths, self.layout)
+        # micro-batches of packed sequences of examples
         mine = [[[int(chosen[i]) for i in row] for row in rows] for rows in dealt[self.engine.ranks.rank]]
         micro_batches = [
             self.on_device(self.method.corrupt(self.batch(self.train, rows, epoch), self.progress(k), self.draw))
             for rows in mine
         ]
         padded = sum(positions(rows, lengths) for blocks in dealt for rows in blocks)
-        return LaidOut(chosen, micro_batches, int(lengths.sum()), padded)
+        return StepBatches(chosen, micro_batches, int(lengths.sum()), padded)
 
     def batch(self, examples: Examples, rows: list[list[int]], epoch: int) -> Batch:
         return make_batch(examples, rows, epoch, self.pad_id)
@@ -225,7 +228,7 @@ class Trainer:
     def between_steps(self, result: StepResult) -> None:
         """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
         state, c = self.state, self.config.checkpoint
-        # of the run, too
+        # the end of the run counts as one
         end_of_epoch = state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
         every = self.config.data.validation.every_steps
         improved = False

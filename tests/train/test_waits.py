@@ -22,13 +22,13 @@ def test_a_step_waits_twice(tiny_model, problem_file, tmp_path, monkeypatch, met
     monkeypatch.setattr(selection, "sorts", lambda scores: True)  # as GPUs select
     trainer.step(0)
     with counting_waits() as waits:
-        lay_out = Trainer.lay_out
+        batches_of_step = Trainer.batches_of_step
 
         def uncounted(self: Trainer, k: int) -> object:
             with waits.paused():
-                return lay_out(self, k)
+                return batches_of_step(self, k)
 
-        monkeypatch.setattr(Trainer, "lay_out", uncounted)
+        monkeypatch.setattr(Trainer, "batches_of_step", uncounted)
         result = trainer.step(1)
     assert result.applied
     assert sum(waits.counts.values()) <= MOST, waits.counts
