@@ -40,7 +40,7 @@ def composed(*words: str) -> dict:
         (["--resolve"], "--resolve: goes with --cfg job"),
         (["--experimental-rerun", "x"], "mft keeps no job files of Hydra"),
         (["--multirun=3"], "--multirun=3: --multirun takes no value"),
-        (["data=null"], "data=null: expected the name of an option; choose one of code_alpaca"),
+        (["data=null"], "data=null: expected the name of an option; choose one of chains"),
         (["eval=null"], "eval=null: expected the name of an option; write eval=none"),
         (["deepspeed="], "write deepspeed=none"),
         (["model=Qwen/Qwen3-8B"], "for a folder, file or hub id write model=local model.path=Qwen/Qwen3-8B"),
