@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from functools import partial
 
-from mft_cli.answers.extraction import CHOICE, MARKER, Answer, Candidate, Fallback, Reader, first_readable
+from mft_cli.answers.extraction import CHOICE, MARKER, Answer, Candidate, Fallback, Reader, first_readable, within
 from mft_cli.answers.latex import TEXT, plain
+from mft_cli.answers.letters import ALTERNATIVE, DENIED, LETTER, affirmed, is_negated
 from mft_cli.answers.mathematics import plain_text, sentence
 from mft_cli.answers.reading import LEAD
 
 LETTERS = "ABCDEFGHIJ"
-DRESS = r"[\s(\[{*_\"'`:$]{0,8}"
-LETTER = rf"{DRESS}(?:(?i:the\s|option|choice|answer|letter)\s*{DRESS}){{0,2}}(?P<letter>[A-Z])(?![A-Za-z'’])[)\]}}*_\"'`]{{0,4}}"
+MAX_TAIL = 4000  # characters from the end in which a letter is called right
 SMALL = re.compile(  # a small letter counts in brackets, or where nothing but a remark follows
     r"[\s*_\"'`:]{0,6}(?:(?i:option|choice)\s*)?(?:[(\[]([a-j])[)\]]|([a-j])(?=[).:]|[\s*_\"'`]*(?:$|\n)))"
 )
@@ -23,13 +23,9 @@ BRACKETED = re.compile(r"(?<![A-Za-z\d])[(\[](?P<letter>[A-Z])[)\]]")
 SMALL_BRACKETED = re.compile(r"(?<![A-Za-z\d])\((?P<letter>[a-j])\)")
 OPTION = re.compile(r"^[ \t]{0,8}(?:\(([A-J])\)|([A-J])[.):])[ \t]{1,4}(\S[^\n]{0,1000})$", re.MULTILINE)
 LISTED = re.compile(r"^[ \t*>-]{0,8}(?:(?i:option|choice)\s)?\(?([A-J])[).:]", re.MULTILINE)
-CORRECT = re.compile(
-    rf"(?i:\b(?:correct|right|best|final)\s+(?:answer|option|choice)\s*(?:is|:)?\s*(?:clearly|definitely|for sure)?"
-    rf"|\b(?:option|choice|is for sure|must be|go with|choose|pick|select))\s*{LETTER}"
-    r"(?!\s*(?i:is|are|was|would be|can be|cannot be)\s(?i:not|wrong|incorrect|false|ruled|eliminated|excluded|too))"
-)
-NEGATED = re.compile(
-    r"(?:\bnot|n't|\bneither|\bnor|\bexclude|\beliminate|\brule out|\bthan)\s*(?:option\s|choice\s)?$", re.IGNORECASE
+NAMED = re.compile(rf"(?i:\b(?:option|choice))\s*{LETTER}")
+NOT_BUT = re.compile(
+    rf"[\s*_]*(?i:not)\b{LETTER}[\s,;]{{0,3}}(?i:but\s+rather|but|rather|sondern|mais|sino)\b(?=[^\n]{{0,12}}[A-J]\b)"
 )
 
 
@@ -62,14 +58,18 @@ def _allowed(choices: Mapping[str, str]) -> str:
 def _read(choices: Mapping[str, str], text: str, place: Candidate) -> Answer | None:
     """The letter at the beginning of an announced answer, or the option whose text it is."""
     if place.enclosed and place.source == MARKER:
-        part = text[place.start : place.end]
+        part = place.content(text)
         if (inner := first_readable(part, (), partial(_read, choices))) is not None:
-            return Answer(inner.text, MARKER, (inner.span[0] + place.start, inner.span[1] + place.start))
+            return within(inner, place)
     lead = LEAD.match(text, place.start, place.end)
     start = lead.end() if lead else place.start
     first = text[start : place.end].lstrip(" (*_").split("\n", 1)[0][:500]
     whole = text[start : place.end].split("\n", 1)[0][:500]
     undressed = TEXT.sub(r" \1 ", plain(whole)).replace("{", " ").replace("}", " ").strip()
+    if (several := ANNOUNCED.match(whole)) and ALTERNATIVE.match(whole, several.end()):
+        return None
+    negated = NOT_BUT.match(undressed)
+    undressed = undressed[negated.end() :] if negated else undressed
     match = ANNOUNCED.match(undressed)
     letter = match["letter"] if match and not _is_article(undressed, match) else _small(undressed)
     if letter is None or letter not in _allowed(choices):
@@ -88,6 +88,12 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
     return bare and re.match(r"\s+[a-z]", text[match.end() :]) is not None
 
 
+def _is_chosen(text: str, match: re.Match[str]) -> bool:
+    """Whether the letter that begins a text is neither a word nor denied nor one of several."""
+    letter_end = match.end("letter")
+    return not (_is_article(text, match) or DENIED.match(text, letter_end) or ALTERNATIVE.match(text, letter_end))
+
+
 def _by_text(text: str, choices: Mapping[str, str]) -> str | None:
     """The one option whose text this is."""
     text = plain_text(text)
@@ -104,7 +110,7 @@ def _unannounced(choices: Mapping[str, str], text: str) -> Answer | None:
     offset = text.find(stripped)
     match = LEADING.match(stripped)
     listing = len({m[1] for m in LISTED.finditer(stripped)}) > 1
-    if match and match["letter"] in allowed and not listing and not _is_article(stripped, match):
+    if match and match["letter"] in allowed and not listing and _is_chosen(stripped, match):
         return Answer(match["letter"], CHOICE, (offset, offset + match.end("letter")))
     if (letter := _small(stripped)) and len(stripped) < 8 and letter in allowed:
         return Answer(letter, CHOICE, (offset, offset + len(stripped)))
@@ -114,14 +120,14 @@ def _unannounced(choices: Mapping[str, str], text: str) -> Answer | None:
     return _in_last_paragraph(choices, text, offset + start)
 
 
-def _negated(text: str, match: re.Match[str]) -> bool:
-    return NEGATED.search(text[max(0, match.start("letter") - 60) : match.start("letter")].rstrip(" (*\"'")) is not None
-
-
 def _in_last_paragraph(choices: Mapping[str, str], text: str, start: int) -> Answer | None:
     part, allowed = text[start:].rstrip(), _allowed(choices)
-    for pattern in (CORRECT, BRACKETED, SMALL_BRACKETED):
-        matches = [m for m in pattern.finditer(part) if m["letter"].upper() in allowed and not _negated(part, m)]
+    for offset in (max(start, len(text) - MAX_TAIL), max(0, len(text) - MAX_TAIL)):
+        if (right := affirmed(text[offset:], allowed)) is not None:
+            return Answer(right[0], CHOICE, (offset + right[1][0], offset + right[1][1]))
+    for pattern in (NAMED, BRACKETED, SMALL_BRACKETED):
+        matches = [m for m in pattern.finditer(part) if m["letter"].upper() in allowed and not is_negated(part, m)]
+        matches = [m for m in matches if not DENIED.match(part, m.end())]
         if matches and len({m["letter"] for m in matches}) == 1:
             last_match = matches[-1]
             return Answer(last_match["letter"].upper(), CHOICE, (start + last_match.start(), start + last_match.end()))

@@ -19,12 +19,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from mft_cli.answers.announcements import announced, keyed
 from mft_cli.answers.numbers import separate_groups
 
-MARKER, BOX, ANNOUNCEMENT, LAST_NUMBER, CHOICE, WHOLE = (
-    "marker", "box", "announcement", "last_number", "choice", "whole_text",
+MARKER, BOX, ANNOUNCEMENT, CONCLUSION, LAST_NUMBER, CHOICE, WHOLE = (
+    "marker", "box", "announcement", "conclusion", "last_number", "choice", "whole_text",
 )  # fmt: skip
-MAX_CANDIDATE = 1000  # characters; a longer "answer" is none
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has
 TRIES = 20  # candidates of a kind, from the last one on
 THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought)>", re.IGNORECASE)
@@ -36,26 +36,6 @@ NEW_TURN = re.compile(
 )
 BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
 LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
-SAYS = r"(?:is|are|was|equals|becomes|(?:would|will|should|must)\sbe|comes\s(?:out\s)?to)\b"
-# Both are for small letters; without re.IGNORECASE "ans" is a literal that re looks for quickly.
-ENGLISH = re.compile(
-    rf"ans(?:wers?)?(?:(?P<alone>[*_ \t]{{0,4}}$)|[\s*_]{{0,5}}"
-    rf"(?:to\s(?:the|this|your)\s(?:\w{{1,20}}\s)?(?:question|problem|exercise)[\s*_]{{0,5}})?"
-    rf"(?:{SAYS}|[:：=→]|->|\s[-–—](?=\s)))",
-    re.MULTILINE,
-)
-HEAD = re.compile(r"[#>*_ \t]{0,8}(?:the |my )?(?:final )?")  # what may stand before the word on a line of its own
-OTHERS = re.compile(
-    r"(?:정답|답)은|(?:答案|答え|正解|정답|답|\b答)(?:应该|應該)?[\s*]{0,3}(?:是|为|為|は|就是|[:：=])"
-    r"|\b(?:antwort|antwoord|svar(?:et)?|respuesta|resposta|risposta|r[ée]ponse|ответ|відповідь|odpowied[źz]|cevap|jawaban(?:nya)?)"
-    r"\b[\s*]{0,3}(?:finale?\b|correcta\b|correct[ae]?\b)?[\s*]{0,3}"
-    r"(?:(?:ist|lautet|is|är|er|es|é|è|est|to|равен|дорівнює|adalah)(?!\w)|[:：=—])"
-    r"|(?:الإجابة|الجواب|उत्तर|উত্তর|คำตอบ)[\s*]{0,3}(?:النهائية|النهائي)?[\s*]{0,3}(?:هي|هو|है|হল|คือ|[:：=])"
-)
-STEMS = (
-    "答", "正解", "정답", "답", "antwo", "svar", "respuesta", "resposta", "risposta", "réponse", "reponse", "ответ",
-    "відповідь", "odpowied", "cevap", "jawaban", "إجابة", "جواب", "उत्तर", "উত্তর", "คำตอบ",
-)  # fmt: skip
 BLANK = re.compile(r"[\s*_]*+")
 
 
@@ -64,7 +44,7 @@ class Candidate:
     """Where an answer may stand: the characters [start, end) of the text.
 
     `enclosed`: all of it is the answer (a box, a tag); else the answer stands at its beginning. `heading`: the marker is
-    one of "#" alone.
+    one of "#" alone. `escaped`: a string of JSON, in which a backslash is written twice.
     """
 
     source: str
@@ -72,6 +52,11 @@ class Candidate:
     end: int
     enclosed: bool = False
     heading: bool = False
+    escaped: bool = False
+
+    def content(self, text: str) -> str:
+        part = text[self.start : self.end]
+        return part.replace("\\\\", "\\") if self.escaped else part
 
 
 @dataclass(frozen=True)
@@ -81,6 +66,14 @@ class Answer:
     text: str
     source: str
     span: tuple[int, int]
+
+
+def within(answer: Answer | None, place: Candidate) -> Answer | None:
+    """An answer that was read from a candidate's content: as the candidate's, and where it stands in the text."""
+    if answer is None:
+        return None
+    span = (place.start, place.end) if place.escaped else (answer.span[0] + place.start, answer.span[1] + place.start)
+    return Answer(answer.text, place.source, span)
 
 
 Reader = Callable[[str, Candidate], Answer | None]
@@ -268,21 +261,7 @@ def boxed(text: str) -> list[str]:
 
 
 def announcements(text: str, start: int, end: int) -> list[Candidate]:
-    """What follows "the answer is", "Answer:" and their like between two places, the last announcement first."""
-    part = text[start:end].lower()
-    part = part if len(part) == end - start else text[start:end]  # a letter may become two
-    ends = []
-    if "ans" in part:
-        ends += [start + m.end() for m in ENGLISH.finditer(part) if _is_word(part, m)]
-    if any(stem in part for stem in STEMS):
-        ends += [start + m.end() for m in OTHERS.finditer(part)]
-    ends.sort(reverse=True)
-    return [Candidate(ANNOUNCEMENT, place, min(end, place + 2 * MAX_CANDIDATE)) for place in ends[:TRIES]]
-
-
-def _is_word(text: str, match: re.Match[str]) -> bool:
-    """Whether "answer" is no part of another word, and stands alone on its line if nothing announces the answer."""
-    start = match.start()
-    if start and (text[start - 1].isalnum() or text[start - 1] == "\\"):
-        return False
-    return match["alone"] is None or HEAD.fullmatch(text, text.rfind("\n", 0, start) + 1, start) is not None
+    """What is announced between two places, the last announcement first."""
+    places = [Candidate(ANNOUNCEMENT, *span) for span in announced(text, start, end)]
+    places += [Candidate(ANNOUNCEMENT, *span, enclosed=True, escaped=True) for span in keyed(text, start, end)]
+    return sorted(places, key=lambda place: -place.start)[:TRIES]

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from mft_cli.answers import extraction
 from mft_cli.answers.choices import choice_reader, unannounced_choice
+from mft_cli.answers.conclusions import concluded_number
 from mft_cli.answers.extraction import Answer, Fallback, Reader
 from mft_cli.answers.mathematics import lone_line, read_math
-from mft_cli.answers.reading import last_number, number_reader
+from mft_cli.answers.reading import number_reader
 
 GSM8K = ("####", "<answer>", "<ans>")
 LAST_WORD = re.compile(r"\S{1,200}\Z")
@@ -54,7 +55,7 @@ def _fallback(answer_type: str, *, word_problem: bool, choices: Mapping[str, str
         return unannounced_choice(choices)
     if not complete:
         return None
-    return lone_line if answer_type == "text" else last_number if word_problem else None
+    return lone_line if answer_type == "text" else concluded_number if word_problem else None
 
 
 def without_cut_word(text: str) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from mft_cli.answers.extraction import BOX, MAX_CANDIDATE, WHOLE, Answer, Candidate, first_readable
+from mft_cli.answers.announcements import MAX_CANDIDATE
+from mft_cli.answers.extraction import BOX, WHOLE, Answer, Candidate, announcements, candidates, within
+from mft_cli.answers.hedges import gives_up, is_remark
 from mft_cli.answers.latex import TEXT, tokens
 from mft_cli.answers.numbers import clean, number_text, parse_number
-from mft_cli.answers.reading import COMMENT, LEAD, NO_LABEL, bold_value, has_prose, number_at
+from mft_cli.answers.reading import LEAD, NO_LABEL, bold_value, has_prose, number_at, without_option
 from mft_cli.answers.units import unit_of
 
 FORMULA = r"\$\$(?:\\.|[^$\\]){1,900}+\$\$|\$(?:\\.|[^$\\]){1,900}+\$|\\\(.{1,900}?\\\)|\\\[.{1,900}?(?<!\\)\\\]"
@@ -26,6 +28,13 @@ DISPLAY = re.compile(
 SHORT = 4  # words of an answer in words
 UPRIGHT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{[^{}]*\}")
 VALUE_AT_END = re.compile(rf"(?:\b(?:is|are|equals|be)|=|:)\s+((?:\*\*)?(?:{FORMULA})(?:\*\*)?)[\s.*]*$", re.DOTALL)
+QED = re.compile(r"[\s.]*(?:\$?\s*\\(?:blacksquare|square|Box|qed)\s*\$?|[∎■□◼]|Q\.?E\.?D\.?)[\s.]*$")
+SAME = re.compile(r"(.{1,100}?),?\s(?:or|that is,?|i\.e\.,?)\s(.{1,100})", re.DOTALL)
+REMARK = re.compile(
+    r",\s+(?:i\.e\.|that is\b|so\b)|,?\s+(?:since|because|where|whereas|which|namely|so that"
+    r"|as (?:required|desired|claimed|expected|needed|we|it|the|this))\b"
+    r"|\s\((?:or|that is|i\.e|approx|about|roughly|since|because|as|which|rounded|see|≈|~|=|\\approx|\$?[\d.]+\s?\\?%)"
+)
 SPOKEN = (  # an announced formula in words
     (re.compile(r"(?:the )?(?:positive )?square root of \$?(\d+|[a-z]|\\?pi)\$?", re.IGNORECASE), r"\\sqrt{\1}"),
     (re.compile(r"(?:the )?cube root of \$?(\d+|[a-z])\$?", re.IGNORECASE), r"\\sqrt[3]{\1}"),
@@ -39,7 +48,7 @@ QUOTES = "\"'“”‘’`*_ \t\n"
 def read_math(text: str, place: Candidate) -> Answer | None:
     """LaTeX, a number or a few words at a candidate."""
     if place.enclosed:
-        return _enclosed(text, place, read_math)
+        return _enclosed(text, place)
     lead = LEAD.match(text, place.start, place.end)
     start = lead.end() if lead else place.start
     below = "\n" in text[place.start : start]
@@ -47,7 +56,7 @@ def read_math(text: str, place: Candidate) -> Answer | None:
         text[start : place.end].split("</", 1)[0] if "</" in text[start : place.end] else text[start : place.end]
     )
     end = text.find(raw, start) + len(raw) if raw else start
-    if not raw or len(raw) > MAX_CANDIDATE or NO_LABEL.match(raw) or COMMENT.match(raw):
+    if not raw or len(raw) > MAX_CANDIDATE or NO_LABEL.match(raw) or is_remark(raw):
         return None
     if _is_prose(raw):
         return _of_prose(text, place, raw, start, below)
@@ -77,20 +86,21 @@ def _answer(answer: str, raw: str, text: str, source: str, start: int) -> Answer
     return Answer(tidied, source, (at, at + len(raw.strip()))) if tidied else None
 
 
-def _enclosed(text: str, place: Candidate, read: object) -> Answer | None:
+def _enclosed(text: str, place: Candidate) -> Answer | None:
     """What stands in a box is the answer as it is; in a tag, what is boxed or announced there, else all of it."""
-    part = text[place.start : place.end]
-    if place.source != BOX and (inner := first_readable(part, (), read)) is not None:  # type: ignore[arg-type]
-        return Answer(inner.text, place.source, (inner.span[0] + place.start, inner.span[1] + place.start))
-    answer = part.strip() if place.source == BOX else sentence(part)
-    if not answer or len(answer) > MAX_CANDIDATE:
-        return None
-    return _answer(answer, answer, text, place.source, place.start)
+    part = place.content(text)
+    if place.source != BOX or "nswer" in part:
+        inner = announcements(part, 0, len(part)) if place.source == BOX else candidates(part, ())
+        answers = (answer for c in inner if (answer := read_math(part, c)) is not None)
+        if (first := next(answers, None)) is not None:
+            return within(first, place)
+    raw = part.strip() if place.source == BOX else sentence(part)
+    return _answer(raw, raw, text, place.source, place.start) if 0 < len(raw) <= MAX_CANDIDATE else None
 
 
 def _tidy(answer: str) -> str:
     """A plain number in its canonical form (which drops a percent sign, as the number type does), else the text."""
-    spoken = answer
+    spoken = answer = without_option(answer)
     for pattern, command in SPOKEN:
         spoken = pattern.sub(command, spoken) if pattern.fullmatch(spoken.strip(" .*")) else spoken
     answer = spoken.strip(" .*") if spoken != answer else answer
@@ -113,13 +123,27 @@ def sentence(text: str) -> str:
     """The answer at the beginning of a text: its first formulas, else its first sentence."""
     lead = LEAD.match(text)
     text = text[lead.end() if lead and not DISPLAY.match(text) else 0 :].strip()
-    first, formulas = _first_sentence(text), FORMULAS.match(text)
+    first, formulas = without_remark(_first_sentence(text)), FORMULAS.match(text)
     number = parse_number(first)
     if formulas and not _has_prose(formulas.group().replace("$", " ")):
         if number == parse_number(formulas.group()) and not unit_of(first[formulas.end() :].strip()):
             return formulas.group()  # what follows is neither "million" nor a unit of measurement
         return formulas.group() if number is None else first
     return first
+
+
+def without_remark(answer: str) -> str:
+    r"""The answer without what is said about it: ", since x > 0", "(or 0.5)", \blacksquare."""
+    answer = QED.sub("", answer)
+    same = SAME.fullmatch(answer)
+    if same is not None and (value := parse_number(same[1])) is not None and value == parse_number(same[2]):
+        return same[1]
+    for match in REMARK.finditer(answer):
+        before = answer[: match.start()].strip(" ,*_")
+        whole = before.count("$") % 2 == 0 and before.count("{") == before.count("}")
+        if before and whole and not (_has_prose(before) and len(before.split()) > SHORT):
+            return before
+    return answer
 
 
 def _is_prose(text: str) -> bool:
@@ -141,7 +165,7 @@ def _first_sentence(text: str) -> str:
     """Up to a full stop outside of brackets that ends a sentence."""
     text = text if DISPLAY.match(text) else _line(text)
     for token, start, end, depth in tokens(text):
-        ends = token == "." and depth <= 0 and re.match(r"(?:[*_$]{0,2})(?:\s+[A-Z]|\s*$)", text[end:])
+        ends = token == "." and depth <= 0 and re.match(r"(?:[*_$]{0,2})(?:\s+(?:[A-Z$]|\\[(\[])|\s*$)", text[end:])
         if ends and (end == len(text) or not re.search(r"\b[a-zA-Z]\.[a-zA-Z]$", text[:start])):  # not inside p.m.
             return text[:start].strip(" *_")
     return text.strip(" *_").rstrip(".* ")
@@ -164,7 +188,7 @@ def lone_line(text: str) -> Answer | None:
     start = text.find(line)
     return (
         Answer(line, WHOLE, (start, start + len(line)))
-        if line and "\n" not in line and len(line) <= MAX_CANDIDATE
+        if line and "\n" not in line and len(line) <= MAX_CANDIDATE and not gives_up(line)
         else None
     )
 

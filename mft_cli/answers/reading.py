@@ -12,16 +12,17 @@ from __future__ import annotations
 import re
 from functools import partial
 
+from mft_cli.answers.announcements import MAX_CANDIDATE
 from mft_cli.answers.extraction import (
     ANNOUNCEMENT,
     BOX,
-    LAST_NUMBER,
-    MAX_CANDIDATE,
     Answer,
     Candidate,
     Reader,
     first_readable,
+    within,
 )
+from mft_cli.answers.hedges import is_remark
 from mft_cli.answers.numbers import CURRENCY, NOT_UNITS, SCALES, UNSIGNED, clean, number_text, parse_number
 
 SENTENCE_END = re.compile(r"(?<=[\w%)}$*\]])[.!?](?:\*\*)?(?=\s+[A-Z\\]|\s*$)|\s\((?=[A-Za-z])|(?<=[A-Za-z])\s\(|;\s")
@@ -65,19 +66,18 @@ NOT_THAT_NUMBER = re.compile(  # what makes "5 ..." something else than five
 )
 FORMULA = re.compile(r"\$[^$\n]{1,200}=[^$\n]{1,200}\$(?![\w$])|\\\(.{1,200}?\\\)")
 DISPLAY = re.compile(r"(?:\$\$|\\\[)[ \t]*\n\s*")
-ORDINAL_HEADING = re.compile(r"\s*(\d{1,2})[.)]\s+[^\W\d]")
-COMMENT = re.compile(  # what is said about the answer instead of the answer
-    r"(?:not|in)?(?:correct|right|wrong|incorrect|clear|obvious|unclear|unknown|reasonable|consistent|verified|checked|found"
-    r"|given|shown|below|above|as follows|based|determined|obtained|required|needed|also|still|always|probably|likely|not"
-    r"|supposed|expected|asked|in|on|to be|one of|the same|a(?=\s)|an(?=\s))\b",
-    re.IGNORECASE,
+TITLE = re.compile(
+    r"\d{1,2}[.)]\s+(?:(?:Final )?Answer|Conclusion|Summary|Result|Solution|Verification|Check)\W*", re.IGNORECASE
 )
+ORDINAL_HEADING = re.compile(r"\s*(\d{1,2})[.)]\s+[^\W\d]")
 MATH_WORDS = {"sqrt", "frac", "pi", "sin", "cos", "tan", "log", "ln", "exp", "cup", "cap", "infty", "infinity", "begin"}
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-TORN = re.compile(r"\s*(?:\\(?:pi|sqrt|frac|times|cdot|theta|alpha)|[π√²³^]|\}\s*(?:\{|\\|\^|[a-z])|,\s?-?\d+\s*[)\]])")
-INSIDE = re.compile(r"(?:\\[dt]?frac\s*\{[^{}]*\}\s*\{|\\[dt]?frac\s*\{|\\sqrt\s*\{|[\^_]\{?|[(\[]\s*-?\d+,\s?-?)\s*$")
-
-
+SPACE = r"(?:\\[ ,;:!]|~|\\q?quad\b|\s)*"
+OPTION = re.compile(  # of a competition's answer: \textbf{(E) } 27, (E) 27, E) 27
+    rf"\s*(?P<dollar>\$?)(?P<open>\\(?:text|textbf|textrm|mathrm|mathbf|mbox|bf|rm)\s*\{{)?\s*(?:\(?(?:[A-E]|\\text\{{[A-E]\}})\)|(?<=\{{)[A-E](?=:))[.:]?{SPACE}(?P<close>\}})?{SPACE}"
+    r"(?(close)(?=[^\s,+=^_])(?!\\(?:cup|cap|times|cdot|to|text|mathrm)|\(?[A-E]\))"
+    r"|(?=\$?[-−]?[$\d.]|\$?[-−]?\\(?:[dt]?frac|sqrt|pi|\$)|\$?\(-?\d))"
+)
 BEGINS_WITH_A_WORD = re.compile(r"[\s*_$]*[A-Za-z]{3,}")
 BOLD = re.compile(r"(?<!\*)\*\*([^*\n]{1,200})\*\*(?!\*)")
 
@@ -101,7 +101,7 @@ def _read(text: str, place: Candidate, *, loose: bool) -> Answer | None:
     line = text[start:end]
     if not line or end - start > MAX_CANDIDATE or (place.heading and _is_heading(text, place, line, end)):
         return None
-    if place.source == ANNOUNCEMENT and COMMENT.match(line):
+    if place.source == ANNOUNCEMENT and is_remark(line):
         return None
     below = place.source == ANNOUNCEMENT and "\n" in text[place.start : start]
     if below and text[end:].strip() and parse_number(line.strip("*_ ")) is None:
@@ -125,10 +125,10 @@ def _answer(text: str, source: str, span: tuple[int, int], reading: tuple[str, s
 
 def _enclosed(text: str, place: Candidate, loose: bool) -> Answer | None:
     """What stands in a box or a tag; all of it is the answer, even if it is not a number."""
-    part = text[place.start : place.end]
+    part = place.content(text)
     span = (place.start + len(part) - len(part.lstrip()), place.start + len(part.rstrip()))
     if place.source != BOX and (inner := first_readable(part, (), partial(_read, loose=loose))) is not None:
-        return Answer(inner.text, place.source, (inner.span[0] + place.start, inner.span[1] + place.start))
+        return within(inner, place)
     part = part.strip()
     if not part or len(part) > MAX_CANDIDATE:
         return None
@@ -159,7 +159,11 @@ def _is_heading(text: str, place: Candidate, line: str, end: int) -> bool:
     numbered, below = ORDINAL_HEADING.match(line), text[end:].strip()
     if numbered:
         before = int(numbered[1]) - 1
-        return bool(below) if before < 1 else re.search(rf"#\s*{before}[.)]\s", text[: place.start]) is not None
+        return (
+            bool(below) or TITLE.fullmatch(line) is not None
+            if before < 1
+            else re.search(rf"#\s*{before}[.)]\s", text[: place.start]) is not None
+        )
     return bool(below) and parse_number(line) is None and re.search(r"\d", below) is not None and _prose_first(line)
 
 
@@ -170,11 +174,21 @@ def _prose_first(line: str) -> bool:
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
+def without_option(answer: str) -> str:
+    r"""The value of a competition's answer without the letter of its option: 27 of \textbf{(E) } 27."""
+    match = OPTION.match(answer) if ")" in answer else None
+    if match is None:
+        return answer
+    rest = answer[match.end() :]
+    return match["dollar"] + (rest.replace("}", "", 1) if match["open"] and not match["close"] else rest)
+
+
 def number_at(line: str) -> tuple[str, str] | None:
     """(the number at the beginning of a line, what it was read from); None for prose.
 
     What begins with digits and is not a plain number comes back as it stands.
     """
+    line = without_option(line)
     if (number := parse_number(line)) is not None:
         return number_text(number), line
     if (formula := FORMULA.match(line)) is not None and (number := parse_number(formula.group())) is not None:
@@ -210,17 +224,6 @@ def only_number(sentence: str) -> tuple[str, str] | None:
     raw = numbers.pop()
     number = parse_number(raw)
     return (number_text(number), raw) if number else None
-
-
-def last_number(text: str) -> Answer | None:
-    """The last number of a text, with its place; None where it is a part of a formula."""
-    last = None
-    for last in ANY_NUMBER.finditer(text):  # noqa: B007
-        pass
-    if last is None or TORN.match(text, last.end()) or INSIDE.search(text[max(0, last.start() - 60) : last.start()]):
-        return None
-    number = parse_number(last.group())
-    return Answer(number_text(number), LAST_NUMBER, last.span()) if number else None
 
 
 def has_prose(text: str) -> bool:

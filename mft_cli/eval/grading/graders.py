@@ -2,8 +2,8 @@
 
 A grader takes complete records in order, each with `id`, `sample`, `completion` and its `gold`, and returns a score for
 each: {"id", "sample", "gold", "answer", "correct", "status"} and, where it has more to say, further fields. The types
-number, math, choice and text add `answer_from` (marker, box, announcement, last_number, choice, whole_text, none) and
-`answer_span`, the characters [start, end) of the completion that were read, or null.
+number, math, choice and text add `answer_from` (marker, box, announcement, conclusion, last_number, choice, whole_text,
+none) and `answer_span`, the characters [start, end) of the completion that were read, or null.
 
 The gold of a problem is one text. What it holds, by answer type:
 
@@ -42,7 +42,7 @@ from mft_cli.eval.journal import Record
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
 # Goes up whenever a completion may be read or compared otherwise than before: scores of two versions are not compared.
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 GRADERS = {
     "number": "mft_cli.eval.grading.answers:grade_answers",
     "math": "mft_cli.eval.grading.answers:grade_answers",
