@@ -106,10 +106,9 @@ def _is_aside(sentence: str) -> bool:
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of the last sentences, the last first; a check at the end is left out."""
     first = max(0, len(text) - MAX_TAIL)
-    check = next(
-        (m.start() for m in CHECKING.finditer(text, first) if ANY_NUMBER.search(text, 0, m.start())), len(text)
-    )
-    end = check
+    number = ANY_NUMBER.search(text)
+    checks = (m.start() for m in CHECKING.finditer(text, first) if number and number.end() <= m.start())
+    end = check = next(checks, len(text))
     for gap in reversed(list(SENTENCE.finditer(text, first, check))):
         if text[gap.end() : end].strip():
             yield gap.end(), end
