@@ -210,6 +210,7 @@ class ApiEngine(Engine):
             body |= {"logprobs": top} if sampling.logprobs else {}
             if send == "tokens":
                 body["stop_token_ids"] = list(sampling.end_ids)  # vllm and sglang; others ignore it
+                body |= {"skip_special_tokens": False} if sampling.kept_special else {}
         return send, {**body, **self.api.extra}
 
     def _completion(self, answer: Any, send: str, request: Request, sampling: Sampling) -> Completion:

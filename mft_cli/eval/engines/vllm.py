@@ -168,5 +168,6 @@ def _parameters(request: Request, sampling: Sampling) -> Any:
         stop_token_ids=list(sampling.end_ids),
         ignore_eos=True,
         logprobs=sampling.top if sampling.logprobs else None,
+        skip_special_tokens=not sampling.kept_special,  # a stop text may be a tag that is a special token
         detokenize=bool(sampling.stop),  # text is decoded from the ids by `finish`, the same for every engine
     )
