@@ -16,7 +16,7 @@ SAYS = r"(?:is|are|was|equals|becomes|(?:would|will|should|must)\sbe|comes\s(?:o
 CLOSED = r"(?:\s?\}|</\w{1,6}>)?"  # of \textbf{Answer:} and <b>Answer:</b>
 # Both are for small letters; without re.IGNORECASE "ans" is a literal that re looks for quickly.
 ENGLISH = re.compile(
-    rf"ans(?:wers?)?(?:(?P<alone>[*_}} \t]{{0,4}}(?:$|\.[*_}} \t]{{1,4}}(?=\S)|\s[*_]{{0,2}}(?=[-$\d][^a-z\n]{{0,40}}$)))"
+    rf"ans(?:wers?)?(?:(?P<alone>[*_}} \t]{{0,4}}(?:$|\.[*_}} \t]{{1,4}}(?=\S)|\s[*_]{{0,2}}(?=-?[$\d][^a-z\n]{{0,40}}$)))"
     rf"|[\s*_]{{0,5}}(?:to\s(?:the|this|your)\s(?:\w{{1,20}}\s)?(?:question|problem|exercise)[\s*_]{{0,5}})?{CLOSED}"
     rf"(?:{SAYS}|[:：=→]|->|\s[-–—](?=\s)){CLOSED})",
     re.MULTILINE,

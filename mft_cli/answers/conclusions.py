@@ -15,7 +15,7 @@ DRESS = r"[\s*_#>•(-]{0,8}"
 SENTENCE = re.compile(r"(?<=[.!?。！？])(?<!\b[MDS][rst]\.)(?<!\bMrs\.)(?:\*\*)?(?:\s+|(?<=[。！？]))|\n+")
 CONCLUDES = re.compile(
     rf"{DRESS}(?:(?:and|so|then)\s)?(?:so(?!\sfar)|therefore|thus|hence|consequently|accordingly|in\s(?:total|all|conclusion|the\send|summary)"
-    r"|altogether|overall|finally|as\sa\sresult|(?:the\s)?total|donc|ainsi|au\stotal|also|daher|somit|folglich|insgesamt|por\s(?:lo\s)?tanto"
+    r"|altogether|overall|finally|as\sa\sresult|(?:the\s)?(?:total|(?:final\s)?result)|donc|ainsi|au\stotal|also|daher|somit|folglich|insgesamt|por\s(?:lo\s)?tanto"
     r"|en\stotal|entonces|portanto|assim|quindi|in\stotale|dus|итак|поэтому|следовательно|итого|всего)\b"
     rf"|{DRESS}(?:因此|所以|故|总共|總共|一共|共|综上|よって|したがって|ゆえに|合計|따라서|그러므로|총)",
     re.IGNORECASE,
@@ -25,17 +25,21 @@ GOES_ON = re.compile(
     re.IGNORECASE,
 )
 CHECK = re.compile(
-    rf"{DRESS}(?:(?:let['’]?s\s|we\scan\s|to\s)?(?:double[- ]?|sanity\s)?(?:check|verif)|note\b|notice\b|remember\b|recall\b)",
+    rf"{DRESS}(?:(?:let['’]?s\s|we\scan\s|to\s)?(?:double[- ]?|sanity\s)?(?:check|verif)|i\s(?:have\s)?(?:verif|check)|(?:i\s)?hope\b"
+    r"|let\sme\sknow|feel\sfree|note\b|notice\b|remember\b|recall\b)",
     re.IGNORECASE,
 )
 CHECKING = re.compile(rf"^{DRESS}(?:(?:double|sanity)[- ])?(?:check|verification)[\s*:：]{{0,6}}$", re.I | re.M)
 ADJUNCT = re.compile(
     r"\b(?P<word>in|after|for|over|during|per|every|each|within|from|than|at|on|before|until|since|by|among|between|across|out\sof|the|those"
-    r"|these|all|both|next|first|last|another|nach|für|pour|après|dans|durante|para|después\sde|en)\s"
+    r"|these|all|both|next|first|last|another|nach|für|pour|sur|après|dans|durante|para|después\sde|en)\s"
     r"(?:(?:the|all|these|those|every|each|next|first|last|about|only|only|los|las|les|den|die)\s){0,2}$",
     re.IGNORECASE,
 )
-BECAUSE = re.compile(r",?\s(?:since|because|given\sthat|as\s(?:each|every|there|he|she|it|they))\b", re.IGNORECASE)
+BECAUSE = re.compile(
+    r"\s\([a-zA-Z]|,?\s(?:since|because|given\sthat|as\s(?:each|every|there|he|she|it|they))\b", re.IGNORECASE
+)
+COMPARED = re.compile(r"\s(?:fewer|less|more|older|younger)\s(?:\w{1,20}\s)?than\b", re.IGNORECASE)
 MONEY = re.compile(r"\s?(?:dollars?|cents?|euros?|pounds?|usd|eur|rupees)\b|\s?[€$£]", re.IGNORECASE)
 SUBJECT = re.compile(rf"(?:{CONCLUDES.pattern})[\s,:：，]*(?:there\s(?:are|were)\s)?$", re.IGNORECASE)
 TORN = re.compile(r"\s*(?:\\(?:pi|sqrt|frac|times|cdot|theta|alpha)|[π√²³^]|\}\s*(?:\{|\\|\^|[a-z])|,\s?-?\d+\s*[)\]])")
@@ -152,9 +156,9 @@ def _after_equals(text: str, start: int, end: int) -> Answer | None:
 
 
 def _is_adjunct(text: str, start: int, number: re.Match[str]) -> bool:
-    """Whether a number belongs to "in 3 days", "for the 4 cakes"; a price after "for" and "at" does not."""
+    """Whether a number belongs to "in 3 days", "for the 4 cakes", "2 fewer than"; a price after "for" and "at" does not."""
     match = ADJUNCT.search(text, start, number.start())
     if match is None:
-        return False
+        return COMPARED.match(text, number.end()) is not None
     price = "$" in number.group() or MONEY.match(text, number.end()) is not None
     return not (price and match["word"].lower() in ("for", "at"))

@@ -47,7 +47,7 @@ RELATIVE = re.compile(  # "1 more than a multiple of 7", "12 if n is even"
     re.IGNORECASE,
 )
 BOUND = re.compile(
-    r"\b(?:between(?:\s[$€£]?[\d.,]+\s(?:and|to))?|at\s(?:most|least)|(?:more|less|greater|fewer|larger|smaller)\sthan)\s[$€£]?$",
+    r"\b(?:between(?:\s[$€£]?[\d.,]+\s(?:and|to))?|at\s(?:most|least)|(?:more|less|greater|fewer|larger|smaller)\sthan|out\sof(?:\s(?:the|all|his|her|their|its))?)\s[$€£]?$",
     re.IGNORECASE,
 )
 SENTENCE_START = re.compile(r"[.!?](?=\s)|[\n。！？]")

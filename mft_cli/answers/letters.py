@@ -18,23 +18,23 @@ ALTERNATIVE = re.compile(  # "A or B", "A, B and C"
     rf"[\s)*_]{{0,4}}(?:(?:,{ANOTHER}[\s)*_]{{0,4}}){{0,8}},?\s?(?:\b(?:or|and|und|oder|ou|et|y|o|e)\b|或|和|与|/)(?:\s(?:maybe|possibly|perhaps|both))?{ANOTHER}(?!\s+(?:is|are|was|were)\b))"
 )
 WHICH = (
-    r"(?:correct|right|best|true|valid|appropriate|accurate|viable|suitable|plausible|fitting|sensible|logical|reasonable|answer|only\s\w{1,20}"
+    r"(?:correct|right|best|true|valid|appropriate|accurate|viable|suitable|plausible|fitting|remaining|chosen|better|sensible|logical|reasonable|answer|only\s\w{1,20}"
     r"|most\s\w{1,20}|yes)"
 )
 GOOD = (
-    rf"(?:(?:the|our|my|an?)\s)?(?:{WHICH}\b|richtig|korrekt|die\s(?:richtige|korrekte|beste)|(?:la\s|le\s)?(?:bonne|correcte?|juste|meilleure)\b"
+    rf"(?:(?:the|our|my|an?)\s)?(?:{WHICH}\b|richtige?r?|korrekt|die\s(?:richtige|korrekte|beste)|(?:la\s|le\s)?(?:bonne|correcte?|juste|meilleure)\b"
     r"|(?:la\s|lo\s)?(?:correct[ao]|corrett[ao]|giust[ao]|cert[ao])\b|верн|правильн)"
 )
 SURELY = r"(?:(?:clearly|definitely|indeed|therefore|thus|then|obviously|certainly|most\slikely|likely|probably|hence|for\ssure|also)\s)?"
 BE = r"(?:is|are|was|be|must\sbe|would\sbe|should\sbe|has\sto\sbe|seems(?:\sto\sbe)?|appears\sto\sbe|looks|remains|ist|wäre|est|es|é|è|är)"
 AFFIRMED = re.compile(  # the letter, then that it is right
-    rf"(?<![A-Za-z\d'’]){LETTER}\s?(?:(?i:,?\s{BE}\s{SURELY}{GOOD})|(?i:\s?[:：–—-]\s*{GOOD})|(?i:\s(?:alone\s)?(?:remains|is\sleft|fits)\b)|\s?[✓✔✅]|(?:选项)?(?:是|为)?(?:正确|對|对))"
+    rf"(?<![A-Za-z\d'’]){LETTER}\s?(?:(?i:,?\s{BE}\s{SURELY}{GOOD})|(?i:\s?[:：–—-]\s*{GOOD})|(?i:\s(?:alone\s)?(?:remains|is\sleft|fits|makes\s(?:the\smost\s)?sense|describes\sit\sbest)\b)|\s?[✓✔✅]|(?:选项)?(?:是|为)?(?:正确|對|对))"
 )
 CHOSEN = re.compile(  # that something is right, then the letter
-    rf"(?:(?i:\b{GOOD}\s(?:\w{{1,20}}\s)?(?:answer|option|choice|one|candidate|statement|antwort|réponse|respuesta|opción|opção|risposta)?\s*(?::|{BE})?\s*{SURELY})"
+    rf"(?:(?i:\b{GOOD}\s(?:\w{{1,20}}\s)?(?:answer|option|choice|one|candidate|statement|antwort|buchstabe|réponse|respuesta|opción|opção|risposta)?\s*(?::|{BE})?\s*{SURELY})"
     rf"|(?i:\b(?:is\sfor\ssure|must\sbe|go(?:ing)?\s(?:with|for)|choose|chose|pick|select|(?:my|final)\s(?:choice|pick|selection)\s?(?:is|:)|opt\sfor|settle\son|conclude|(?:it|this|that|which)(?:['’]s|\s{BE})\s{SURELY}"
     rf"|(?:so|therefore|thus|hence|leaving|leaves|then|but)(?:\sonly|\sus\swith)?,?\s(?:it['’]?s\s|it\sis\s)?|ich\swähle|je\schois(?:is)?|elijo|escolho|scelgo|выбираю)\s?)"
-    rf"|(?:故选|应选|應選|选择|選擇|选|選|答え?は)\s*[:：]?){LETTER}"
+    rf"|(?:正确(?:选项|答案)?(?:为|是)|故选|应选|應選|选择|選擇|选|選|答え?は)\s*[:：]?){LETTER}"
 )
 ENDS = re.compile(r"\s*(?:[.,;:!。，；)—–-]|$|\n|\s(?:because|since|as|for|which|due|weil|da|car|porque|perché)\b)")
 DENIED = re.compile(

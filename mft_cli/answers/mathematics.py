@@ -30,6 +30,10 @@ UPRIGHT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operato
 VALUE_AT_END = re.compile(rf"(?:\b(?:is|are|equals|be)|=|:)\s+((?:\*\*)?(?:{FORMULA})(?:\*\*)?)[\s.*]*$", re.DOTALL)
 QED = re.compile(r"[\s.]*(?:\$?\s*\\(?:blacksquare|square|Box|qed)\s*\$?|[∎■□◼]|Q\.?E\.?D\.?)[\s.]*$")
 SAME = re.compile(r"(.{1,100}?),?\s(?:or|that is,?|i\.e\.,?)\s(.{1,100})", re.DOTALL)
+VERDICT = re.compile(  # "Yes, Tom tells the truth", but not "yes, no, yes"
+    r"\**((?:yes|no|true|false|valid|invalid)\b)\**\s*[,;:—–-]\s(?!.*\b(?:yes|no|true|false)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 REMARK = re.compile(
     r",\s+(?:i\.e\.|that is\b|so\b)|,?\s+(?:since|because|where|whereas|which|namely|so that"
     r"|as (?:required|desired|claimed|expected|needed|we|it|the|this))\b"
@@ -138,6 +142,8 @@ def without_remark(answer: str) -> str:
     same = SAME.fullmatch(answer)
     if same is not None and (value := parse_number(same[1])) is not None and value == parse_number(same[2]):
         return same[1]
+    if (verdict := VERDICT.match(answer)) is not None:
+        return verdict[1]
     for match in REMARK.finditer(answer):
         before = answer[: match.start()].strip(" ,*_")
         whole = before.count("$") % 2 == 0 and before.count("{") == before.count("}")
