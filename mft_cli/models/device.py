@@ -25,6 +25,8 @@ Precision = Literal["bf16", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}  # dot products and tiles of Intel and AMD processors
+# Limits of oneDNN, which multiplies on processors, below which it has no bf16 (ONEDNN_MAX_CPU_ISA).
+WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 BF16_CAPABILITY = (8, 0)  # Ampere; V100 is 7.0, T4 is 7.5
 
 # <malloc.h>: mallopt(3)
@@ -79,7 +81,8 @@ class Hardware:
 def hardware_of(device: torch.device) -> Hardware:
     """This machine's, for what computes on `device`; of several GPUs the oldest that is visible decides."""
     if device.type != "cuda":
-        return Hardware(flags=processor_flags())
+        limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16
+        return Hardware(flags=processor_flags() - (BF16_FLAGS if limited else set()))
     return Hardware(min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())))
 
 

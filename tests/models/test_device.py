@@ -53,6 +53,13 @@ def test_flags_are_read_from_linux(tmp_path: Path):
     assert device.processor_flags(tmp_path / "missing") == frozenset()
 
 
+@pytest.mark.parametrize(("limit", "auto"), [("", "bf16"), ("AVX2", "fp32"), ("AVX512_CORE_AMX", "bf16")])
+def test_a_limit_of_what_multiplies_counts(limit: str, auto: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(device, "processor_flags", lambda: AMX.flags)
+    assert choose_precision("auto", device.hardware_of(torch.device("cpu"))) == auto
+
+
 @pytest.mark.parametrize(("hardware", "dtype"), [(AVX2, "float32"), (AMX, "bfloat16"), (T4, "float16")])
 def test_evaluation_follows_the_same_rule(hardware: Hardware, dtype: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "hardware_of", lambda _: hardware)
