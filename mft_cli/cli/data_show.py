@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
+from mft_cli.api.examples import load_examples
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.data.examples import Examples
-from mft_cli.data.load import load
 from mft_cli.data.pack import IGNORE, make_batch
-from mft_cli.data.prompts import Renderer
-from mft_cli.methods import make
 from mft_cli.methods.base import Method
-from mft_cli.models.loading import load_tokenizer, locate
-from mft_cli.models.vocabulary import extend_tokenizer
 from mft_cli.rng import Draw
 
 BRACKETS = {"masked": ("⟦", "⟧"), "dropped": ("⟨", "⟩")}  # where there is no colour
@@ -26,16 +21,7 @@ STYLES = {"prompt": "dim", "trained on": "green", "masked": "bold white on red",
 def show(config: TrainConfig, *, rows: int, progress: float, epoch: int) -> None:
     """Print `rows` training examples of epoch `epoch`, corrupted as at `progress` of training."""
     console = Console(highlight=False, soft_wrap=True)
-    tokenizer = load_tokenizer(locate(config.model, console.print), config.model)
-    method = make(config.method, config.train.logits_chunk)
-    added = method.prepare(tokenizer)
-    if method.new_tokens:
-        extend_tokenizer(tokenizer, added)
-    renderer = Renderer(tokenizer, config.prompt, tuple(method.new_tokens))
-    loaded = load(config.data, renderer, config.seed)
-    extend_tokenizer(tokenizer, added)
-    method.adapt(torch.nn.Identity(), tokenizer)
-    method.check(loaded.train)
+    tokenizer, method, loaded = load_examples(config, console.print)
     for line in [*loaded.lines, *method.facts()]:
         console.print(line, style="dim", markup=False)
     if legend := legend_of(method, console.is_terminal):

@@ -28,13 +28,16 @@ def main(arguments: list[str]) -> None:
         return
     from mft_cli.config.load import eval_config
 
-    if (frozen := value_of(arguments, "--frozen")) and (out := value_of(arguments, "--out")):
+    frozen, out = value_of(arguments, "--frozen"), value_of(arguments, "--out")
+    if frozen and out:
         from mft_cli.eval.evaluate import evaluate
 
         with stoppable():
             evaluate(eval_config(read_frozen(frozen)), Path(out))
-        return
-    composed("eval", arguments, eval_config, run_evaluation)
+    elif frozen:
+        evaluate_or_submit(eval_config(read_frozen(frozen)))
+    else:
+        composed("eval", arguments, eval_config, evaluate_or_submit)
 
 
 def list_verb(arguments: list[str]) -> None:
@@ -48,17 +51,32 @@ def list_verb(arguments: list[str]) -> None:
     print_list(config_dirs(arguments), options.json)
 
 
-def run_evaluation(config: EvalRunConfig) -> None:
-    """One evaluation. Raises UserError, Stopped."""
-    if config.launch.name == "slurm" and not inside_job():
-        raise UserError("mft eval launch=slurm runs inside a job; submit one with sbatch slurm/eval.sbatch ...")
+def evaluate_or_submit(config: EvalRunConfig) -> Path:
+    """Evaluate here; launch=slurm outside a job submits one that does. Returns the folder."""
+    if config.launch.name != "slurm" or (inside_job() and not config.launch.dry_run):
+        return run_evaluation(config)
+    from mft_cli.eval.preflight import preflight
+
+    preflight(config)
+    from mft_cli.eval.evaluate import eval_folder
+    from mft_cli.slurm.submit import submit_evaluation
+
+    folder = eval_folder(config)
+    jobs = submit_evaluation(config, folder / "slurm")
+    if not config.launch.dry_run:
+        print(f"submitted SLURM job {jobs[0]}; results in {folder}, output in {folder}/slurm")
+    return folder
+
+
+def run_evaluation(config: EvalRunConfig) -> Path:
+    """One evaluation. Returns its folder. Raises UserError, Stopped."""
     from mft_cli.eval.preflight import preflight
 
     preflight(config)
     with requeueing(config.launch):
         from mft_cli.eval.evaluate import evaluate_run
 
-        evaluate_run(config)
+        return evaluate_run(config)
 
 
 HELP = """mft eval: evaluate a model on benchmarks
@@ -69,6 +87,7 @@ HELP = """mft eval: evaluate a model on benchmarks
   mft eval model.path=<folder> eval=gsm8k eval.benchmarks.gsm8k.samples=8 eval.benchmarks.gsm8k.temperature=0.7
   mft eval model.path=<folder> eval=paper_masked_thought       a suite: several benchmarks with a paper's prompt and decoding
   mft eval model.path=<folder> --config-dir mine eval=own      your own benchmark, mine/eval/own.yaml (docs/benchmarks.md)
+  mft eval model.path=<folder> eval=gsm8k launch=slurm launch.gpus=1   submits itself (docs/slurm.md)
   mft eval list                                                all benchmarks: problems, source, what is here
 
 Benchmarks and suites: {benchmarks}

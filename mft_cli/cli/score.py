@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from mft_cli.cli.options import composed, read_options
 from mft_cli.config.schema.base import STRICT, key
+from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 
@@ -33,9 +34,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"generations={options.generations}: no such file")
 
     def task(config: EvalRunConfig) -> None:
-        if len(config.eval.benchmarks) != 1:
-            raise UserError("mft score takes one benchmark: eval=<name>")
-        name, benchmark = next(iter(config.eval.benchmarks.items()))
+        name, benchmark = one_benchmark(config)
         if options.explain is not None:
             from mft_cli.eval.grading.explain import explain_file
 
@@ -51,6 +50,13 @@ def main(arguments: list[str]) -> None:
         print(summary(metrics))
 
     composed("eval", rest, unchecked_eval_config, task)
+
+
+def one_benchmark(config: EvalRunConfig) -> tuple[str, BenchmarkConfig]:
+    """The benchmark that is scored, with its name. Raises UserError where there is none, or several."""
+    if len(config.eval.benchmarks) != 1:
+        raise UserError(f"a score takes one benchmark, eval=<name>; there are {len(config.eval.benchmarks)}")
+    return next(iter(config.eval.benchmarks.items()))
 
 
 def as_words(arguments: list[str]) -> list[str]:

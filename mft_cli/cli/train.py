@@ -55,11 +55,10 @@ def rank_verb(arguments: list[str]) -> None:
     train_rank(Path(value_of(arguments, "--frozen")), Path(value_of(arguments, "--run")), stop)
 
 
-def train_or_submit(config: TrainConfig) -> None:
-    """Train here; launch=slurm outside a job submits one that does."""
+def train_or_submit(config: TrainConfig) -> Path:
+    """Train here; launch=slurm outside a job submits one that does. Returns the run's folder."""
     if config.launch.name != "slurm" or (inside_job() and not config.launch.dry_run):
-        run_training(config)
-        return
+        return run_training(config)
     from mft_cli.slurm.submit import submit_run
     from mft_cli.train.settings import run_folder
 
@@ -67,10 +66,11 @@ def train_or_submit(config: TrainConfig) -> None:
     jobs = submit_run(config, folder / "slurm")
     if not config.launch.dry_run:
         print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
+    return folder
 
 
-def run_training(config: TrainConfig) -> None:
-    """One run, for the command and for a job of a sweep. Raises UserError, Stopped."""
+def run_training(config: TrainConfig) -> Path:
+    """One run, for the command and for a job of a sweep. Returns its folder. Raises UserError, Stopped."""
     if config.launch.name == "slurm" and not inside_job():
         raise UserError("launch=slurm in a sweep: use hydra/launcher=mft_slurm, which submits the sweep as an array")
     from mft_cli.data.layouts import resolve_local
@@ -81,7 +81,7 @@ def run_training(config: TrainConfig) -> None:
     with requeueing(config.launch):
         from mft_cli.train.run import train
 
-        train(config)
+        return train(config)
 
 
 HELP = """mft train: fine-tune a model with a method, export it, evaluate it

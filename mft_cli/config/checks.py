@@ -38,13 +38,15 @@ def check_train(config: schema.TrainConfig) -> None:
         )
     if len(t.betas) != 2:
         raise UserError(f"train.betas={t.betas}: expected two numbers, such as [0.9, 0.95]")
-    check_validation(d, config.checkpoint, config.eval.checkpoints)
+    check_validation(d, config.checkpoint, config.eval.checkpoints, t.stop_after)
     config.method.check(config.model)
     zero_settings.check(config.deepspeed, t, compiled=config.launch.compile)
     check_launch(config.launch)
     check_peft(config.peft, t, config.deepspeed, config.model.path)
-    if zero_settings.stage(config.deepspeed) == 3 and config.log.samples_every_steps:
-        raise UserError("log.samples_every_steps does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
+    check_measured(config.eval, config.checkpoint)
+    if zero_settings.stage(config.deepspeed) == 3 and (config.eval.every_steps or config.log.samples_every_steps):
+        name = "eval.every_steps" if config.eval.every_steps else "log.samples_every_steps"
+        raise UserError(f"{name} does not go with ZeRO stage 3: set it to 0, or deepspeed=zero2")
     if "{solution}" in config.prompt.template:
         raise UserError(
             f"prompt={config.prompt.name}: its template takes a {{solution}}, which training rows hold in their question "
@@ -56,7 +58,9 @@ def check_train(config: schema.TrainConfig) -> None:
     check_paths(config.model, d.sources)
 
 
-def check_validation(data: schema.DataConfig, checkpoint: schema.CheckpointConfig, evaluated: str) -> None:
+def check_validation(
+    data: schema.DataConfig, checkpoint: schema.CheckpointConfig, evaluated: str, stop_after: int
+) -> None:
     """The validation split, and what needs one; `evaluated` is eval.checkpoints. Raises UserError."""
     v, best = data.validation, evaluated == "best"
     if v.source is not None and v.source not in data.sources_validation:
@@ -71,13 +75,25 @@ def check_validation(data: schema.DataConfig, checkpoint: schema.CheckpointConfi
             f"data.validation.fraction={v.fraction} takes training rows, data.validation.source={v.source} others: "
             f"set the fraction to 0, or the source to null"
         )
-    if not v.wanted and (checkpoint.keep_best or best):
+    by_loss = checkpoint.best_by == "validation_loss"
+    if not v.wanted and by_loss and (checkpoint.keep_best or best or stop_after):
         raise UserError(
-            "checkpoint.keep_best and eval.checkpoints=best need a validation split: set data.validation.rows or "
-            "data.validation.fraction"
+            "checkpoint.keep_best, eval.checkpoints=best and train.stop_after need a validation split: set "
+            "data.validation.rows or data.validation.fraction, or checkpoint.best_by to a benchmark"
         )
     if best and not checkpoint.keep_best:
         raise UserError("eval.checkpoints=best needs checkpoint.keep_best=true")
+
+
+def check_measured(config: schema.EvalConfig, checkpoint: schema.CheckpointConfig) -> None:
+    """Benchmarks inside of the training, and what goes by them. Raises UserError."""
+    every, best_by, names = config.every_steps, checkpoint.best_by, list(config.benchmarks)
+    if best_by not in ("validation_loss", *names):
+        raise UserError(f"checkpoint.best_by={best_by}: expected validation_loss or a benchmark of eval= ({names})")
+    if best_by in names and not every:
+        raise UserError(f"checkpoint.best_by={best_by} needs eval.every_steps: after how many steps is it evaluated?")
+    if every and not names:
+        raise UserError(f"eval.every_steps={every}: there is no benchmark; choose one with eval=<name>, or set it to 0")
 
 
 DRY_RUN = (

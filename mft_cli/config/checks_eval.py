@@ -33,7 +33,7 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
         check_answers(prefix, benchmark)
         if missing := missing_file(benchmark.source.path):
             raise UserError(f"{prefix}.source.path={missing}: no such file or folder")
-        if benchmark.samples > 1 and benchmark.temperature == 0:
+        if benchmark.samples > 1 and benchmark.temperature == 0 and config.decoding == "benchmark":
             raise UserError(
                 f"{prefix}.samples={benchmark.samples} would be the same text: set {prefix}.temperature above 0"
             )
@@ -42,11 +42,30 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
             raise UserError(f"{prefix}.second_prompt.template needs both {{question}} and {{solution}}")
         if benchmark.answer_type == "judged" and (config.judge.base_url or config.judge.model):
             check_endpoint("eval.judge", config.judge)
+        check_sampling(prefix, benchmark, config)
+        if benchmark.answer_type == "likelihood" and (config.engine == "api" or benchmark.samples > 1):
+            raise UserError(
+                f"{prefix}.answer_type=likelihood ranks its options once by a model's own log-likelihoods: leave out "
+                f"samples, and eval.engine=api"
+            )
     if config.engine == "api":
         check_api(config)
     check_decode(config)
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
+
+
+def check_sampling(prefix: str, benchmark: schema.BenchmarkConfig, config: schema.EvalConfig) -> None:
+    """Rules of sampling that not every way of decoding has. Raises UserError."""
+    rules = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    changed = [name for name, off in rules.items() if getattr(benchmark, name) != off]
+    if changed and config.decode != "plain":
+        raise UserError(f"{prefix}.{changed[0]} needs eval.decode=plain; eval.decode={config.decode} does not know it")
+    if benchmark.stop_ids and config.engine == "api" and config.api.send != "tokens":
+        raise UserError(
+            f"{prefix}.stop_ids={benchmark.stop_ids}: an endpoint that gets texts knows no ids: set eval.api.send=tokens, or "
+            f"name stop texts in the prompt (prompt.stop)"
+        )
 
 
 def check_decode(config: schema.EvalConfig) -> None:
@@ -67,6 +86,10 @@ def check_decode(config: schema.EvalConfig) -> None:
 def check_api(config: schema.EvalConfig) -> None:
     """The settings of eval.engine=api. Raises UserError."""
     check_endpoint("eval.api", config.api)
+    if config.decoding == "model":
+        raise UserError(
+            "eval.decoding=model reads a model's folder, which an endpoint has not: set temperature and top_p"
+        )
     if config.replicas is not None and config.replicas > 1:
         raise UserError(f"eval.replicas={config.replicas} does not go with eval.engine=api: set eval.api.concurrency")
 

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -38,13 +38,13 @@ def groups(extra: Iterable[Path] = ()) -> dict[str, list[str]]:
     return options
 
 
-def own_overrides(arguments: list[str]) -> list[str]:
-    """Hydra's arguments with every value override written as ++key=value.
+def own_overrides(arguments: list[str], known: Mapping[str, list[str]] | None = None) -> list[str]:
+    """Hydra's arguments with every value override written as ++key=value; `known` are the groups, if not of --config-dir.
 
     Our YAML files hold only what differs from the schema, so Hydra would refuse to override a key that it does not see.
     With ++ it sets any key, and a misspelt one is refused by the schema, which knows the nearest valid key.
     """
-    known = groups(config_dirs(arguments))
+    known = groups(config_dirs(arguments)) if known is None else known
     result = []
     for argument in arguments:
         name, separator, value = argument.partition("=")
@@ -216,26 +216,25 @@ def picked(shape: object, values: object) -> object:
     return values
 
 
-def compose_eval_values(names: list[str], extra: Iterable[Path] = ()) -> Values:
-    """What `mft eval eval=[names]` composes, as plain dicts, also from the folders `extra`. Raises UserError."""
-    return compose_values("eval", [f"eval=[{','.join(names)}]"], extra)
-
-
-def compose_values(name: str, overrides: list[str], extra: Iterable[Path] = ()) -> Values:
-    """What `mft <name>` composes from these words, as plain dicts, without a command line. Raises UserError."""
+def compose_values(name: str, words: Iterable[str], extra: Iterable[Path] = ()) -> Values:
+    """What `mft <name> words...` composes, as plain dicts, also from the folders `extra`. Raises UserError."""
+    import yaml
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    extra = list(extra)
-    words = own_overrides(overrides)
-    if extra:
-        words.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]")
+    words, extra = list(words), list(extra)
+    known = groups(extra)
+    check_words(words, known)
+    path = [f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in extra)}]"] if extra else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolved(compose(name, words), name, words)
+            composed = own_overrides(words, known)
+            return resolved(compose(name, [*composed, *path]), name, composed)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(hydra_sentence(error, groups(extra), overrides)) from None
+        raise UserError(hydra_sentence(error, known, words)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(yaml_sentence(error, extra)) from None
 
 
 def hydra_completion(arguments: list[str], name: str) -> None:

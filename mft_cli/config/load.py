@@ -9,7 +9,7 @@ from mft_cli.config import schema
 from mft_cli.config.checks import check_train
 from mft_cli.config.checks_eval import check_benchmarks, check_critique, check_eval
 from mft_cli.config.checks_sources import check_paths
-from mft_cli.config.compose import compose_eval_values
+from mft_cli.config.compose import compose_values
 from mft_cli.config.model_path import with_model_paths
 from mft_cli.config.schema.base import Values
 from mft_cli.config.secrets import refuse_values
@@ -19,7 +19,9 @@ from mft_cli.errors import UserError
 
 def compose_eval(names: list[str], extra: Iterable[Path] = ()) -> schema.EvalRunConfig:
     """The configuration of `mft eval eval=[names]`, unchecked, also from the folders `extra`. Raises UserError."""
-    config: schema.EvalRunConfig = build(schema.EvalRunConfig, with_prompt(compose_eval_values(names, extra)))
+    config: schema.EvalRunConfig = build(
+        schema.EvalRunConfig, with_prompt(compose_values("eval", [f"eval=[{','.join(names)}]"], extra))
+    )
     return config
 
 

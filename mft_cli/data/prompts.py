@@ -106,12 +106,16 @@ class Renderer:
         if prompt.kind == "template":
             shots = [prompt.template.replace("{question}", s.question) + s.response for s in prompt.shots]
             return prompt.shot_separator.join([*shots, asked])
-        system = system if system is not None else prompt.system
-        messages: list[Turn] = [{"role": "system", "content": system}] if system is not None else []
-        for shot in prompt.shots:
-            messages.append({"role": "user", "content": prompt.template.replace("{question}", shot.question)})
-            messages.append({"role": "assistant", "content": shot.response})
-        return self._chat([*messages, {"role": "user", "content": asked}], ask=True)
+        opening = self._opening(system if system is not None else prompt.system)
+        return self._chat([*opening, {"role": "user", "content": asked}], ask=True)
+
+    def _opening(self, system: str | None) -> list[Turn]:
+        """The turns before a question: the system's, and the prompt's shots."""
+        turns: list[Turn] = [{"role": "system", "content": system}] if system is not None else []
+        for shot in self.prompt.shots:
+            turns.append({"role": "user", "content": self.prompt.template.replace("{question}", shot.question)})
+            turns.append({"role": "assistant", "content": shot.response})
+        return turns
 
     def asked(self, question: str, choices: Choices, instruction: str | None, system: str | None = None) -> str:
         """The template around question, options and instruction, filled in one pass: a question may hold {choices}."""
@@ -131,6 +135,14 @@ class Renderer:
         }  # fmt: skip
         names = r"\{(question|instruction|input|choices|system)\}"
         return re.sub(names, lambda match: filled[match.group()], template)
+
+    def turns_ids(self, turns: list[Turn]) -> list[int]:
+        """Ids of a conversation that the model is to go on with, after the prompt's system turn and shots."""
+        asked: list[Turn] = [
+            {**turn, "content": self.asked(turn["content"], {}, None)} if turn["role"] == "user" else turn
+            for turn in turns
+        ]
+        return self._start(self.encode(self._chat([*self._opening(self.prompt.system), *asked], ask=True)))
 
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:

@@ -27,19 +27,18 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
     with locked(
         out, f"{out} is in use by another evaluation; wait until it has ended, then start the same command again"
     ):
-        return evaluate_alone(config, out)
+        return evaluate_session(Session(config, out), out)
 
 
-def evaluate_alone(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
+def evaluate_session(session: Session, out: Path) -> dict[str, Metrics]:
     """See `evaluate`; the folder is this process's."""
-    session = Session(config, out)
     plans = session.plans(out)
     last = {plan.name: session.last_pass(plan) for plan in plans}
     metrics = {name: done for name, plan in last.items() if plan is not None and (done := finished(plan)) is not None}
     todo = [plan.name for plan in plans if plan.name not in metrics]
     for plan in plans:
         if plan.name in todo:
-            check_needs(plan.benchmark, config.eval)
+            check_needs(plan.benchmark, session.config.eval)
     try:
         for plan in plans:
             if plan.name in todo:

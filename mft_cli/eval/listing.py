@@ -26,6 +26,7 @@ COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
     "steps": "equal number; right steps",
     "code": "tests pass", "instructions": "instructions followed", "judged": "wins against the reference",
+    "likelihood": "likeliest option",
 }  # fmt: skip
 COLUMNS = ("benchmark", "problems", "here", "counted", "source")
 

@@ -10,7 +10,9 @@ from typing import Any
 from mft_cli import __version__
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.config.schema.inputs import PromptConfig
-from mft_cli.config.validate import to_plain
+from mft_cli.config.validate import build, to_plain
+from mft_cli.data.files import BadRow
+from mft_cli.data.options import options_of
 from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination, overlap, reason
@@ -19,11 +21,13 @@ from mft_cli.eval.grading.graders import SCORING_VERSION
 from mft_cli.eval.journal import Journal, Record, completion_key
 from mft_cli.eval.metrics_file import Overlap
 from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames, Problem, base_questions, load_problems
-from mft_cli.files import JsonObject, digest_of
+from mft_cli.eval.ranking import asked
+from mft_cli.files import JsonObject, digest_of, read_json
 from mft_cli.models.folder import ModelFolder
 from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import sampling_seed
 
+DECODING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 FIELDS = {"id": str, "sample": int, "prompt": str, "completion": str, "finish_reason": str, "completion_tokens": int}
 Prompt = tuple[tuple[int, ...], str]  # token ids, or the text that an endpoint is sent
 
@@ -114,12 +118,15 @@ class Plan:
 
 
 def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: JsonObject, tokenizer: Any) -> PromptConfig:
-    """The benchmark's own prompt, else eval.prompt, else the export's, else chat where a template exists, else raw."""
+    """The benchmark's own prompt, else eval.prompt, else the export's, else chat where a template exists, else raw.
+
+    Options that are ranked by log-likelihood stand in the benchmark's own contexts, whatever the model's prompt.
+    """
+    if benchmark.answer_type == "likelihood":
+        return PromptConfig(name="likelihood", kind="template", template="{question}")
     if (chosen := benchmark.prompt or config.prompt) is not None:
         return chosen
     if recorded := facts.get("prompt"):
-        from mft_cli.config.validate import build
-
         prompt: PromptConfig = build(PromptConfig, recorded, "prompt")
         return prompt
     if tokenizer.chat_template:
@@ -136,6 +143,7 @@ def make_plan(
     option_names: OptionNames = EVAL_OPTIONS,
 ) -> Plan:
     """Load, render and digest one benchmark. Raises UserError (missing data, a chat prompt without a template ...)."""
+    benchmark = decoding_of(benchmark, config, subject)
     if benchmark.samples > 1 and benchmark.temperature == 0:
         raise UserError(
             f"eval.benchmarks.{name}: samples={benchmark.samples} with temperature=0 gives the same completion "
@@ -181,10 +189,34 @@ def make_plan(
 
 
 def make_sampling(benchmark: BenchmarkConfig, config: EvalConfig, renderer: Renderer, subject: Subject) -> Sampling:
-    ends = () if subject.by_text else tuple(sorted({*renderer.end_ids, *subject.folder.end_ids}))
-    kept = ("tokens" if config.token_logprobs else "mean") if config.logprobs else ""
-    tags = structure_tokens(subject.tokenizer)
-    return Sampling(benchmark.temperature, benchmark.top_p, tuple(renderer.stop), ends, kept, config.logprobs_top, tags)
+    own = () if subject.by_text else (*renderer.end_ids, *subject.folder.end_ids)
+    return Sampling(
+        temperature=benchmark.temperature, top_p=benchmark.top_p, stop=tuple(renderer.stop),
+        end_ids=tuple(sorted({*own, *benchmark.stop_ids})), top=config.logprobs_top,
+        logprobs=("tokens" if config.token_logprobs else "mean") if config.logprobs else "",
+        kept_special=structure_tokens(subject.tokenizer),
+        top_k=benchmark.top_k, min_p=benchmark.min_p, repetition_penalty=benchmark.repetition_penalty,
+    )  # fmt: skip
+
+
+def decoding_of(benchmark: BenchmarkConfig, config: EvalConfig, subject: Subject) -> BenchmarkConfig:
+    """The benchmark with its decoding, or the model's own (eval.decoding=model). Raises UserError for a model without one."""
+    if config.decoding == "benchmark":
+        return benchmark
+    file = subject.folder.path / "generation_config.json"
+    if not file.is_file():
+        raise UserError(
+            f"eval.decoding=model: {file} does not exist; set eval.decoding=benchmark, and a temperature there"
+        )
+    settings = read_json(file)
+    values = {name: settings[name] for name in DECODING if settings.get(name) is not None}
+    if not settings.get("do_sample", False):
+        values["temperature"] = 0.0
+    else:
+        values.setdefault("temperature", 1.0)
+    plain = to_plain(benchmark)
+    rest = {name: value for name, value in plain.items() if name not in DECODING}
+    return build(BenchmarkConfig, {**rest, **values}, f"{file}: ")
 
 
 def request_keys(
@@ -209,9 +241,14 @@ def request_keys(
 
 
 def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig, subject: Subject) -> Prompt:
-    asked = problem.row.question, problem.row.system, problem.row.choices, benchmark.instruction
+    if benchmark.answer_type == "likelihood":
+        try:
+            return (), asked(options_of(problem.row.meta, benchmark.likelihood, problem.row.key))
+        except BadRow as error:
+            raise UserError(f"{error}; correct the row or the benchmark's likelihood.*") from None
+    parts = problem.row.question, problem.row.system, problem.row.choices, benchmark.instruction
     try:
-        return ((), renderer.prompt_text(*asked)) if subject.by_text else (tuple(renderer.prompt_ids(*asked)), "")
+        return ((), renderer.prompt_text(*parts)) if subject.by_text else (tuple(renderer.prompt_ids(*parts)), "")
     except UnsafeText as error:
         raise UserError(f"{problem.row.key}: {error}; a benchmark's question may not hold one") from None
 

@@ -12,6 +12,7 @@ from mft_cli.answers.find import extract
 from mft_cli.answers.golds import is_readable
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.data.files import BadRow
+from mft_cli.data.options import right_letters
 from mft_cli.data.sources import Row, get, load_rows, text
 from mft_cli.errors import UserError
 from mft_cli.eval.grading.graders import gold_parts
@@ -107,6 +108,8 @@ def draw(key: str, problems: list[Problem], limit: int, seed: int) -> list[Probl
 def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str, key: str) -> str:
     """The gold of a row, in the form that `mft_cli.eval.grading.graders` states for the benchmark's answer type. UserError."""
     try:
+        if benchmark.answer_type == "likelihood":
+            return right_letters(row.meta, benchmark.likelihood, row.key)
         parts = {field: get(row.meta, path, row.key) for field, path in map(named, benchmark.gold_fields)}
         if benchmark.answer_type in ("code", "instructions", "judged"):
             return json.dumps(parts)

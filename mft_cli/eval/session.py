@@ -7,7 +7,8 @@ memory of a GPU to itself. What is finished under the same settings is reused, d
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -19,7 +20,7 @@ from mft_cli.console import TokenProgress
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.certainty import confidence_metrics, refused_prompts
-from mft_cli.eval.engines.base import Completion, Engine, Loading, confidence
+from mft_cli.eval.engines.base import Completion, Engine, Loading, Request, confidence
 from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine, replica_devices
 from mft_cli.eval.engines.replicas import Replicas
 from mft_cli.eval.grading.graders import gold_parts
@@ -44,22 +45,43 @@ def refuse_chat(name: str, prompts: list[PromptConfig]) -> None:
             )
 
 
+@dataclass
+class LoadedModel:
+    """A model that is in memory already, such as one in training."""
+
+    subject: Subject
+    engine: Engine
+    model: PreTrainedModel
+
+
 class Session:
     """One model during one evaluation: its folder, tokenizer, and the engine once it is needed."""
 
-    def __init__(self, config: EvalRunConfig, out: Path, option_names: OptionNames = EVAL_OPTIONS):
+    def __init__(
+        self,
+        config: EvalRunConfig,
+        out: Path,
+        option_names: OptionNames = EVAL_OPTIONS,
+        loaded: LoadedModel | None = None,
+    ):
         self.config, self.logs, self.option_names = config, out / "logs", option_names
         self.engine: Engine | None = None
         self.gold_model: PreTrainedModel | None = None
         self.load_s = 0.0
         self.devices: list[str | None] = [None]
         self.device = self.dtype = ""
-        name, version = choose_engine(config.eval)
+        if loaded is not None:
+            self.subject, self.engine, self.engine_facts = loaded.subject, loaded.engine, loaded.subject.engine
+            self.gold_model = loaded.model
+        else:
+            self._open(*choose_engine(config.eval))
+        self.folder = self.subject.folder
+
+    def _open(self, name: str, version: str) -> None:
         if name == "api":
             self._open_endpoint()
         else:
             self._open_folder(name, version)
-        self.folder = self.subject.folder
 
     def _open_folder(self, name: str, version: str) -> None:
         config = self.config
@@ -122,6 +144,8 @@ class Session:
 
     def complete(self, plan: Plan, plans: list[Plan]) -> Plan:
         """Generate what is missing, in both passes of two; returns the last pass."""
+        if plan.benchmark.answer_type == "likelihood":
+            return plan  # ranked after the engine has given its memory back
         self.generate(plan, plans)
         last = self.last_pass(plan)
         assert last is not None
@@ -208,6 +232,8 @@ class Session:
 
     def score(self, plan: Plan) -> Metrics:
         """scores.jsonl, gold.jsonl and metrics.json of a plan whose completions are all there."""
+        if plan.benchmark.answer_type == "likelihood":
+            self._rank(plan)
         has_weights = self.engine_facts["name"] != "api"
         gold = self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
         prompt = plan.renderer.prompt
@@ -248,7 +274,6 @@ class Session:
         return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
 
     def _gold(self, plan: Plan) -> GoldLogprob | None:
-        from mft_cli.eval.engines.hf import load_model
         from mft_cli.eval.gold import gold_logprobs, write_gold
 
         start = time.perf_counter()
@@ -268,12 +293,37 @@ class Session:
             plan.warnings.append(f"{skipped} gold solutions do not fit into the context: no log-likelihood for them")
         if not ids:
             return None
-        if self.gold_model is None:
-            self.gold_model = load_model(
-                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter
-            )
         progress = TokenProgress(f"{plan.name} gold solutions", len(ids), 1)
-        sums = gold_logprobs(self.gold_model, examples, progress.examples)
+        sums = gold_logprobs(self._weights(), examples, progress.examples)
         progress.close()
         plan.seconds["gold"] = round(time.perf_counter() - start, 3)
         return write_gold(plan.out / "gold.jsonl", ids, sums, [len(r) for _, r in examples])
+
+    def _weights(self) -> PreTrainedModel:
+        """The model in plain transformers, loaded once."""
+        if self.gold_model is None:
+            from mft_cli.eval.engines.hf import load_model
+
+            self.gold_model = load_model(
+                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter
+            )
+        return self.gold_model
+
+    def _rank(self, plan: Plan) -> None:
+        """The options of what the journal lacks, by their log-likelihood in plain transformers."""
+        from mft_cli.eval.ranking import rank_missing, ranked
+
+        start, missing = time.perf_counter(), set(plan.journal.missing())
+        progress = TokenProgress(plan.title, len(missing), 1)
+        rule = plan.benchmark.likelihood.normalise
+
+        def rank(requests: Sequence[Request]) -> list[Completion]:
+            return ranked(requests, self._weights(), self.subject.tokenizer, self.folder.context, rule)
+
+        try:
+            rank_missing(plan.requests, missing, plan.record, progress.examples, rank)
+        finally:
+            plan.journal.close()
+            progress.close()
+        plan.journal.finish()
+        plan.seconds["generate"] = round(time.perf_counter() - start, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -67,8 +67,54 @@ def write_facts(folder: Path, facts: ExportFacts) -> None:
     write_atomically(folder / "README.md", model_card(facts, {}))
 
 
-def model_card(facts: ExportFacts, scores: Scores) -> str:
+@dataclass(frozen=True)
+class HubFacts:
+    """What a card says on the hub besides the run's own facts; empty where it is not known."""
+
+    name: str = ""  # of the repository
+    library: str = "transformers"
+    base: str | None = None  # hub id of the model that was fine-tuned; None: facts' base_model, if it is one
+    license: str | None = None
+    language: tuple[str, ...] = ()
+    command: str = ""
+
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def metadata(facts: ExportFacts, scores: Scores, hub: HubFacts) -> str:
+    """The YAML at the card's head, as huggingface_hub writes and reads it: with the scores, their intervals and settings."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-generation", dataset_type=name, dataset_name=name, metric_type="accuracy",
+            metric_name="accuracy (share, with its 95 % interval)", metric_value=s["accuracy"],
+            metric_args={
+                "interval": s["interval"], "problems": s["n"], "samples": s.get("samples", 1),
+                "prompt": (s.get("prompt") or {}).get("name"), "settings_digest": s.get("settings_digest"),
+            },
+        )
+        for name, s in scores.items()
+    ]  # fmt: skip
+    sources = [str(source["where"]).split(" ")[0] for source in facts["data"].values()]
+    data = ModelCardData(
+        base_model=hub.base or hub_id(facts["base_model"]), library_name=hub.library, license=hub.license,
+        language=list(hub.language) or None, datasets=[s for s in sources if hub_id(s)] or None,
+        pipeline_tag="text-generation", tags=["mft", str(facts["method"]["name"])],
+        model_name=hub.name or f"{facts['method']['name']}-s{facts['seed']}", eval_results=results or None,
+    )  # fmt: skip
+    return str(data.to_yaml())
+
+
+def hub_id(name: str) -> str | None:
+    """The name, if it is one of the model hub and no folder here."""
+    return name if HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def model_card(facts: ExportFacts, scores: Scores, hub: HubFacts | None = None) -> str:
     """README.md of the export, in the hub's form."""
+    hub = hub or HubFacts()
     method = facts["method"]
     settings = "\n".join(f"| {k} | {without_folders(str(v))} |" for k, v in method.items() if k != "name")
     data = "\n".join(
@@ -77,7 +123,7 @@ def model_card(facts: ExportFacts, scores: Scores) -> str:
     )
     packages = ", ".join(f"{n} {v}" for n, v in facts["versions"].items())
     lines = [
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [mft, {method['name']}]\n---",
+        f"---\n{metadata(facts, scores, hub)}\n---",
         f"# {without_folders(facts['base_model'])} fine-tuned with {method['name']}",
         f"Made by mft {__version__}: step {facts['step']}, seed {facts['seed']}, settings digest "
         f"`{facts['settings_digest']}`. The prompt is `{facts['prompt']['name']}` (in full in `mft.json`).",
@@ -101,6 +147,8 @@ def model_card(facts: ExportFacts, scores: Scores) -> str:
             f"## Scores\n\n| benchmark | problems | accuracy | 95 % interval | contaminated |\n"
             f"|---|---|---|---|---|\n{rows}"
         )
+    if hub.command:
+        lines.append(f"## Command\n\n    {hub.command}")
     lines.append(f"## Versions\n\n{packages}")
     return "\n\n".join(lines) + "\n"
 

@@ -7,16 +7,28 @@ export read only that buffer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from mft_cli.config.layer_numbers import layer_numbers
+from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.methods import MaskFinetuneConfig
+from mft_cli.config.validate import build, to_plain
 from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import numel_of
+from mft_cli.errors import UserError
+from mft_cli.methods import weight_masks
 from mft_cli.methods.base import Corrupted, Method, ParamGroup, label_count
 from mft_cli.methods.cost import ModelSizes, TrainedParameters
 from mft_cli.methods.masked_layers import (
@@ -168,3 +180,57 @@ class MaskFinetune(Method):
 
     def masks_of_base(self) -> dict[str, str] | None:
         return {f"{name}.weight": f"{name}.{MASK}" for name in self.layers}
+
+
+# ---- inside another trainer -----------------------------------------------------------------------------------------
+
+
+class MaskFinetuneCallback(TrainerCallback):
+    """method=mask_finetune in transformers' Trainer or TRL's SFTTrainer (docs/python.md).
+
+    Making it freezes the model's weights and gives its linear layers scores and masks, so make it before the trainer.
+    `keys` are the method's keys (docs/keys.md, without `method.`). Raises UserError for a wrong key.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, seed: int = 1, **keys: object):
+        config = build(MaskFinetuneConfig, keys, "method.")
+        config.check(ModelConfig())
+        self.model, self.method, self.seed = model, MaskFinetune(config), seed
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.method.adapt(model, tokenizer)
+
+    def scores(self, name: str) -> Tensor:
+        """The trained scores that `name` (<layer>.scores) means, fp32."""
+        return self.method.layers[name.removesuffix(f".{SCORES}")].scores
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        if args.weight_decay:
+            raise UserError(
+                f"weight_decay={args.weight_decay:g} would pull the scores towards 0, which is no mask: set weight_decay=0"
+            )
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        self.method.begin_step(self.model, state.global_step / max(1, state.max_steps), self.scores)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        if control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
+            self.method.refresh(self.model, self.scores)
+
+    def save_masks(self, base: str | Path, file: str | Path) -> None:
+        """Writes the masks of the model that lies in `base`: a file for `mft mask apply` and `mft mask inspect`."""
+        folder = weight_masks.base_folder(ModelConfig(path=str(base)))
+        known = {name for name, _ in weight_masks.tensors(folder)}
+        masks = {
+            weight_masks.stored_name(f"{name}.weight", known): layer.mask for name, layer in self.method.layers.items()
+        }
+        facts = {"base_model": str(base), "method": to_plain(self.method.config), "seed": self.seed}
+        weight_masks.write(
+            Path(file), weight_masks.make(masks, {**facts, "base_digest": weight_masks.weights_digest(folder)})
+        )

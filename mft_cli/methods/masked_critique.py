@@ -25,6 +25,7 @@ from mft_cli.data.examples import Examples
 from mft_cli.data.pack import IGNORE, Batch, taken, true_at
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, HostSums, Inputs, Losses, Method, label_count, mask_ratios, model_inputs
+from mft_cli.methods.collator import MethodCollator
 from mft_cli.methods.noise import is_marked, marks, neftune_inputs
 from mft_cli.models.kernels.cross_entropy import head_losses, hidden_states
 from mft_cli.models.vocabulary import token_id
@@ -184,6 +185,27 @@ def documents(batch: Batch) -> Tensor:
     asks = torch.ones_like(batch.real)
     asks[:, :-1] = batch.line[:, 1:] < 0
     return numbers.masked_fill(asks, PROMPT)
+
+
+class MaskedCritiqueCollator(MethodCollator[MaskedCritiqueConfig]):
+    """The inputs and labels of method=masked_critique for transformers' Trainer and TRL's SFTTrainer (docs/python.md).
+
+    The paper's format term has no gradient, so leaving it out changes the logged loss alone.
+    """
+
+    config_class = MaskedCritiqueConfig
+
+    def refuse(self, config: MaskedCritiqueConfig) -> None:
+        if config.format_term != "argmax_reward" and config.beta > 0:
+            raise UserError(
+                f"method.format_term={config.format_term} is a term of mft's own loss: use mft train, set beta=0, or "
+                f"leave format_term at argmax_reward, which has no gradient"
+            )
+        if config.neftune_alpha > 0:
+            raise UserError(
+                f"method.neftune_alpha={config.neftune_alpha:g}: a collator makes no embeddings; leave it out and set "
+                f"neftune_noise_alpha of the trainer's arguments"
+            )
 
 
 def last(true_at: Tensor, column: Tensor) -> Tensor:

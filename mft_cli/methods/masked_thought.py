@@ -11,7 +11,9 @@ positions as this one does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch
 from mft_cli.errors import UserError
 from mft_cli.methods.base import Corrupted, Method, label_count, mask_ratios
+from mft_cli.methods.collator import MethodCollator
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.methods.token_runs import covered
 from mft_cli.models.vocabulary import embedding_rows, token_id
@@ -120,3 +123,26 @@ class MaskedThought(Method):
         if c.schedule == "constant" or c.warmup_fraction == 0:
             return ratio
         return ratio * min(1.0, progress / c.warmup_fraction)
+
+
+class MaskedThoughtCollator(MethodCollator[MaskedThoughtConfig]):
+    """The inputs and labels of method=masked_thought for transformers' Trainer and TRL's SFTTrainer (docs/python.md)."""
+
+    config_class = MaskedThoughtConfig
+
+    def refuse(self, config: MaskedThoughtConfig) -> None:
+        if config.noise != "token":
+            raise UserError(
+                f"method.noise={config.noise} needs the model's forward pass: use mft train, or noise=token"
+            )
+        if config.drop_attention:
+            raise UserError("method.drop_attention=true needs mft's attention: use mft train, or leave it out")
+
+    def row(self, item: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        lines = getattr(item.get("example"), "lines", None)
+        if self.config.granularity == "step" and lines is not None and (lines < 0).all() and len(lines) > 1:
+            raise UserError(
+                "method.granularity=step masks whole lines, and these rows do not say where lines are: take the examples "
+                "of mft_cli.load_examples, or another granularity"
+            )
+        return super().row(item)

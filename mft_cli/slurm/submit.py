@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
-from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.config.schema.runs import EvalRunConfig, RunConfig, TrainConfig
 from mft_cli.config.validate import to_plain
 from mft_cli.errors import UserError
 from mft_cli.files import write_json
@@ -60,15 +60,22 @@ def submit_run(config: TrainConfig, folder: Path) -> list[str]:
     return jobs + submit([evaluation], folder, parameters, launch.dry_run)
 
 
+def submit_evaluation(config: EvalRunConfig, folder: Path) -> list[str]:
+    """Submit one evaluation, its frozen configuration and SLURM's files in `folder`: one task that takes all the GPUs."""
+    driver = frozen_driver(config, folder / "eval.json", "eval")
+    parameters = {**job_parameters(config.launch, "mft-eval"), "ntasks_per_node": 1}
+    return submit([driver], folder, parameters, config.launch.dry_run)
+
+
 def without_evaluation(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, eval=dataclasses.replace(config.eval, benchmarks={}))
 
 
-def frozen_driver(config: TrainConfig, file: Path) -> Driver:
+def frozen_driver(config: RunConfig, file: Path, verb: str = "train") -> Driver:
     """The command of a run whose configuration is frozen in `file`, unless this is a dry run."""
     if not config.launch.dry_run:
         write_json(file, to_plain(config))
-    return Driver(("train", f"--frozen={file}"))
+    return Driver((verb, f"--frozen={file}"))
 
 
 def job_parameters(launch: LaunchConfig, name: str) -> Values:

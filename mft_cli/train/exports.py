@@ -13,7 +13,7 @@ from mft_cli import __version__
 from mft_cli.console import Log
 from mft_cli.data.questions import with_inherited, write_questions
 from mft_cli.distributed.zero import is_partitioned, shape_of
-from mft_cli.export.card import export_facts, model_card
+from mft_cli.export.card import HubFacts, export_facts, model_card
 from mft_cli.export.generation import generation_settings
 from mft_cli.export.streamed import Written, describe_folder, export_streamed, verify
 from mft_cli.export.whole import ExportSettings, WriteExtraFiles, export, loaded_fp32, plain_model, verify_adapter
@@ -153,7 +153,7 @@ def adapter_writer(
         adapter = folder / "adapter"
         adapters.write(adapter, tensor, ready.base, lambda token: token not in new)
         settings.tokenizer.save_pretrained(str(adapter))
-        write_atomically(adapter / "README.md", model_card(settings.facts, {}))
+        write_atomically(adapter / "README.md", model_card(settings.facts, {}, HubFacts(library="peft")))
         # two models in fp32, one after the other made from the files or from the trained weights
         needed = 2 * 4 * sum(math.prod(shape_of(p)) for p in adapters.base.parameters())
         compared = needed <= memory_left()

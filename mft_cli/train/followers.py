@@ -1,4 +1,4 @@
-"""Who is told what a run writes into metrics.jsonl: Weights & Biases and TensorBoard. They may fail, the run may not."""
+"""Who is told what a run writes into metrics.jsonl: Weights & Biases, TensorBoard, MLflow, trackio. They may fail, the run may not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 from mft_cli import report
 from mft_cli.config.schema.training import LogConfig
 from mft_cli.console import Logger
-from mft_cli.files import JsonObject, digest_of, read_object, write_json
+from mft_cli.files import JsonObject, digest_of, flatten, read_object, write_json
 from mft_cli.run_dir import RunDir
 
 Row = dict[str, Any]  # a line of metrics.jsonl: numbers, but for "kind"
@@ -18,11 +18,13 @@ Follower = Callable[[Row], None]
 
 
 def followers(run: RunDir, config: LogConfig, settings: JsonObject, log: Logger) -> list[Follower]:
-    """Weights & Biases and TensorBoard, where asked for; one that cannot start is logged and left out."""
+    """Those that are asked for; one that cannot start is logged and left out."""
     made: list[Follower] = []
     kinds: list[tuple[bool, Callable[..., Follower]]] = [
         (config.wandb != "off", WandbFollower),
         (config.tensorboard, TensorboardFollower),
+        (config.mlflow, MlflowFollower),
+        (config.trackio, TrackioFollower),
     ]
     for on, kind in kinds:
         if on:
@@ -48,6 +50,57 @@ class TensorboardFollower:
         self.writer.close()
 
 
+def numbers_in(row: Row) -> dict[str, float]:
+    """kind/name -> number, of a line of metrics.jsonl."""
+    return {
+        f"{row['kind']}/{name}": float(value)
+        for name, value in row.items()
+        if isinstance(value, (int, float)) and name != "step"
+    }
+
+
+class MlflowFollower:
+    """A run of the experiment log.project, where MLFLOW_TRACKING_URI says; a resume goes on with it."""
+
+    def __init__(self, run: RunDir, config: LogConfig, settings: JsonObject):
+        import mlflow
+
+        self.client = mlflow.MlflowClient()
+        known = self.client.get_experiment_by_name(config.project)
+        experiment = known.experiment_id if known is not None else self.client.create_experiment(config.project)
+        tag = tracker_id(run)
+        runs = self.client.search_runs([experiment], f"tags.mft_id = '{tag}'")
+        if runs:
+            self.id = runs[0].info.run_id
+            return
+        self.id = self.client.create_run(experiment, tags={"mft_id": tag}, run_name=run.root.name).info.run_id
+        for name, value in flatten(settings).items():
+            self.client.log_param(self.id, name, str(value)[:500])  # a longer one is refused
+
+    def __call__(self, row: Row) -> None:
+        for name, value in numbers_in(row).items():
+            self.client.log_metric(self.id, name, value, step=int(row["step"]))
+
+    def close(self) -> None:
+        self.client.set_terminated(self.id)
+
+
+class TrackioFollower:
+    """A run of trackio's project log.project, kept where TRACKIO_DIR says; a resume goes on with it."""
+
+    def __init__(self, run: RunDir, config: LogConfig, settings: JsonObject):
+        import trackio
+
+        name = f"{run.root.name}-{tracker_id(run)[:8]}"  # runs of one name are one run there
+        self.run = trackio.init(project=config.project, name=name, config=settings, resume="allow", embed=False)
+
+    def __call__(self, row: Row) -> None:
+        self.run.log(numbers_in(row), step=int(row["step"]))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
 # ---- Weights & Biases -----------------------------------------------------------------------------------------------
 
 
@@ -68,13 +121,13 @@ def open_wandb(run: RunDir, config: LogConfig, settings: JsonObject | None) -> A
     import wandb
 
     return wandb.init(
-        id=wandb_id(run), resume="allow", name=run.root.name, dir=str(run.root), config=settings,
+        id=tracker_id(run), resume="allow", name=run.root.name, dir=str(run.root), config=settings,
         mode=cast("Any", config.wandb), project=config.wandb_project, entity=config.wandb_entity, group=config.wandb_group,
         tags=config.wandb_tags or None, job_type=config.wandb_job_type,
     )  # fmt: skip
 
 
-def wandb_id(run: RunDir) -> str:
+def tracker_id(run: RunDir) -> str:
     """Made of settings, folder and time, and kept in the folder: a resume is the same run there, a retraining another one,
     which moves the file away; so are two folders of one name."""
     known = stored_wandb(run).get("id")

@@ -7,7 +7,6 @@ as its own dropout, depends on the rank as well.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,22 +32,8 @@ from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.metrics import Metrics, Row, memory_gb
 from mft_cli.train.optimizer import learning_rate_factor
 from mft_cli.train.restart import remove_set_aside
+from mft_cli.train.state import VALIDATION_LOSS, TrainerState
 from mft_cli.train.sums import Numbers, Sums, logged, total
-
-
-@dataclass
-class TrainerState:
-    """Where a run stands: everything that is saved besides tensors."""
-
-    step: int = 0  # finished optimizer steps; skipped ones count
-    total_steps: int = 0
-    skipped: int = 0
-    bad_in_a_row: int = 0
-    label_tokens: int = 0
-    tokens: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
-    seconds: float = 0.0
 
 
 @dataclass
@@ -105,6 +90,7 @@ class Trainer:
     flops_per_token: float
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
+    benchmarks: Callable[[int], Row] | None = None  # of the first rank: scores of the weights as they are
     hardware: Mapping[str, object] = field(default_factory=dict)  # kept in checkpoints
     before_forward: Callable[[Batch], None] = lambda batch: None  # gets every batch before its forward pass
 
@@ -179,7 +165,7 @@ class Trainer:
         progress = StepProgress("step", state.step, state.total_steps)
         self.engine.model.train()
         try:
-            while state.step < state.total_steps:
+            while state.step < state.total_steps and not state.stopped_early:
                 start = time.monotonic()
                 result = self.step(state.step)
                 seconds = time.monotonic() - start
@@ -226,7 +212,7 @@ class Trainer:
         return row
 
     def between_steps(self, result: StepResult) -> None:
-        """Validation, samples, checkpoints, signals, and the limit on bad steps, in that order."""
+        """Validation, benchmarks, samples, checkpoints, signals, and the limit on bad steps, in that order."""
         state, c = self.state, self.config.checkpoint
         # the end of the run counts as one
         end_of_epoch = state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
@@ -235,6 +221,9 @@ class Trainer:
         validation_due = (state.step % every == 0 or state.step == state.total_steps) if every else end_of_epoch
         if self.validation is not None and validation_due:
             improved = self.validate()
+        every = self.config.eval.every_steps
+        if every and (state.step % every == 0 or state.step == state.total_steps):
+            improved |= self.evaluate()
         if self.config.log.samples_every_steps and state.step % self.config.log.samples_every_steps == 0:
             self.method.refresh(self.engine.model, self.engine.master)
             if self.sample:
@@ -264,10 +253,27 @@ class Trainer:
         row = {"kind": "validation", "step": state.step, "loss": loss, "label_tokens": label_tokens, **metrics}
         self.metrics.write(row)
         self.log(f"step {state.step}: validation loss {loss:.4f} over {label_tokens:,} label tokens")
-        improved = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
-        if improved:
-            state.best_loss, state.best_step = loss, state.step
-        return improved
+        return self.is_best(VALIDATION_LOSS, loss)
+
+    def evaluate(self) -> bool:
+        """Benchmarks on the weights as they are, by the first rank. True if a score is the best so far. All ranks have to call."""
+        self.method.refresh(self.engine.model, self.engine.master)
+        scores = self.engine.ranks.from_first(self.benchmarks(self.state.step) if self.benchmarks else {})
+        self.metrics.write({"kind": "evaluation", "step": self.state.step, **scores})
+        best_by = self.config.checkpoint.best_by
+        return best_by in scores and self.is_best(best_by, scores[best_by])
+
+    def is_best(self, measured: str, value: float) -> bool:
+        """Whether a measurement is the best so far by checkpoint.best_by; ends the training after train.stop_after others."""
+        state, patience = self.state, self.config.train.stop_after
+        better = state.take(measured, value, self.config.checkpoint.best_by)
+        if patience and state.without_best >= patience and not state.stopped_early:
+            state.stopped_early = True
+            self.log(
+                f"step {state.step}: no better {measured} in {patience} measurements (train.stop_after): the last step; the "
+                f"best was step {state.best_step}"
+            )
+        return better
 
     @torch.no_grad()
     def validation_loss(self) -> tuple[float, int, dict[str, float]]:

@@ -21,9 +21,9 @@ from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
 from mft_cli.train.evaluation import exports_to_evaluate
-from mft_cli.train.loop import TrainerState
 from mft_cli.train.restart import is_resuming
 from mft_cli.train.settings import TIMING_KEYS, changed_keys, contents_digests, weights_sample
+from mft_cli.train.state import TrainerState
 
 
 def is_done(run: RunDir, config: TrainConfig) -> bool:
@@ -122,8 +122,12 @@ def resume(
         before, now = stored.trainer["hardware"].get(name), machine.get(name)
         if before != now:
             log(f"warning: {name} was {before} and is {now}: the resumed run will not be bit-identical")
-    if state.best_step is not None and not checkpoints.step_folder(run.checkpoints, state.best_step).is_dir():
-        state.best_loss = state.best_step = None  # keep_best was off then: the best one is gone
+    if (
+        config.keep_best
+        and state.best_step is not None
+        and not checkpoints.step_folder(run.checkpoints, state.best_step).is_dir()
+    ):
+        state.best_loss = state.best_score = state.best_step = None  # keep_best was off then: the best one is gone
     engine.load(stored.read, stored.read if stored.stepped else None, stored.trainer["engine"])
     log(f"going on from {folder}")
     return state

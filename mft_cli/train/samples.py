@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,14 +29,12 @@ def sampler(
     examples = loaded.validation if loaded.validation is not None else loaded.train
 
     def sample(step: int) -> None:
-        training, before = model.training, model.config._attn_implementation
         model.eval()
         batches = [
             make_batch(examples, [[i]], 0, 0).to(model.device) for i in range(min(config.samples, len(examples)))
         ]
         more = [method.sample(model, batch, renderer.tokenizer, Draw(seed)) for batch in batches]
-        model.config._attn_implementation = "sdpa"  # packed rows need lengths; generation has one plain sequence
-        with torch.no_grad(), open(path, "a", encoding="utf-8") as file:
+        with generating(model), torch.no_grad(), open(path, "a", encoding="utf-8") as file:
             for i in range(len(batches)):
                 here = examples.place(i)
                 first = here.start + int(examples.loss_mask[here].argmax())
@@ -49,7 +48,19 @@ def sampler(
                 )
                 row = {"step": step, "row": examples.key(i), "completion": text, **more[i]}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        model.config._attn_implementation = before
-        model.train(training)
+        model.train()
 
     return sample
+
+
+@contextmanager
+def generating(model: PreTrainedModel) -> Iterator[None]:
+    """A model in training, made to generate: packed rows need lengths, generation has plain sequences."""
+    training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = attention
+        model.train(training)

@@ -51,13 +51,15 @@ from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
-from mft_cli.train.loop import Trainer, TrainerState
+from mft_cli.train.live import LiveEvaluation
+from mft_cli.train.loop import Trainer
 from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
 from mft_cli.train.optimizer import total_steps
 from mft_cli.train.restart import is_resuming, set_aside
 from mft_cli.train.resume import check_same_data, resume, tell_changed_logs
 from mft_cli.train.samples import sampler
 from mft_cli.train.settings import contents_digests, settings_digest, weights_sample
+from mft_cli.train.state import TrainerState
 
 
 @dataclass
@@ -132,6 +134,11 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         cut_back(run.samples, state.step, log)
         trainer.metrics = Metrics(run, config.log, state.step, to_plain(config), log)
         tell_changed_logs(run, state.step, log)
+        if config.eval.every_steps:
+            hidden = [] if method.keep_new_tokens else weights.new_ids
+            trainer.benchmarks = LiveEvaluation(
+                run.root, Path(tokenizers.path), config, model, tokenizers.renderer, loaded.derived_from, hidden
+            )
         trainer.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
     if adapters is not None:
         trainer.before_forward = adapters.draw_dropout_for

@@ -49,3 +49,20 @@ def test_a_job_is_requeued_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch)
     assert decide(SLURM, "SIGUSR1", facts) is None
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert "launch.slurm.max_requeues" in (decide(SLURM, "SIGUSR1", facts) or "")
+
+
+def test_an_evaluation_is_one_task_with_all_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from mft_cli.config.schema.runs import EvalRunConfig
+    from mft_cli.slurm import submit
+
+    asked = {}
+
+    def remember(drivers, folder, parameters, dry_run):
+        asked.update(parameters)
+        assert drivers[0].arguments == ("eval", f"--frozen={tmp_path / 'eval.json'}")
+        return ["7"]
+
+    monkeypatch.setattr(submit, "submit", remember)
+    assert submit.submit_evaluation(EvalRunConfig(launch=LAUNCH), tmp_path) == ["7"]
+    assert (asked["job_name"], asked["ntasks_per_node"], asked["gpus_per_node"]) == ("mft-eval", 1, 8)
+    assert (tmp_path / "eval.json").is_file()

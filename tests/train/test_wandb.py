@@ -75,13 +75,13 @@ def test_two_folders_of_one_name_are_two_runs(tiny_model, problem_file, tmp_path
 
 @pytest.mark.parametrize("damage", ["", "{half", "[1]", '{"id": 5}'])
 def test_a_damaged_id_begins_another_run_there(tmp_path, opened, damage):
-    from mft_cli.train.followers import wandb_id
+    from mft_cli.train.followers import tracker_id
 
     run = RunDir(tmp_path)
-    first = wandb_id(run)
-    assert wandb_id(run) == first
+    first = tracker_id(run)
+    assert tracker_id(run) == first
     run.wandb.write_text(damage)
-    assert wandb_id(run) not in (first, 5)
+    assert tracker_id(run) not in (first, 5)
 
 
 def test_scores_and_the_report_are_sent_once(tiny_model, problem_file, tmp_path, opened):

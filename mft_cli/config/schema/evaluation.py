@@ -22,6 +22,7 @@ from mft_cli.config.schema.base import (
     key,
 )
 from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
+from mft_cli.config.schema.likelihood import LikelihoodConfig
 
 
 @dataclass(config=STRICT)
@@ -30,9 +31,14 @@ class BenchmarkConfig:
 
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
     problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is reported.")
-    answer_type: Literal["number", "math", "choice", "text", "steps", "code", "instructions", "judged"] = key(
+    answer_type: Literal[
+        "number", "math", "choice", "text", "steps", "code", "instructions", "judged", "likelihood"
+    ] = key(
         "number",
         "How answers are compared: number, math (LaTeX), choice (letter), text (exact), steps, code (tests) ...",
+    )
+    likelihood: LikelihoodConfig = key(
+        LikelihoodConfig, "How rows become options (answer_type likelihood).", needs="answer_type=likelihood"
     )
     gold_fields: list[str] = key([], "The gold is these fields of the row as JSON; name=field: under another name.")
     group: str | None = key(
@@ -60,6 +66,14 @@ class BenchmarkConfig:
     max_new_tokens: AtLeastOne = key(512, "Longest completion in tokens.")
     temperature: NonNegative = key(0.0, "Sampling temperature; 0 is greedy.")
     top_p: Share = key(1.0, "Nucleus sampling.")
+    top_k: Count = key(0, "Sample among this many of the likeliest tokens; 0: all.", needs="temperature!=0.0")
+    min_p: Fraction = key(
+        0.0, "Sample among tokens of at least this share of the likeliest one's probability.", needs="temperature!=0.0"
+    )
+    repetition_penalty: Positive = key(
+        1.0, "Divides the logits of tokens that prompt or completion already hold (negative ones: times); 1 is off."
+    )
+    stop_ids: list[Count] = key([], "Token ids that end a completion, besides the model's and the prompt's own.")
     samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
     domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
     limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
@@ -94,6 +108,11 @@ class EvalConfig:
     engine: Literal["auto", "vllm", "hf", "api"] = key(
         "auto", "auto: vllm where installed, else hf (transformers); api: an OpenAI-compatible endpoint."
     )
+    decoding: Literal["benchmark", "model"] = key(
+        "benchmark",
+        "Where temperature, top_p, top_k, min_p and repetition_penalty come from: the benchmark's keys, or the model's own "
+        "generation_config.json.",
+    )
     decode: str = key(
         "plain",
         "plain; with an exported refinement head also verify (it drafts, the model verifies: plain's text in fewer "
@@ -118,6 +137,15 @@ class EvalConfig:
     token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.", needs="logprobs=true")
     logprobs_top: AtLeastOne = key(
         20, "Likeliest tokens that the entropy is computed from where not all are available.", needs="logprobs=true"
+    )
+    every_steps: Count = key(
+        0,
+        "mft train: evaluate also every this many steps, inside of the training by plain transformers; 0: only at its end.",
+    )
+    every_limit: AtLeastOne | None = key(
+        None,
+        "Take at most this many problems of every benchmark (seeded draw) for eval.every_steps.",
+        needs="every_steps",
     )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")

@@ -47,6 +47,10 @@ class TrainingConfig:
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass: less memory, slower.")
     logits_chunk: AtLeastOne = key(1024, "Positions whose logits are held at once.")
     fast_modules: bool = key(True, "Swap element-wise modules for fused ones that were checked to compute the same.")
+    stop_after: Count = key(
+        0,
+        "Early stopping: end after this many measurements in a row (checkpoint.best_by) without a new best; 0: never.",
+    )
     max_bad_steps: AtLeastOne = key(5, "Stop after this many steps in a row without a finite loss and gradient.")
 
 
@@ -57,7 +61,12 @@ class CheckpointConfig:
     every_steps: Count = key(0, "Save every this many steps; 0: at the end of every epoch.")
     every_minutes: NonNegative = key(30.0, "Save also when this long has passed since the last one; 0: never.")
     keep_last: AtLeastOne = key(2, "How many of the newest checkpoints stay.")
-    keep_best: bool = key(False, "Keep also the checkpoint with the lowest validation loss.")
+    keep_best: bool = key(False, "Keep also the best checkpoint by checkpoint.best_by.")
+    best_by: str = key(
+        "validation_loss",
+        "What the best checkpoint and early stopping go by: validation_loss, or a benchmark of eval= (eval.every_steps).",
+        needs="keep_best=true or train.stop_after",
+    )
     resume: bool = key(
         True, "Go on from the newest verified checkpoint in the run folder; false replaces the folder's run, once."
     )
@@ -81,6 +90,9 @@ class LogConfig:
     wandb_tags: list[str] = key([], "Words to find the run by.", needs="wandb!=off")
     wandb_job_type: str = key("train", "What kind of job the run is, to filter by.", needs="wandb!=off")
     tensorboard: bool = key(False, "TensorBoard files in the run folder.")
+    mlflow: bool = key(False, "MLflow, where MLFLOW_TRACKING_URI says.")
+    trackio: bool = key(False, "trackio, in the folder that TRACKIO_DIR says.")
+    project: str = key("mft", "MLflow's experiment and trackio's project.", needs="mlflow=true or trackio=true")
     peak_tflops: Positive | None = key(None, "Peak of the device, for model FLOP utilisation; null: known GPUs only.")
 
 

@@ -198,6 +198,8 @@ class ApiEngine(Engine):
         }
         if sampling.temperature > 0:
             body |= {"top_p": sampling.top_p, "seed": request.seed}
+        rare: JsonObject = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}  # vllm and sglang; OpenAI refuses them
+        body |= {name: getattr(sampling, name) for name, off in rare.items() if getattr(sampling, name) != off}
         if sampling.stop:
             body["stop"] = list(sampling.stop[:MOST_STOPS])
         top = min(sampling.top, MOST_TOP[send])

@@ -31,6 +31,7 @@ class Sampling:
 
     `logprobs`: "" none, "mean" means over the completion's tokens, "tokens" also each token's. `top`: the likeliest
     tokens that an engine gives where it does not give all. `kept_special`: ids of special tokens that stay in the text.
+    `top_k` 0, `min_p` 0 and `repetition_penalty` 1 are off; engines/sampling.py says what each does.
     """
 
     temperature: float
@@ -40,11 +41,14 @@ class Sampling:
     logprobs: str = ""
     top: int = 20
     kept_special: tuple[int, ...] = ()
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def settings(self) -> dict[str, object]:
         """What decides a completion, for digests; without what most samplings do not have."""
-        fields = asdict(self)
-        return fields if self.kept_special else {k: v for k, v in fields.items() if k != "kept_special"}
+        rare: dict[str, object] = {"kept_special": (), "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        return {name: value for name, value in asdict(self).items() if name not in rare or value != rare[name]}
 
 
 Confidence = dict[str, float | list[float] | None]

@@ -35,6 +35,7 @@ from mft_cli.eval.engines.base import (
     decoded,
     finish,
 )
+from mft_cli.eval.engines.sampling import penalised, probabilities
 from mft_cli.files import read_json
 from mft_cli.models.loading import custom_code_refusal
 from mft_cli.models.pretrained import read_adapted, read_model
@@ -172,18 +173,18 @@ class Row:
 
     def choose(self, logits: Tensor) -> int:
         """The next token from logits [vocab]; it is appended."""
+        scores = penalised(logits, [*self.request.prompt, *self.ids], self.sampling.repetition_penalty)
         if self.sampling.temperature == 0:
-            token = int(logits.argmax())
+            token = int(scores.argmax())
         else:
-            probability = torch.softmax(logits.double().cpu() / self.sampling.temperature, dim=-1)
-            token = int(torch.multinomial(_nucleus(probability, self.sampling.top_p), 1, generator=self.generator))
+            token = int(torch.multinomial(probabilities(scores, self.sampling), 1, generator=self.generator))
         self.ids.append(token)
         if self.sampling.logprobs:
             self._measure(logits, token)
         return token
 
     def _measure(self, logits: Tensor, token: int) -> None:
-        """Log-probability of the token and entropy of the model's own distribution, before temperature and top_p."""
+        """Log-probability of the token and entropy of the model's own distribution, before every rule of the sampling."""
         logprob = torch.log_softmax(logits.double(), dim=-1)
         self.logprobs.append(float(logprob[token]))
         self.entropies.append(float(torch.special.entr(logprob.exp()).sum()))
@@ -195,12 +196,3 @@ class Row:
             return False
         text = decoded(tokenizer, self.ids[-self.tail :], self.sampling.kept_special)
         return any(s in text for s in self.sampling.stop)
-
-
-def _nucleus(probability: Tensor, top_p: float) -> Tensor:
-    """Zero outside the smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020, 1904.09751)."""
-    if top_p >= 1:
-        return probability
-    ranked, order = probability.sort(descending=True)
-    outside = ranked.cumsum(-1) - ranked >= top_p
-    return probability.index_fill(-1, order[outside], 0.0)

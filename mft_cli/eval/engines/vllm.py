@@ -159,10 +159,14 @@ def _parameters(request: Request, sampling: Sampling) -> Any:
     """vLLM's sampling parameters. End tokens are given by id and the tokenizer's own is ignored: one definition."""
     from vllm import SamplingParams
 
+    sampled = sampling.temperature > 0
     return SamplingParams(
         temperature=sampling.temperature,
-        top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
-        seed=request.seed if sampling.temperature > 0 else None,
+        top_p=sampling.top_p if sampled else 1.0,
+        top_k=sampling.top_k if sampled else 0,
+        min_p=sampling.min_p if sampled else 0.0,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=request.seed if sampled else None,
         max_tokens=request.max_new_tokens,
         stop=list(sampling.stop) or None,
         stop_token_ids=list(sampling.end_ids),

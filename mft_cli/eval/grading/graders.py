@@ -16,6 +16,7 @@ The gold of a problem is one text. What it holds, by answer type:
     text          the text; letter case, surrounding blanks and a final full stop do not count
     code          JSON of the benchmark's gold_fields (prompt, test, entry_point ...)
     instructions  JSON of the benchmark's gold_fields (instruction_id_list, kwargs ...)
+    likelihood    the letters of the right options, A for the first, between commas
     judged        JSON of the benchmark's gold_fields; a language model compares the completion with a reference
 
 For number, math, choice and text the gold is either the plain answer or a JSON object; `gold_parts` reads both. Its keys:
@@ -52,6 +53,7 @@ GRADERS = {
     "code": "mft_cli.eval.grading.code:grade_code",
     "instructions": "mft_cli.eval.grading.instructions:grade_instructions",
     "judged": "mft_cli.eval.grading.preferences:grade_preferences",
+    "likelihood": "mft_cli.eval.grading.likelihood:grade_likelihood",
 }
 # Further numbers in metrics.json, from complete scores.
 MORE_METRICS = {
@@ -62,6 +64,7 @@ MORE_METRICS = {
     "steps": "mft_cli.eval.grading.steps:step_metrics",
     "code": "mft_cli.eval.grading.code:code_metrics",
     "instructions": "mft_cli.eval.grading.instructions:instruction_metrics",
+    "likelihood": "mft_cli.eval.grading.likelihood:likelihood_metrics",
 }
 # What a grader cannot do without; asked before the first completion is paid for.
 NEEDS = {

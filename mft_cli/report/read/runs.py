@@ -64,6 +64,7 @@ class Run:
     validation: list[Record]
     evaluations: list[Evaluation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    scored: list[Record] = field(default_factory=list)  # benchmarks while it trained (eval.every_steps)
 
     @property
     def seconds_in_steps(self) -> float | None:
@@ -178,6 +179,7 @@ def read_run(folder: Path, label: str) -> Run:
         provenance=fields.checked(provenance, fields.PROVENANCE, "run.json", notes),
         training=by_step(rows, "train", notes),
         validation=by_step(rows, "validation", notes),
+        scored=by_step(rows, "evaluation", notes),
         notes=notes,
     )
     notes += missing(run)

@@ -88,7 +88,7 @@ def colour(index: int, dark: bool = False) -> str:
 def draw(runs: list[Run]) -> list[Plot]:
     """Every figure for which there is something to show."""
     plots = []
-    for curve in CURVES:
+    for curve in (*CURVES, *score_curves(runs)):
         lines = [(index, run.label, *points(getattr(run, curve.kind), curve.field)) for index, run in enumerate(runs)]
         series: list[Line] = [line for line in lines if line[2]]
         if curve.field == "masked_share" and not any(value > 0 for line in series for value in line[3]):
@@ -98,6 +98,15 @@ def draw(runs: list[Run]) -> list[Plot]:
                 Plot(curve, _figure(curve, series, False), _figure(curve, series, True), caption(curve, series))
             )
     return plots + risk_curves(runs)
+
+
+def score_curves(runs: list[Run]) -> list[Curve]:
+    """One figure for each benchmark that was evaluated while a run trained."""
+    names = dict.fromkeys(name for run in runs for row in run.scored for name in row if f"{name}/n" in row)
+    return [
+        Curve(f"scored-{re.sub('[^A-Za-z0-9_-]', '_', n)}", f"{n} while training", "accuracy", "scored", n)
+        for n in names
+    ]
 
 
 def risk_curves(runs: list[Run]) -> list[Plot]:

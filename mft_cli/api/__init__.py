@@ -1,0 +1,1 @@
+"""What the command line does, as functions: `import mft_cli` shows them (docs/python.md)."""
