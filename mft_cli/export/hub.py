@@ -13,11 +13,8 @@ from mft_cli.export.card import HubFacts, Scores, hub_id, model_card, without_fo
 from mft_cli.files import JsonObject, read_json
 from mft_cli.models.checksums import SUMS
 
-PARTS = {
-    "merged": "config.json",
-    "adapter": "adapter_config.json",
-    "masks": "masks.mft",
-}  # part -> the file that it needs
+# part -> the file that it needs
+PARTS = {"merged": "config.json", "adapter": "adapter_config.json", "masks": "masks.mft"}
 ADAPTER = "adapter_config.json"
 
 
