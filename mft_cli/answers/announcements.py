@@ -43,15 +43,15 @@ KEYED = re.compile(  # a field of JSON, or of what a model takes for JSON
 )
 
 
-def announced(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what follows the announcements between two places, the last first."""
+def announced(text: str, start: int, end: int, *, asserted: bool = True) -> Iterator[tuple[int, int]]:
+    """(start, end) of what follows the announcements between two places, the last first; or of those that state nothing."""
     part = text[start:end].lower()
     part = part if len(part) == end - start else text[start:end]  # a letter may become two
     matches = [m for m in ENGLISH.finditer(part) if _is_word(part, m)] if "ans" in part else []
     if any(stem in part for stem in (ASCII_STEMS if part.isascii() else STEMS)):
         matches += OTHERS.finditer(part)
     for match in sorted(matches, key=lambda m: -m.end())[:MOST]:
-        if is_asserted(part, match.start(), match.end()):
+        if is_asserted(part, match.start(), match.end()) is asserted:
             place = start + match.end()
             yield place, _end(text, place, min(end, place + 2 * MAX_CANDIDATE))
 

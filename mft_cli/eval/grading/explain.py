@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mft_cli.answers.announcements import announced
 from mft_cli.answers.extraction import candidates, cut_new_turn, thoughts_end
 from mft_cli.answers.find import find_answer, reader_of, without_cut_word
 from mft_cli.answers.numbers import separate_groups
@@ -61,6 +62,8 @@ def _reading_steps(record: Record, benchmark: BenchmarkConfig) -> Iterator[str]:
     visible = cut_new_turn(searched, keywords["markers"], read, keywords["prompt"])
     if len(visible) < len(searched):
         yield f"cut where a new question begins: {_shown(searched[len(visible) :])}"
+    for start, end in announced(visible, 0, len(visible), asserted=False):
+        yield f"announcement: {_shown(visible[start:end])}: states nothing (supposed, asked, refused or withdrawn)"
     for place in candidates(visible, keywords["markers"]):
         answer = read(visible, place)
         said = f"read as {answer.text!r}" if answer else "not readable"

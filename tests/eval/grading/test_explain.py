@@ -18,6 +18,8 @@ TEXTS = {
     "a": "<think>5?</think>#### Step 2: add\n\\boxed{7 \\text{ in 2 days}}",
     "b": "So 7 remain.",
     "c": "<think>7",
+    "e": "Wait, the answer is 7? No.",
+    "f": "So she has **7** eggs. This takes 9.",
     "d": "#### 7\n\nQuestion: and 8?\n#### 8",
 }
 
@@ -35,6 +37,8 @@ def completions(tmp_path: Path) -> Path:
         ("a", ["thoughts end at character 17", "read as '7'", "from box", "verdict: right, status ok"]),
         ("b", ["answer: '7' from last_number", "verdict: right"]),
         ("c", ["the thought is still open", "verdict: wrong, status unparsed"]),
+        ("e", ["announcement: '7? No.': states nothing", "status unparsed"]),
+        ("f", ["answer: '7' from conclusion, characters 13 to 14", "verdict: right"]),
         ("d", ["cut where a new question begins: 'Question: and 8?", "answer: '7' from marker"]),
     ],
 )
@@ -58,9 +62,9 @@ def test_unknown_id(completions: Path) -> None:
 
 def test_metrics_count_where_answers_come_from(completions: Path, tmp_path: Path) -> None:
     metrics = score_file(completions, "x", BENCHMARK, tmp_path / "s")
-    assert metrics["answer_from"] == {"box": 1, "last_number": 1, "marker": 1, "none": 1}
+    assert metrics["answer_from"] == {"box": 1, "conclusion": 1, "last_number": 1, "marker": 1, "none": 2}
     assert metrics["scoring_version"] == 3
-    assert any("1 of 4 answers are the last number" in warning for warning in metrics["warnings"])
+    assert any("1 of 6 answers are the last number" in warning for warning in metrics["warnings"])
     scores = [json.loads(line) for line in (tmp_path / "s" / "scores.jsonl").read_text().splitlines()]
     start, end = scores[0]["answer_span"]
     assert (scores[0]["answer_from"], TEXTS["a"][start:end]) == ("box", "7")
