@@ -12,7 +12,7 @@ from mft_cli.eval.metrics_file import Metrics, read_metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
 from mft_cli.eval.session import Session
-from mft_cli.files import digest_of, file_digest, locked, write_atomically, write_sealed
+from mft_cli.files import digest_of, file_digest, locked, remove_leftovers, write_atomically, write_sealed
 from mft_cli.provenance import provenance
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import stoppable
@@ -33,6 +33,8 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
 def evaluate_session(session: Session, out: Path) -> dict[str, Metrics]:
     """See `evaluate`; the folder is this process's."""
     plans = session.plans(out)
+    for folder in (out, *(plan.out for plan in plans)):
+        remove_leftovers(folder)
     last = {plan.name: session.last_pass(plan) for plan in plans}
     metrics = {name: done for name, plan in last.items() if plan is not None and (done := finished(plan)) is not None}
     todo = [plan.name for plan in plans if plan.name not in metrics]

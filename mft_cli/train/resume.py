@@ -41,6 +41,8 @@ def is_done(run: RunDir, config: TrainConfig) -> bool:
     check_same_start(run, config.model)
     longer = config.checkpoint.retime and TIMING_KEYS & changed_keys(run, config).keys()
     exports = [folder for folder, _ in exports_to_evaluate(run, config.eval.checkpoints)]
+    if config.checkpoint.keep_best:
+        exports += run.root.glob("export-best")
     return not longer and all((folder / "config.json").exists() and damage(folder) is None for folder in exports)
 
 

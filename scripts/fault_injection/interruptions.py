@@ -56,7 +56,7 @@ def kills(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[
         folder = shop.fresh(scenario, "case")
         struck: list[str] = []
         for _ in range(min(rng.randint(1, KILLS_IN_SEQUENCE), n - done)):
-            before = newest(folder / "run")
+            before = newest(folder / "run") if scenario.name != "again" else None  # that of the run to be replaced
             ended = kill_once(shop, scenario, folder, rng)
             judge(table, f"kill -9: {scenario.name}", ended, struck, before)
             if ended.struck:

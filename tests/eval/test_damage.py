@@ -85,3 +85,12 @@ def test_the_digest_of_the_weights_is_in_the_metrics(whole) -> None:
     _, folder = whole
     model = json.loads((folder / "sums" / "metrics.json").read_text())["model"]
     assert len(model["weights_digest"]) == len(model["tokenizer_digest"]) == 16
+
+
+def test_temporary_files_of_a_killed_evaluation_are_removed(whole, tmp_path: Path) -> None:
+    asked, folder = whole
+    torn = shutil.copytree(folder, tmp_path / "eval")
+    (torn / "sums" / "metrics.json").unlink()
+    (torn / "sums" / ".gold.jsonl.123.tmp").write_text("half")
+    evaluate(asked, torn)
+    assert not list(torn.rglob(".*.tmp"))

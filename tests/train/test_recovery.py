@@ -131,8 +131,11 @@ def test_temporary_exports_of_killed_runs_are_removed(tiny_model, problem_file, 
     for name in (".export.123.tmp", ".state.json.123.tmp", ".old-export-123"):
         (stopped / name).mkdir()
         (stopped / name / "model.safetensors").write_bytes(bytes(100))
+    (stopped / "export").mkdir(exist_ok=True)
+    (stopped / "export" / "..mft-digests.json.123.tmp").write_text("half")
     train(training(tiny_model, problem_file, stopped))
     assert not [p.name for p in stopped.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+    assert not list((stopped / "export").glob("*.tmp"))
 
 
 def test_samples_are_cut_back_as_metrics_are(tiny_model, problem_file, stopped):
