@@ -23,6 +23,7 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"  # a process with threads cannot be forked
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+from mft_cli.provenance import cpu_name  # noqa: E402
 from scripts.fault_injection import combinations, damage, forks, interruptions, values  # noqa: E402
 from scripts.fault_injection.scenarios import BY_NAME, Workshop  # noqa: E402
 from scripts.fault_injection.table import MEANING, Table  # noqa: E402
@@ -34,6 +35,7 @@ GROUPS: dict[str, Group] = {
     "values": values.values,
     "combinations": combinations.combinations,
 }  # fmt: skip
+BEGIN, END = "<!-- the table: begin -->", "<!-- the table: end -->"
 WARM = ("mft_cli.train.run", "mft_cli.eval.evaluate", "mft_cli.eval.engines.hf", "mft_cli.config.load", "mft_cli.cli.train",
         "mft_cli.methods.masked_thought", "transformers.models.llama.modeling_llama", "peft", "hydra.core.utils",
         "torch.utils.tensorboard", "mft_cli.cli.rank", "mft_cli.cli.report", "mft_cli.cli.eval")  # fmt: skip
@@ -45,6 +47,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups: {','.join(GROUPS)}")
     parser.add_argument("--scenarios", default="", help=f"of {', '.join(BY_NAME)}; all by default")
+    parser.add_argument("--page", type=Path, help="a Markdown page whose table, between two comments, is replaced")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
@@ -53,7 +56,17 @@ def main() -> int:
     for kind, meaning in MEANING.items():
         print(f"{kind}: {meaning}")
     print(f"{time.monotonic() - table.start:.0f} s")
+    if asked.page:
+        write_table(asked.page, table, f"--n {asked.n} --seed {asked.seed}")
     return 0 if table.clean else 1
+
+
+def write_table(page: Path, table: Table, words: str) -> None:
+    """In place of what stands in `page` between the comments BEGIN and END."""
+    minutes = (time.monotonic() - table.start) / 60
+    before, _, rest = page.read_text().partition(BEGIN)
+    said = f"`python scripts/faults.py {words}`, {minutes:.0f} minutes on {cpu_name()}, {os.cpu_count()} cores:"
+    page.write_text(f"{before}{BEGIN}\n{said}\n\n{table.render()}\n{END}{rest.partition(END)[2]}")
 
 
 def inject(folder: Path, asked: argparse.Namespace) -> Table:
