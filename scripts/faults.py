@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -50,8 +51,14 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="a Markdown page whose table, between two comments, is replaced")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        table = inject(Path(folder).resolve(), asked)
+    table = Table()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(dir=asked.folder, ignore_cleanup_errors=True) as folder:
+        try:
+            inject(Path(folder).resolve(), asked, table)
+        except KeyboardInterrupt:
+            forks.kill_children()
+            print("stopped: not all faults were tried")
     print(table.render())
     for kind, meaning in MEANING.items():
         print(f"{kind}: {meaning}")
@@ -69,14 +76,13 @@ def write_table(page: Path, table: Table, words: str) -> None:
     page.write_text(f"{before}{BEGIN}\n{said}\n\n{table.render()}\n{END}{rest.partition(END)[2]}")
 
 
-def inject(folder: Path, asked: argparse.Namespace) -> Table:
+def inject(folder: Path, asked: argparse.Namespace, table: Table) -> None:
     forks.become_nursery()
     forks.import_all(WARM)
-    shop, table = Workshop(folder), Table()
+    shop = Workshop(folder)
     names = [name.strip() for name in asked.scenarios.split(",") if name]
     for name in asked.only.split(","):
         GROUPS[name](shop, table, asked.n, random.Random(f"{asked.seed} {name}"), names)
-    return table
 
 
 if __name__ == "__main__":

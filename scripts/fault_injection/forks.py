@@ -220,10 +220,14 @@ def wait_for(pid: int) -> tuple[int, str]:
     while alive := living_children():
         if time.monotonic() > until:
             hung = hung or f"left {len(alive)} processes behind: {' '.join(alive[0].cmdline()[-3:])}"
-            for process in alive:
-                process.kill()
+            kill_children()
         time.sleep(0.005)
     return code, hung
+
+
+def kill_children() -> None:
+    for process in living_children():
+        process.kill()
 
 
 def living_children() -> list[psutil.Process]:
