@@ -77,7 +77,7 @@ def test_every_preset_trains_two_steps(preset: str, tiny_model: Path, tmp_path: 
         source |= {"path": str(file), "local": [], "format": "jsonl", "rows": None, "name": None}
     config = {
         **values, "run_dir": str(tmp_path / "run"), "model": {"path": str(tiny_model)},
-        "launch": {"device": "cpu", "threads": 1},
+        "launch": {"device": "cpu", "threads": 1}, "log": {},
         "train": {**values["train"], "max_steps": 2, "precision": "fp32", "global_batch_size": 4, "optimizer": "adamw",
                   "row_length": None},
     }  # fmt: skip
