@@ -60,7 +60,7 @@ def section(state: State) -> list[str]:
             f"CHANGED: earlier runs had another design ({', '.join(e['digest'] for e in state.history)}; now {claim.digest}).",
             "",
         ]
-    if state.done:
+    if state.verdict != NOT_RUN:
         lines += [
             f"{count(state.done, 'run')} of {state.total}, {count(len(claim.seeds), 'seed')} an arm, {claim.problems} problems; "
             f"{duration(state.cost_s)} of run time ({state.machine or 'machine unknown'}). Design {claim.digest}, {commit(state)}.", "",
@@ -83,7 +83,9 @@ def detectable(value: float | None) -> str:
 
 
 def commit(state: State) -> str:
-    known = state.history[-1].get("commit") if state.history else None
+    if not state.history:
+        return "its runs were made for other claims"
+    known = state.history[-1].get("commit")
     return f"committed in {known} before its first run" if known else "not committed when it first ran"
 
 

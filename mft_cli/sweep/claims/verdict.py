@@ -50,7 +50,7 @@ class State:
     def verdict(self) -> str:
         verdicts = [outcome.verdict for outcome in self.outcomes]
         if self.done < self.total:
-            return NOT_RUN if not self.done else f"unfinished ({self.done} of {self.total} runs)"
+            return f"unfinished ({self.done} of {self.total} runs)" if self.done and self.history else NOT_RUN
         if DOES_NOT_HOLD in verdicts:
             return DOES_NOT_HOLD
         return HOLDS if set(verdicts) == {HOLDS} else UNDECIDED
@@ -62,26 +62,37 @@ class State:
 
 
 def state_of(name: str, claim: Claim, out: Path) -> State:
-    """Reads the claim's ledger and the scores of its finished runs."""
-    ledger = Ledger(out / name)
-    by_words = {tuple(job.overrides): job for job in ledger.all()} if ledger.facts.is_file() else {}
+    """Reads the ledgers, and the scores of the claim's finished runs, whichever claim they were made for."""
+    known = finished(out)
     jobs = {
         (arm, seed): job
         for arm in claim.arms
         for seed in claim.seeds
-        if (job := by_words.get(tuple(overrides_of(claim, arm, seed, out)))) and job.state == "done"
+        if (job := known.get(tuple(overrides_of(claim, arm, seed, out))))
     }
     total = len(claim.arms) * len(claim.seeds)
-    tables = cells(claim, ledger, jobs) if len(jobs) == total else {}
+    tables = cells(claim, jobs) if len(jobs) == total else {}
     outcomes = [outcome(contrast, terms, tables, claim.smallest) for contrast, terms in claim.contrasts.items()]
     means = {cell: float(table.mean()) for cell, table in tables.items()}
     cost = sum(seconds(job) or 0.0 for job in jobs.values())
-    return State(name, claim, len(jobs), total, outcomes, means, cost, machine(ledger, jobs), history(ledger))
+    return State(name, claim, len(jobs), total, outcomes, means, cost, machine(jobs), history(Ledger(out / name)))
 
 
-def machine(ledger: Ledger, jobs: Mapping[tuple[str, int], Job]) -> str:
+def finished(out: Path) -> dict[tuple[str, ...], Job]:
+    """Overrides -> the job that is done, of all claims; where several claims asked for a run, the one that took longest made it."""
+    ledgers = [Ledger(facts.parent) for facts in sorted(out.glob("*/sweep.json"))]
+    done = [job for ledger in ledgers for job in ledger.all() if job.state == "done"]
+    return {tuple(job.overrides): job for job in sorted(done, key=lambda job: seconds(job) or 0.0)}
+
+
+def folder_of(job: Job) -> Path:
+    """Where a claim's run lies: `overrides_of` ends in it."""
+    return Path(job.overrides[-1].removeprefix("run_dir="))
+
+
+def machine(jobs: Mapping[tuple[str, int], Job]) -> str:
     """Processor, cores and threads, by the first run's run.json."""
-    folders = [folder for job in jobs.values() if (folder := ledger.run_folder(job))]
+    folders = [folder_of(job) for job in jobs.values()]
     facts = RunDir(folders[0]).get_provenance().get("hardware", {}) if folders else {}
     return f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} used" if facts else ""
 
@@ -92,21 +103,20 @@ def history(ledger: Ledger) -> list[Values]:
     return list(read_json(ledger.facts).get("designs", [])) if ledger.facts.is_file() else []
 
 
-def cells(claim: Claim, ledger: Ledger, jobs: Mapping[tuple[str, int], Job]) -> dict[str, Table]:
+def cells(claim: Claim, jobs: Mapping[tuple[str, int], Job]) -> dict[str, Table]:
     """arm/benchmark -> scores [seeds, problems]."""
     return {
         f"{arm}/{benchmark}": np.array(
-            [scores(ledger, jobs[arm, seed], benchmark, claim) for seed in claim.seeds], dtype=np.float64
+            [scores(jobs[arm, seed], benchmark, claim) for seed in claim.seeds], dtype=np.float64
         )
         for arm in claim.arms
         for benchmark in claim.benchmarks
     }
 
 
-def scores(ledger: Ledger, job: Job, benchmark: str, claim: Claim) -> list[float]:
+def scores(job: Job, benchmark: str, claim: Claim) -> list[float]:
     """Of one run, a number a problem, in the benchmark's order. Raises UserError where the evaluation is not whole."""
-    folder = ledger.run_folder(job)
-    assert folder is not None
+    folder = folder_of(job)
     records, _ = read_lines(folder / "eval" / benchmark / "scores.jsonl")
     if len(records) != claim.problems or any(claim.metric not in record for record in records):
         raise UserError(

@@ -81,6 +81,13 @@ def test_a_design_that_changed_after_a_run_says_so(tmp_path: Path):
     )
 
 
+def test_a_claim_has_a_verdict_where_others_made_its_runs(tmp_path: Path):
+    ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5})
+    state = state_of("another", CLAIM, tmp_path)
+    assert state.verdict == HOLDS
+    assert "its runs were made for other claims" in page.page([state], tmp_path)
+
+
 def test_claims_that_share_runs_share_their_folders(tmp_path: Path):
     other = replace(CLAIM, contrasts={"loss": {"a/chains": 1.0, "b/chains": -1.0}})
     assert design.overrides_of(CLAIM, "a", 1, tmp_path) == design.overrides_of(other, "a", 1, tmp_path)
