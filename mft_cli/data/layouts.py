@@ -64,9 +64,16 @@ def resolve(source: SourceConfig, name: str, rows: Iterable[tuple[int, str, Any]
     """
     if names_its_fields(source):
         return replace(source, layout="question_response"), ""
-    location, row = next(((at, values) for _, at, values in rows if not isinstance(values, BadRow)), ("", None))
+    location, row = "", None
+    bad: list[BadRow] = []
+    for _, location, values in rows:
+        if not isinstance(values, BadRow):
+            row = values
+            break
+        bad.append(values)
     if row is None:
-        raise UserError(f"data.sources.{name}.path={source.path}: no row that can be read")
+        first = f" (first: {bad[0]})" if bad else ", the file is empty"
+        raise UserError(f"data.sources.{name}.path={source.path}: no row that can be read{first}")
     forms = fitting(row)
     readings = [", ".join(f"{k}={v}" for k, v in form.keys.items()) for form in forms]
     if len(forms) != 1:

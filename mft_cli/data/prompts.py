@@ -23,6 +23,14 @@ Offsets = list[tuple[int, int]]  # of each token: its first character, and the o
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
 
+def unwritten(message: Turn, last: bool) -> list[str]:
+    """Texts besides its content that a template has to write of a turn: tools' names, and the reasoning of the last turn."""
+    calls = [call for call in message.get("tool_calls", []) if isinstance(call, dict)]
+    names = [call.get("function", call).get("name") for call in calls if isinstance(call.get("function", call), dict)]
+    reasoning = message.get("reasoning_content", "") if last else ""
+    return [text for text in (*names, reasoning.strip()) if isinstance(text, str) and text]
+
+
 class UnsafeText(ValueError):
     """A text holds a control token of the tokenizer."""
 
@@ -224,6 +232,12 @@ class Renderer:
                     f"turn {number} ({message['role']}): the chat template does not write its text in its place"
                 )
             at += len(content)
+            for part in unwritten(message, last=number == len(messages)):
+                if part not in whole:
+                    raise ValueError(
+                        f"turn {number} ({message['role']}): the chat template does not write {part[:40]!r} of its tool_calls or "
+                        "reasoning_content; take a template that does with model.chat_template=FILE, or leave the field out"
+                    )
 
     def _answer_start(self, messages: list[Turn], i: int, whole: str, done: int) -> int:
         """Where in `whole` the answer of turn i starts: after what generation is asked with. Raises ValueError."""

@@ -212,3 +212,28 @@ def test_a_template_that_cannot_be_rendered_is_one_sentence(tokenizer, template:
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=says):
         Renderer(tokenizer, PromptConfig())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("reasoning_content", "hm"), ("tool_calls", [{"type": "function", "function": {"name": "add", "arguments": {}}}])],
+)
+def test_what_the_template_leaves_out_of_an_answer_is_told(tokenizer, field: str, value):
+    turns = [CHAT[0], {**CHAT[1], field: value}]
+    with pytest.raises(
+        ValueError, match=r"turn 2 \(assistant\): the chat template does not write .* of its tool_calls or reasoning"
+    ):
+        Renderer(tokenizer, PromptConfig()).conversation(turns, "all")
+    earlier = [*turns, *CHAT[:2]]
+    if field == "reasoning_content":  # of earlier turns templates leave it out on purpose
+        assert Renderer(tokenizer, PromptConfig()).conversation(earlier, "all")
+
+
+def test_what_the_template_writes_beside_the_text_is_taken(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    turns = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]
+    answers = [s.text for s in Renderer(tokenizer, PromptConfig()).conversation(turns, "all") if s.loss_mask]
+    assert answers == [f"(hm){CHAT[1]['content']}"]

@@ -143,3 +143,17 @@ def test_a_file_of_one_deep_value_is_one_sentence(tmp_path: Path):
     file.write_text("[" * 100_000 + "]" * 100_000)
     with pytest.raises(UserError, match="nested too deeply"):
         load_rows(SourceConfig(path=str(file)), name="s", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"[{}]", "expected a JSON object, found list"),
+        ('{"a": 1}'.encode("utf-16"), "invalid JSON"),
+    ],
+)
+def test_a_file_without_a_readable_row_says_why(tmp_path: Path, text: bytes, said: str):
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    with pytest.raises(UserError, match=rf"no row that can be read.*{said}"):
+        load_rows(SourceConfig(path=str(tmp_path / "rows.jsonl"), layout="auto"), name="s", seed=1)
