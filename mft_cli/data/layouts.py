@@ -66,9 +66,9 @@ def resolve(source: SourceConfig, name: str, rows: Iterable[tuple[int, str, Any]
         return replace(source, layout="question_response"), ""
     location, row = "", None
     bad: list[BadRow] = []
-    for _, location, values in rows:
+    for _, at, values in rows:
         if not isinstance(values, BadRow):
-            row = values
+            location, row = at, values
             break
         bad.append(values)
     if row is None:
