@@ -176,6 +176,7 @@ def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) ->
     ranks.barrier()  # nobody still reads what is written now
     if ranks.rank == 0 and not going_on:
         set_aside(run, config)
+    if ranks.rank == 0 and not (going_on and run.config.exists()):
         write_atomically(run.config, to_yaml(config))
     run.begun = True
     ranks.barrier()
