@@ -92,6 +92,7 @@ class StageMemory:
     items: tuple[Item, ...]  # parameters, gradients, optimizer, masks, buffers
     work: tuple[Item, ...]  # what comes and goes within a step, at the moment when it is most
     cpu: tuple[Item, ...]
+    loading: Item  # of a node's processors, too: from the files to the GPUs
     limit: float
 
     @property
@@ -133,7 +134,9 @@ def stage_memory(p: Problem, stage: str, checkpointing: bool, limit: float) -> S
     if step and step.bytes > sum(i.bytes for i in work):
         work = [step]  # by then all activations are gone
     items = [*states(p, stage), *buffers(p, stage)]
-    return StageMemory(stage, checkpointing, tuple(items), tuple(work), tuple(cpu_items(p, stage)), limit)
+    return StageMemory(
+        stage, checkpointing, tuple(items), tuple(work), tuple(cpu_items(p, stage)), loading(p, stage), limit
+    )
 
 
 def states(p: Problem, stage: str) -> list[Item]:
@@ -220,6 +223,18 @@ def cpu_items(p: Problem, stage: str) -> list[Item]:
         ),
         Item("optimizer", f"{optimizer.formula}{of}", optimizer.bytes * share),
     ]
+
+
+def loading(p: Problem, stage: str) -> Item:
+    """Memory of a node's processors while the weights go from their files to the GPUs.
+
+    Every rank holds the model as the files have it (here: in the precision that it computes in), which nothing has to be
+    cloned of; stage 3 reads in fp32, and every rank its part.
+    """
+    b, t, ranks = p.micro.compute, p.trained, p.gpus_per_node
+    if stage.startswith("zero3"):
+        return Item("loading", f"4 B x {t.total:,} x {ranks}/{p.gpus}", 4.0 * t.total * ranks / p.gpus)
+    return Item("loading", f"{b} B x {t.total:,} x {ranks} ranks", float(b) * t.total * ranks)
 
 
 def table(p: Problem, limit: float) -> list[StageMemory]:

@@ -11,7 +11,7 @@ from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
 from mft_cli.plan.trained import Trained
-from mft_cli.plan.work import PassWork, Work
+from mft_cli.plan.work import DataFacts, PassWork, Work
 
 LEFT_OUT = (
     "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
@@ -101,11 +101,19 @@ def stage_lines(p: Plan) -> list[str]:
         plain = next(s for s in p.stages if s.stage == stage)
         lines.append(f"  {stage}")
         lines += [item_line(i) for i in plain.items]
+        lines.append(
+            f"    on the processors of a node while it loads: {plain.loading.formula} = {gb(plain.loading.bytes)}"
+        )
         if plain.cpu:
             lines.append(f"    on the processors of a node {gb(plain.cpu_total)}:")
             lines += ["  " + item_line(i) for i in plain.cpu]
             lines.append("      DeepSpeed's own estimate allows half as much again for pinned buffers")
+    if p.problem.micro.compute < 4:
+        lines.append(FP32_FILES)
     return lines
+
+
+FP32_FILES = "  files in fp32 take 4 B a weight while they load, and under zero1 and zero2 4 B more for each trained one that 16 bits round"
 
 
 def item_line(item: Item) -> str:
@@ -177,7 +185,7 @@ def work_lines(p: Plan) -> list[str]:
         f"tokens   {d.rows:,} examples x {d.mean_tokens:,.1f} tokens = {w.tokens_per_epoch:,.0f} an epoch ({d.origin})",
         f"steps    {d.rows:,} / global_batch_size {t.global_batch_size} = {w.steps_per_epoch:,} an epoch, {w.steps:,} in all; "
         f"{w.balance.passes:.3g} forward passes a GPU in each",
-        f"         {balance_text(w.balance, s.gpus)}",
+        f"         {balance_text(w.balance, s.gpus, d)}",
         *flops_lines(p, w),
     ]
     if w.seconds is None:
@@ -191,10 +199,11 @@ def work_lines(p: Plan) -> list[str]:
     return lines
 
 
-def balance_text(b: Balance, gpus: int) -> str:
+def balance_text(b: Balance, gpus: int, data: DataFacts) -> str:
     """How much of the GPUs' work is of use."""
+    supposed = "" if data.order else ", as if all examples were of the mean length"
     idle = f"; {b.idle} of {gpus} GPUs have no example in a step: raise train.global_batch_size" if b.idle else ""
-    return f"{b.useful:.0%} of the positions that they compute or wait for are tokens, the rest is padding and waiting{idle}"
+    return f"{b.useful:.0%} of the positions that they compute or wait for are tokens, the rest is padding and waiting{supposed}{idle}"
 
 
 def flops_lines(p: Plan, w: Work) -> list[str]:
@@ -278,5 +287,6 @@ def stage_values(s: StageMemory) -> dict[str, Any]:
         "stage": s.stage, "gradient_checkpointing": s.checkpointing,
         "total": s.total, "fits": s.fits,
         "items": [vars(i) for i in s.items],
-        "work": [vars(i) for i in s.work], "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
+        "work": [vars(i) for i in s.work], "loading_per_node": s.loading.bytes,
+        "cpu_per_node": s.cpu_total, "cpu_items": [vars(i) for i in s.cpu],
     }  # fmt: skip

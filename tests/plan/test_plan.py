@@ -66,7 +66,7 @@ def test_parameters_of_the_presets_are_the_published_ones(name: str):
 
 def test_every_preset_with_a_hub_id_is_in_the_table():
     paths = [line for p in (CONF / "model").glob("*.yaml") for line in p.read_text().splitlines() if "path:" in line]
-    hub = {p.removeprefix("path: ") for p in paths if "package:" not in p and '""' not in p}
+    hub = {p.removeprefix("path: ") for p in paths if not any(kind in p for kind in ("package:", "lab:", '""'))}
     assert hub == set(ARCHITECTURES)
 
 
@@ -84,6 +84,19 @@ def test_7b_on_eight_gpus():
     assert not stage(p, "none").fits
     assert p.lowest(False).stage == p.lowest(True).stage == "zero1"
     assert round(stage(p, "zero3_offload").cpu_total / 1e9, 1) == 148.2  # 22 bytes a parameter on the one node
+    # in the node's memory while it loads: 16 bits a weight in each rank, or fp32 once
+    assert [round(stage(p, s).loading.bytes / 1e9, 1) for s in ("none", "zero1", "zero2", "zero3")] == [107.8] * 3 + [
+        27.0
+    ]
+
+
+def test_ranks_without_an_example_are_planned():
+    """As training deals them: 6 examples on 8 GPUs."""
+    from mft_cli.plan.show import as_text
+
+    p = planned(train=schema.TrainingConfig(global_batch_size=6), gpus=8)
+    assert (p.work.balance.passes, p.work.balance.idle) == (1, 2)
+    assert "2 of 8 GPUs have no example in a step: raise train.global_batch_size" in as_text(p)
 
 
 def test_70b_on_eight_gpus_fits_with_offload_only():

@@ -43,6 +43,7 @@ class PackedRows:
         self.hidden_keys = hidden_keys
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
         self._block_masks: dict[int | None, BlockMask] = {}
+        self._boundaries: Tensor | None = None
         if len({sum(row) for row in lengths}) > 1 or (self.flat and min(self.flat) < 1):
             raise ValueError(f"the document lengths of every row must be positive and sum to the same width: {lengths}")
 
@@ -52,7 +53,8 @@ class PackedRows:
         if self.hidden_keys is None:
             return [None] * len(self.flat)
         parts = self.hidden_keys.flatten().split(self.flat)
-        return [part if bool(part.any()) else None for part in parts]
+        # a GPU would be waited for
+        return [part if self.hidden_keys.is_cuda or bool(part.any()) else None for part in parts]
 
     def mask(self, document: int, window: int | None) -> Tensor | None:
         """Who may see whom in a document, bool [t, t]; None is plain causal."""
@@ -75,8 +77,11 @@ class PackedRows:
         return self._block_masks[window]
 
     def boundaries(self, device: torch.device) -> Tensor:
-        """int32 [documents + 1]: where documents start in the rows laid end to end, and the end."""
-        return F.pad(torch.tensor(self.flat).cumsum(0), (1, 0)).to(device, torch.int32)
+        """int32 [documents + 1]: where documents start in the rows laid end to end, and the end. Made once for all layers."""
+        if self._boundaries is None:
+            ends = F.pad(torch.tensor(self.flat).cumsum(0), (1, 0)).to(torch.int32)
+            self._boundaries = (ends.pin_memory() if device.type == "cuda" else ends).to(device, non_blocking=True)
+        return self._boundaries
 
 
 def may_attend(t: int, window: int | None, hidden: Tensor | None, device: torch.device) -> Tensor:

@@ -270,3 +270,11 @@ def test_on_cuda(backend: str) -> None:
     found = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none").view(ids.shape)
     tolerance = 5e-2 if dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(found, alone(model.float(), ids, labels, LENGTHS), rtol=0, atol=tolerance)
+
+
+def test_boundaries_are_one_tensor_for_all_layers() -> None:
+    """Copied to the device once: a copy in every layer would be waited for."""
+    rows = PackedRows([[3, 2], [4, 1]])
+    first = rows.boundaries(torch.device("cpu"))
+    assert first.tolist() == [0, 3, 5, 9, 10]
+    assert rows.boundaries(torch.device("cpu")) is first
