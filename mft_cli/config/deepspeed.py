@@ -137,6 +137,7 @@ def ds_config(
     if precision == "bf16":
         values["bf16"] = {"enabled": True, "check_grad_overflow": True}
         values.setdefault("data_types", {"grad_accum_dtype": "fp32"})
+        values.setdefault("communication_data_type", "fp32")  # else every rank's gradient is added up in bf16
     elif precision == "fp16":
         values["fp16"] = {"enabled": True}
     zero = values["zero_optimization"]

@@ -1,0 +1,27 @@
+"""What mft adds to a DeepSpeed configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mft_cli.config import schema
+from mft_cli.config.deepspeed import ds_config
+
+
+def made(precision: str, **values: Any) -> dict[str, Any]:
+    config = schema.DeepspeedConfig(config={"zero_optimization": {"stage": 2}, **values})
+    document = ds_config(config, schema.TrainingConfig(), None, precision, world=8)
+    assert document is not None
+    return document
+
+
+@pytest.mark.parametrize(("precision", "summed_in"), [("bf16", "fp32"), ("fp16", None), ("fp32", None)])
+def test_bf16_gradients_are_summed_over_ranks_in_fp32(precision: str, summed_in: str | None) -> None:
+    """In bf16 every rank's addition would round (0.8 % at 64 ranks). fp16 has a loss scale for its range, and more digits."""
+    assert made(precision).get("communication_data_type") == summed_in
+
+
+def test_what_a_file_says_of_the_sum_stays() -> None:
+    assert made("bf16", communication_data_type="bf16")["communication_data_type"] == "bf16"
