@@ -178,8 +178,9 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def digest_of(value: object) -> str:
-    """Hex digest of a JSON-like value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    """Hex digest of a JSON-like value, independent of the order of keys; also of texts with a lone surrogate."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:

@@ -191,7 +191,8 @@ def record(run: RunDir, config: TrainConfig, choices: Provenance, loaded: Loaded
     if step and (changed := changed_versions(before, facts)):
         log(f"warning: this run was begun with other versions ({'; '.join(changed)}): its weights may depend on that")
     seen = with_segment(before, facts, step)
-    write_sealed(run.provenance, {**seen, "config_digest": file_digest(run.config)})
+    written = {"config_digest": file_digest(run.config)} if run.config.exists() else {}
+    write_sealed(run.provenance, {**seen, **written})
 
 
 @dataclass
