@@ -191,7 +191,8 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path, refusal: str) -> Iterator[None]:
-    """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free."""
+    """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free,
+    and what it left half-written is removed."""
     import fcntl
 
     try:
@@ -208,4 +209,5 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(refusal) from None
+        remove_leftovers(folder)
         yield

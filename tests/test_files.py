@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mft_cli import files
+from mft_cli.errors import UserError
 
 
 def test_an_exception_leaves_the_old_file(tmp_path: Path):
@@ -39,6 +40,7 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pa
 import os, signal, sys
 from pathlib import Path
 from mft_cli import files
+from mft_cli.errors import UserError
 with files.replacing(Path(sys.argv[1])) as temporary:
     temporary.mkdir()
     (temporary / "model.safetensors").write_text("large")
@@ -60,6 +62,7 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from mft_cli import files
+from mft_cli.errors import UserError
 with files.replacing(Path(sys.argv[1]) / "export") as temporary:
     temporary.mkdir()
     save_file({"w": torch.zeros(2)}, temporary / "model.safetensors")
@@ -89,3 +92,13 @@ def test_json_lines_tell_damaged_ones_and_split_at_newlines_alone(tmp_path: Path
     ]  # fmt: skip
     assert [row for _, _, row in files.read_jsonl(path, errors="replace")][2] == {"a": "\ufffd"}
     assert list(files.read_jsonl(tmp_path / "none.jsonl")) == []
+
+
+def test_who_takes_a_folder_removes_what_a_killed_process_left_in_it(tmp_path: Path):
+    (tmp_path / ".state.json.123.tmp").write_text("half")
+    with files.locked(tmp_path, "in use"):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        (tmp_path / ".state.json.124.tmp").write_text("being written")
+        with pytest.raises(UserError, match="in use"), files.locked(tmp_path, "in use"):
+            pass
+        assert (tmp_path / ".state.json.124.tmp").exists()

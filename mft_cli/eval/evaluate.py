@@ -33,8 +33,8 @@ def evaluate(config: EvalRunConfig, out: Path) -> dict[str, Metrics]:
 def evaluate_session(session: Session, out: Path) -> dict[str, Metrics]:
     """See `evaluate`; the folder is this process's."""
     plans = session.plans(out)
-    for folder in (out, *(plan.out for plan in plans)):
-        remove_leftovers(folder)
+    for plan in plans:
+        remove_leftovers(plan.out)
     last = {plan.name: session.last_pass(plan) for plan in plans}
     metrics = {name: done for name, plan in last.items() if plan is not None and (done := finished(plan)) is not None}
     todo = [plan.name for plan in plans if plan.name not in metrics]

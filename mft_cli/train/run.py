@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> Path:
     with run.lock():
         log = Log(run.log)
         run.hold()
-        for folder in (run.root, run.checkpoints, *run.root.glob("export*")):
+        for folder in (run.checkpoints, *run.root.glob("export*")):
             remove_leftovers(folder)
         if is_done(run, config):
             log(f"{run.root} is done; checkpoint.resume=false would train it again")
