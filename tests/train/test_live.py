@@ -31,6 +31,7 @@ def benchmark(data: Path) -> dict[str, Any]:
 def config_of(model: Path, data: Path, run: Path, **sections: Any) -> TrainConfig:
     evaluation = {
         "benchmarks": {"sums": benchmark(data)},
+        "engine": "hf",
         "every_steps": 2,
         "every_limit": 3,
         **sections.pop("eval", {}),
