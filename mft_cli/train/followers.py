@@ -79,7 +79,9 @@ class MlflowFollower:
 
     def __call__(self, row: Row) -> None:
         for name, value in numbers_in(row).items():
-            self.client.log_metric(self.id, name, value, step=int(row["step"]))
+            kind, _, metric = name.partition("/")
+            # a file store has a folder for each slash: loss and loss/ce cannot stand side by side
+            self.client.log_metric(self.id, f"{kind}/{metric.replace('/', '.')}", value, step=int(row["step"]))
 
     def close(self) -> None:
         self.client.set_terminated(self.id)
