@@ -43,6 +43,7 @@ class RunDir:
         self.metrics = self.root / "metrics.jsonl"
         self.samples = self.root / "samples.jsonl"
         self.wandb = self.root / "wandb.json"
+        self.live = self.root / "live"  # benchmarks inside of the training
         self.checkpoints = self.root / "checkpoints"
         self.export = self.root / "export"
         self.inode: int | None = None  # of the folder that `hold` saw

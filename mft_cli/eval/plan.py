@@ -189,10 +189,10 @@ def make_plan(
 
 
 def make_sampling(benchmark: BenchmarkConfig, config: EvalConfig, renderer: Renderer, subject: Subject) -> Sampling:
-    own = () if subject.by_text else (*renderer.end_ids, *subject.folder.end_ids)
+    known_ends = () if subject.by_text else (*renderer.end_ids, *subject.folder.end_ids)
     return Sampling(
         temperature=benchmark.temperature, top_p=benchmark.top_p, stop=tuple(renderer.stop),
-        end_ids=tuple(sorted({*own, *benchmark.stop_ids})), top=config.logprobs_top,
+        end_ids=tuple(sorted({*known_ends, *benchmark.stop_ids})), top=config.logprobs_top,
         logprobs=("tokens" if config.token_logprobs else "mean") if config.logprobs else "",
         kept_special=structure_tokens(subject.tokenizer),
         top_k=benchmark.top_k, min_p=benchmark.min_p, repetition_penalty=benchmark.repetition_penalty,

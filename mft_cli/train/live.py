@@ -40,28 +40,29 @@ class LiveEngine(HfEngine):
 
 
 class LiveEvaluation:
-    """`evaluation(step)` gives the accuracy of every benchmark; completions and metrics stay in <root>/live/step-<step>/.
+    """`evaluation(step)` gives the accuracy of every benchmark; completions and metrics stay in <folder>/step-<step>/.
 
     `start` is the folder that the weights came from; `hidden` are ids that the export will not have.
     """
 
     def __init__(
-        self, root: Path, start: Path, config: TrainConfig, model: PreTrainedModel, renderer: Renderer,
+        self, folder: Path, start: Path, config: TrainConfig, model: PreTrainedModel, renderer: Renderer,
         derived_from: list[str], hidden: list[int],
     ):  # fmt: skip
-        self.root, self.start, self.model, self.renderer, self.hidden = root, start, model, renderer, hidden
+        self.folder, self.start, self.model, self.renderer, self.hidden = folder, start, model, renderer, hidden
         self.config = EvalRunConfig(model=config.model, eval=inside(config.eval), launch=config.launch)
         self.facts: JsonObject = {"prompt": asdict(config.prompt), "derived_from": derived_from}
 
     def __call__(self, step: int) -> Row:
-        started, out = time.monotonic(), self.root / "live" / f"step-{step:08d}"
-        files.discard(out)  # of an attempt that was stopped here
+        started, out = time.monotonic(), self.folder / f"step-{step:08d}"
+        if out.is_dir():  # of an attempt that was stopped here
+            files.discard(out)
         with generating(self.model):
             metrics = evaluate_session(Session(self.config, out, loaded=self.loaded(step)), out)
         scores: Row = {}
-        for name, found in metrics.items():
-            low, high = found["interval"]
-            scores |= {name: found["accuracy"], f"{name}/low": low, f"{name}/high": high, f"{name}/n": found["n"]}
+        for name, measured in metrics.items():
+            low, high = measured["interval"]
+            scores |= {name: measured["accuracy"], f"{name}/low": low, f"{name}/high": high, f"{name}/n": measured["n"]}
         return {**scores, "seconds": time.monotonic() - started}
 
     def loaded(self, step: int) -> LoadedModel:

@@ -45,7 +45,8 @@ def set_aside(run: RunDir, config: TrainConfig) -> None:
     if checkpoints.steps_in(run.checkpoints):
         remove(aside)  # of a restart whose first save was killed just after it
     aside.mkdir(parents=True, exist_ok=True)
-    for path in (run.checkpoints, run.metrics, run.samples, run.provenance, run.wandb, *run.root.glob("export*")):
+    kept = (run.checkpoints, run.metrics, run.samples, run.provenance, run.wandb, run.live)
+    for path in (*kept, *run.root.glob("export*")):
         if (aside / path.name).exists():
             remove(path)
         elif path.exists():

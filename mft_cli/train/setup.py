@@ -137,7 +137,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         if config.eval.every_steps:
             hidden = [] if method.keep_new_tokens else weights.new_ids
             trainer.benchmarks = LiveEvaluation(
-                run.root, Path(tokenizers.path), config, model, tokenizers.renderer, loaded.derived_from, hidden
+                run.live, Path(tokenizers.path), config, model, tokenizers.renderer, loaded.derived_from, hidden
             )
         trainer.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
     if adapters is not None:

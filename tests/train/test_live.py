@@ -145,7 +145,7 @@ def test_what_is_the_best():
 @pytest.mark.parametrize(
     "sections",
     [
-        {"method": {"name": "mask_finetune", "layers": "all"}}, {"method": {"name": "chunk_refine"}},
+        {"method": {"name": "mask_finetune", "layers": "all"}}, {"method": {"name": "chunk_refine", "width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}},
         {"peft": {"name": "lora", "rank": 2}}, {"method": {"name": "masked_thought", "drop_attention": True}},
     ],
     ids=["mask_finetune", "chunk_refine", "lora", "drop_attention"],

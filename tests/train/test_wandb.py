@@ -70,7 +70,7 @@ def test_two_folders_of_one_name_are_two_runs(tiny_model, problem_file, tmp_path
     assert len(set(ids(opened))) == 2
     asked = opened[0].settings
     assert (asked["project"], asked["entity"], asked["group"], asked["tags"]) == ("p", "e", "g", ["a", "b"])
-    assert (asked["job_type"], asked["resume"], asked["name"], asked["mode"]) == ("train", "allow", "sft", "offline")
+    assert (asked["job_type"], asked["resume"], asked["name"], asked["mode"]) == ("probe", "allow", "sft", "offline")
 
 
 @pytest.mark.parametrize("damage", ["", "{half", "[1]", '{"id": 5}'])
