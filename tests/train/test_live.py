@@ -17,6 +17,7 @@ from mft_cli.train.run import train
 from mft_cli.train.state import TrainerState
 from tests.support.training import state_of, stop_at, training
 
+REFINE = {"name": "chunk_refine", "width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}
 ZERO3 = {"name": "zero3", "config": {"zero_optimization": {"stage": 3}}}
 WEIGHTS = "export/model.safetensors"
 
@@ -145,7 +146,7 @@ def test_what_is_the_best():
 @pytest.mark.parametrize(
     "sections",
     [
-        {"method": {"name": "mask_finetune", "layers": "all"}}, {"method": {"name": "chunk_refine", "width": 32, "heads": 4, "layers": 1, "max_steps": 3, "chunk_size": 8}},
+        {"method": {"name": "mask_finetune", "layers": "all"}}, {"method": REFINE},
         {"peft": {"name": "lora", "rank": 2}}, {"method": {"name": "masked_thought", "drop_attention": True}},
     ],
     ids=["mask_finetune", "chunk_refine", "lora", "drop_attention"],
