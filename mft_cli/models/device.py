@@ -139,6 +139,16 @@ def choose_device(launch: LaunchConfig, visible_gpus: int, environment: Mapping[
     return torch.device("cuda", local_rank)
 
 
+def idle_notice(visible_gpus: int, ranks: int) -> str | None:
+    """One line where a node's `ranks` use fewer GPUs than are visible to them; None where all work."""
+    if visible_gpus <= ranks:
+        return None
+    return (
+        f"warning: {visible_gpus - ranks} of {visible_gpus} visible GPUs are idle: launch.gpus={visible_gpus} uses all of "
+        f"them; CUDA_VISIBLE_DEVICES hides those that are for others"
+    )
+
+
 def set_up_device(launch: LaunchConfig) -> torch.device:
     """Chooses this process's device and readies the process for it: threads, current GPU, allocator. Raises UserError."""
     device = choose_device(launch, torch.cuda.device_count(), os.environ)

@@ -31,7 +31,7 @@ from mft_cli.methods import make
 from mft_cli.methods.base import Losses, Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
 from mft_cli.models.checksums import check_sums
-from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, set_up_device, training_precision
+from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, idle_notice, set_up_device, training_precision
 from mft_cli.models.folder import Source, adapter_rows, find_source
 from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import resolve
@@ -85,6 +85,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     """Tokenizer, rows, model, method, engine, and the position to go on from."""
     device = set_up_device(config.launch)
     ranks = ranks or Ranks(device=device)
+    if device.type == "cuda" and (line := idle_notice(torch.cuda.device_count(), ranks.local_world)):
+        log(line)
     precision = training_precision(config.train.precision, hardware_of(device))
     if line := emulation_notice(f"train.precision={precision}", precision, hardware_of(device)):
         log(line)

@@ -107,3 +107,9 @@ def test_choosing_a_device_changes_nothing_and_setting_it_up_does(monkeypatch: p
         assert (torch.get_num_threads(), kept) == (before + 3, [True])
     finally:
         torch.set_num_threads(before)
+
+
+def test_idle_gpus_are_told() -> None:
+    assert "7 of 8 visible GPUs are idle: launch.gpus=8" in (device.idle_notice(8, 1) or "")
+    assert device.idle_notice(8, 8) is None
+    assert device.idle_notice(1, 8) is None  # --gpus-per-task=1: each rank sees its GPU alone
