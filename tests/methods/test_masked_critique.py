@@ -260,6 +260,5 @@ def command(model: Path, data: Path, folder: Path, path: Path):
 def test_a_strict_format_rewards_integers_alone(trainer, answer, strict, reward):
     made = with_settings(trainer, strict_format=strict)
     text = f"<think><critique>C</critique><reasoning>R</reasoning></think><ans>\\boxed{{{answer}}}</ans>"
-    ids = torch.tensor([made.tokenizer(text, add_special_tokens=False)["input_ids"]])
-    batch = replace(batch_of(trainer, [0]), lengths=[[ids.shape[1]]])
-    assert made.reward(ids, ids[0], torch.ones_like(ids, dtype=torch.bool), batch) == reward
+    ids = made.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert made.reward([0] * len(ids) + ids)[1] == {"format_reward": (float(reward), "examples")}
