@@ -10,7 +10,7 @@ from typing import Any
 
 from mft_cli.errors import UserError, first_line
 from mft_cli.export.card import HubFacts, Scores, hub_id, model_card, without_folders
-from mft_cli.files import JsonObject, read_json
+from mft_cli.files import read_json
 from mft_cli.models.checksums import SUMS
 
 # part -> the file that it needs
@@ -51,7 +51,7 @@ def prepare(export: Path, repository: str, part: str, hub: HubFacts) -> Upload:
         hub = replace(hub, library="peft")
         files[ADAPTER] = adapter_settings(folder / ADAPTER, hub)
     files["mft.json"] = json.dumps(without_paths(facts), indent=1, ensure_ascii=False) + "\n"
-    files["README.md"] = model_card(without_paths(facts), scores_of(export, facts), hub)
+    files["README.md"] = model_card(without_paths(facts), scores_of(export), hub)
     return Upload(repository, files)
 
 
@@ -99,11 +99,12 @@ def without_paths(value: Any) -> Any:
     return without_folders(value) if isinstance(value, str) else value
 
 
-def scores_of(export: Path, facts: JsonObject) -> Scores:
+def scores_of(export: Path) -> Scores:
     """Benchmark -> metrics of this export's weights, from the run's folder."""
     files = sorted((export.parent / export.name.replace("export", "eval")).glob("*/metrics.json"))
     metrics = {file.parent.name: read_json(file) for file in files}
-    digest = facts.get("weights_digest")
+    facts = export / "mft.json"
+    digest = read_json(facts).get("weights_digest") if facts.is_file() else None
     return {name: m for name, m in metrics.items() if digest and (m.get("model") or {}).get("weights_digest") == digest}
 
 
