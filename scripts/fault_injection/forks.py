@@ -139,11 +139,11 @@ def call_mft(words: list[str]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the size of files may be limited
             sys.stdout.flush()
-        WATCH.note(f"operations {WATCH.role} {WATCH.count}")
-        if WATCH.fault is None:
-            WATCH.note(f"imported {' '.join(name for name in sys.modules if not name.startswith('__'))}")
+            WATCH.note(f"operations {WATCH.role} {WATCH.count}")
+            if WATCH.fault is None:
+                WATCH.note(f"imported {' '.join(name for name in sys.modules if not name.startswith('__'))}")
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 

@@ -144,8 +144,11 @@ def result(run: Path, reference: Path) -> dict[str, str]:
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text().splitlines():
-        yield {k: v for k, v in json.loads(line).items() if k not in TIMINGS}
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            yield {k: v for k, v in json.loads(line).items() if k not in TIMINGS}
+        except (ValueError, AttributeError):  # a damaged line that a command has left
+            yield {"damaged": line}
 
 
 def differences(run: Path, reference: Path) -> list[str]:
