@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> None:
             run(name, options.runs)
         return
     from mft_cli.sweep.claims import page
-    from mft_cli.sweep.claims.verdict import state_of
+    from mft_cli.sweep.claims.verdict import corrected, state_of
 
-    states = [state_of(name, design.read(name), options.runs) for name in design.names()]
+    states = corrected([state_of(name, design.read(name), options.runs) for name in design.names()])
     if verb == "list":
         print(page.listing(states))
         return

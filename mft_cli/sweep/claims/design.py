@@ -17,7 +17,7 @@ from mft_cli.files import digest_of
 from mft_cli.stats.hierarchy import Effect
 
 FOLDER = CONF / "experiment" / "claims"
-CHANGEABLE = ("claim", "source", "at_paper_size")  # wording: another one is no other design
+CHANGEABLE = ("claim", "source", "at_paper_size", "remark")  # wording: another one is no other design
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -59,6 +59,7 @@ class Claim:
     metric: str = key("correct", "Field of scores.jsonl that is compared: correct, or a share such as right_steps.")
     assumed: Assumed = key(Assumed, "Guesses for the smallest detectable difference.")
     at_paper_size: list[str] = key([], "Commands that test it at the paper's size; not run until a GPU ran them.")
+    remark: str = key("", "What the runs showed that a reader of the verdict should know.")
 
     @property
     def digest(self) -> str:

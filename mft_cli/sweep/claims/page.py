@@ -55,6 +55,8 @@ def section(state: State) -> list[str]:
         "",
     ]
     lines += [f"Verdict: **{state.verdict}**. Published: {cell(claim.source.published)}.", ""]
+    if claim.remark:
+        lines += [f"Remark: {cell(claim.remark)}", ""]
     if state.changed:
         lines += [
             f"CHANGED: earlier runs had another design ({', '.join(e['digest'] for e in state.history)}; now {claim.digest}).",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,15 @@ from mft_cli.errors import UserError
 from mft_cli.eval.journal import read_lines
 from mft_cli.run_dir import RunDir
 from mft_cli.stats.hierarchy import Effect, Table, paired_seeds
+from mft_cli.stats.significance import holm
 from mft_cli.sweep.claims.design import Claim, overrides_of
 from mft_cli.sweep.ledger import Job, Ledger, seconds
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided at this size", "not run"
 RULE = (
     "A claim holds if the 95 % interval of every contrast, over seeds and problems, lies above 0. It does not hold if the "
-    "interval of a contrast lies below the smallest difference that matters. Otherwise it is undecided at this size."
+    "interval of a contrast lies below the smallest difference that matters. Otherwise it is undecided at this size. Where one page "
+    "holds several claims, one holds only if it also does after Holm's correction for all their contrasts."
 )
 
 
@@ -76,6 +78,18 @@ def state_of(name: str, claim: Claim, out: Path) -> State:
     means = {cell: float(table.mean()) for cell, table in tables.items()}
     cost = sum(seconds(job) or 0.0 for job in jobs.values())
     return State(name, claim, len(jobs), total, outcomes, means, cost, machine(jobs), history(Ledger(out / name)))
+
+
+def corrected(states: Sequence[State]) -> list[State]:
+    """The states of one page: a contrast that lies above 0 by itself alone, not among all of the page's, is undecided."""
+    tested = [outcome.effect.p for state in states for outcome in state.outcomes if outcome.effect]
+    p_values = iter(holm(tested))
+
+    def among_all(outcome: Outcome) -> Outcome:
+        by_chance = outcome.effect is not None and next(p_values) >= 0.05
+        return replace(outcome, verdict=UNDECIDED) if by_chance and outcome.verdict == HOLDS else outcome
+
+    return [replace(state, outcomes=[among_all(outcome) for outcome in state.outcomes]) for state in states]
 
 
 def finished(out: Path) -> dict[tuple[str, ...], Job]:

@@ -15,7 +15,7 @@ from mft_cli.errors import UserError
 from mft_cli.sweep.claims import design, page
 from mft_cli.sweep.claims.design import Assumed, Claim, ClaimSource
 from mft_cli.sweep.claims.run import noted
-from mft_cli.sweep.claims.verdict import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED, state_of
+from mft_cli.sweep.claims.verdict import DOES_NOT_HOLD, HOLDS, NOT_RUN, UNDECIDED, corrected, state_of
 from mft_cli.sweep.ledger import Ledger
 
 CLAIM = Claim(
@@ -60,6 +60,22 @@ def test_every_contrast_has_to_hold(tmp_path: Path):
     state = state_of("made_up", replace(CLAIM, contrasts=terms), tmp_path)
     assert [outcome.verdict for outcome in state.outcomes] == [HOLDS, DOES_NOT_HOLD]
     assert state.verdict == DOES_NOT_HOLD
+
+
+def test_among_many_claims_one_that_barely_holds_is_undecided(tmp_path: Path):
+    ran(tmp_path, CLAIM, {"a/chains": 0.3, "b/chains": 0.42})
+    state = state_of("made_up", CLAIM, tmp_path)
+    assert 0.05 / 40 < state.outcomes[0].effect.p < 0.05
+    assert [s.verdict for s in corrected([state])] == [HOLDS]
+    among = corrected([replace(state, name=str(i)) for i in range(40)])
+    assert {s.verdict for s in among} == {UNDECIDED}
+    assert not corrected([])
+
+
+def test_a_remark_is_printed_and_is_no_design(tmp_path: Path):
+    remarked = replace(CLAIM, remark="No arm is above chance.")
+    assert remarked.digest == CLAIM.digest
+    assert "Remark: No arm is above chance." in page.page([state_of("made_up", remarked, tmp_path)], tmp_path)
 
 
 def test_unfinished_and_not_run(tmp_path: Path):
