@@ -4,7 +4,7 @@
     python scripts/all_methods.py --examples 7409 --problems 1319 --batch 64 --seed 2      a GPU: all of it, another seed
 
 Every row is a `mft` command that is printed. Killed and started again it goes on: what is done is not done again. At the end
-`mft report` makes the page, and docs/all_methods.md is written (with --page).
+`mft report` makes the page, and docs/log/all_methods.md is written (with --page).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS], choices=[row.name for row in ROWS])
     parser.add_argument("--more", nargs="*", default=[], help="settings of every mft train")
     parser.add_argument("--out", type=Path, default=Path("outputs/all_methods"))
-    parser.add_argument("--page", type=Path, help="write the table here, such as docs/all_methods.md")
+    parser.add_argument("--page", type=Path, help="write the table here, such as docs/log/all_methods.md")
     return parser.parse_args()
 
 
@@ -251,6 +251,8 @@ def page(asked: argparse.Namespace, text: str, folders: list[Path]) -> str:
         f"{' '.join(asked.model)}, {asked.examples} rows of GSM8K train, one epoch, global batch {asked.batch}, bf16"
     )
     return f"""# All methods and baselines on one model and one data set
+
+> A diary of one run, not a result: nothing between the methods is decided here. What was decided is in [results.md](../results.md).
 
 Made by `python scripts/all_methods.py {" ".join(sys.argv[1:])}`; rerun it to make this page again.
 

@@ -3,7 +3,7 @@
     MFT_DATA_DIR=<folder with gsm8k/> python scripts/gsm8k_experiment.py            what two cores do in an hour
     python scripts/gsm8k_experiment.py --full                                       a GPU: all rows, 3 and 10 epochs, 3 seeds
 
-Prints what difference the design can detect before it starts. Killed and started again it goes on. Writes docs/gsm8k.md.
+Prints what difference the design can detect before it starts. Killed and started again it goes on. Writes docs/log/gsm8k.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 OUT = Path("outputs/gsm8k")
-PAGE = Path("docs/gsm8k.md")
+PAGE = Path("docs/log/gsm8k.md")
 METHODS = ("sft", "masked_thought")
 DISCORDANT = 0.1  # guess of the share of problems on which two such models differ, before anything is known
 TEST_PROBLEMS = 1319
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def page(asked: argparse.Namespace, planned: str, folders: list[Path]) -> str:
-    """docs/gsm8k.md: the design, every run's numbers, and the paired differences."""
+    """docs/log/gsm8k.md: the design, every run's numbers, and the paired differences."""
     machine = json.loads((folders[-1] / "run.json").read_text())["hardware"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads" + "".join(
         f", {g}" for g in machine["gpus"]
@@ -114,6 +114,8 @@ def page(asked: argparse.Namespace, planned: str, folders: list[Path]) -> str:
     table = "\n".join("| " + " | ".join(r) + " |" for r in rows)
     command = "python scripts/gsm8k_experiment.py " + " ".join(sys.argv[1:])
     return f"""# SmolLM2-135M on GSM8K: sft and masked_thought
+
+> A diary of one run, not a result: nothing between the methods is decided here. What was decided is in [results.md](../results.md).
 
 Made by `{command.strip()}` (rerun it to make this page again). Machine: {where}.
 Training: {asked.examples or "all"} rows of GSM8K train, global batch {asked.batch}, learning rate {asked.learning_rate}, bf16 with fp32
