@@ -21,7 +21,7 @@ from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.export.generation import generation_settings
 from mft_cli.export.whole import ExportSettings
 from mft_cli.files import replacing, write_json
-from mft_cli.models.pretrained import read_model
+from mft_cli.models.pretrained import plain_attention, read_model
 
 SHARD_BYTES = 5 * 10**9
 Written = dict[str, tuple[int, str | None]]  # tensor -> bytes, and the sha256 of its values where they are known
@@ -51,7 +51,7 @@ def export_streamed(
         ranks.barrier()
         return
     config = copy.deepcopy(model.config)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = plain_attention(model)
     config.vocab_size, config.dtype, config.architectures = settings.vocabulary, settings.dtype, [type(model).__name__]
     try:
         with replacing(folder) as temporary:
@@ -157,7 +157,7 @@ def verify(
     are dropped again when memory is short, so a model larger than the memory is compared, too.
     """
     verify_tensors(folder, written)
-    again = read_model(folder, dtype=dtype, attn_implementation="sdpa", trust=trust).eval()
+    again = read_model(folder, dtype=dtype, trust=trust).eval()
     with torch.no_grad():
         logits = again(probe.cpu()).logits.float()
     tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight

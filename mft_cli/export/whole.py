@@ -16,7 +16,7 @@ from mft_cli.console import quiet_transformers
 from mft_cli.export.card import ExportFacts, write_facts
 from mft_cli.export.generation import generation_settings
 from mft_cli.files import replacing
-from mft_cli.models.pretrained import read_adapted, read_model
+from mft_cli.models.pretrained import plain_attention, read_adapted, read_model
 from mft_cli.models.vocabulary import embedding_rows
 
 WriteExtraFiles = Callable[[Path, Tensor, Tensor | None], None]  # (folder, probe ids [1, T], logits [1, T, V])
@@ -67,7 +67,7 @@ def plain_model(model: PreTrainedModel, weights: dict[str, Tensor], dtype: torch
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(model.config)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = plain_attention(model)
     config.dtype = dtype
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of a 4-bit base, whose weights come in 16 bits
@@ -91,7 +91,7 @@ def plain_model(model: PreTrainedModel, weights: dict[str, Tensor], dtype: torch
 
 def verify(folder: Path, probe: Tensor, expected: Tensor, dtype: torch.dtype, trust: bool) -> None:
     """The reloaded folder's logits are the trained weights', and tied embeddings are still tied."""
-    again = read_model(folder, dtype=dtype, attn_implementation="sdpa", trust=trust).eval()
+    again = read_model(folder, dtype=dtype, trust=trust).eval()
     with torch.no_grad():
         logits = again(probe).logits
     if not torch.equal(logits, expected):
@@ -123,6 +123,6 @@ def verify_adapter(
 def loaded_fp32(folder: str, config: ModelConfig) -> PreTrainedModel:
     """A saved model in fp32 on the CPU. `config` tells a hub model's revision."""
     return read_model(
-        folder, dtype=torch.float32, attn_implementation="sdpa", trust=config.trust_remote_code,
+        folder, dtype=torch.float32, trust=config.trust_remote_code,
         revision=None if Path(folder).is_dir() else config.revision,
     ).eval()  # fmt: skip

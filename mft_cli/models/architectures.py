@@ -5,7 +5,7 @@ from __future__ import annotations
 # scripts/architectures.py finds them
 WORKING = (
     "llama, mistral, mixtral, qwen2, qwen3, qwen2_moe, qwen3_moe, gemma, gemma2, gemma3, phi3, gpt2, gpt_neox, olmo2, olmo3, "
-    "granite, starcoder2, smollm3, cohere, cohere2, glm4"
+    "granite, starcoder2, smollm3, cohere, cohere2, glm4, opt, gpt_oss"
 )
 
 

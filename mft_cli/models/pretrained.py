@@ -48,6 +48,11 @@ def read_model(
     return model
 
 
+def plain_attention(model: PreTrainedModel) -> str:
+    """What transformers itself takes for the model: sdpa, or eager where the architecture has no other, as gpt-oss."""
+    return "sdpa" if model._supports_sdpa else "eager"
+
+
 def read_tokenizer(
     path: str, *, trust: bool = False, revision: str | None = None, gguf_file: str | None = None
 ) -> PreTrainedTokenizerFast:

@@ -88,7 +88,7 @@ def refuse_untrainable(model: nn.Module, sight: Sight) -> None:
     reason = ""
     if sight.later_tokens:
         reason = "its tokens see later ones, so that the labels stand in the inputs"
-    elif not getattr(causal_lm(model), "_supports_sdpa", True):  # with it the export is loaded again
+    elif not any(getattr(causal_lm(model), f"_supports_{kind}", True) for kind in ("sdpa", "attention_backend")):
         reason = "it has no attention that could be replaced"
     if reason:
         raise UserError(unsupported(architecture(model), reason))

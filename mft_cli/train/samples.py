@@ -16,6 +16,7 @@ from mft_cli.data.pack import make_batch
 from mft_cli.data.prompts import Renderer
 from mft_cli.eval.engines.base import decoded
 from mft_cli.methods.base import Method
+from mft_cli.models.pretrained import plain_attention
 from mft_cli.models.vocabulary import structure_tokens
 from mft_cli.rng import Draw
 
@@ -58,7 +59,7 @@ def generating(model: PreTrainedModel) -> Iterator[None]:
     """A model in training, made to generate: packed rows need lengths, generation has plain sequences."""
     training, attention = model.training, model.config._attn_implementation
     model.eval()
-    model.config._attn_implementation = "sdpa"
+    model.config._attn_implementation = plain_attention(model)
     try:
         yield
     finally:

@@ -442,8 +442,8 @@ def source(problem_file: Path) -> dict:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "dependency and landscape"),
-        (["surface"], "dependency and landscape"),
+        ([], "the commands dependency, graph, resilience, landscape"),
+        (["surface"], "the commands dependency, graph, resilience, landscape"),
         (["dependency", "near=0"], "near=0: expected a whole number, 1 or more"),
         (["dependency", "near=some"], "near=some: expected a whole number"),
         (["dependency", "share=1.5"], "share=1.5: expected a number, above 0 and at most 1"),

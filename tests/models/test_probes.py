@@ -12,6 +12,7 @@ import torch
 from mft_cli.errors import UserError
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.kernels.attention import register
+from mft_cli.models.kernels.cross_entropy import own_logits
 from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, probe, probe_rows, refuse_untrainable
 from tests.support.tiny import mft, tiny_overrides
 
@@ -72,18 +73,32 @@ def test_a_model_that_ignores_its_attention_is_refused():
 
 def test_an_architecture_that_does_not_hand_the_documents_down():
     model = tiny(
-        "opt",
+        "stablelm",
         vocab_size=61,
         hidden_size=32,
-        ffn_dim=48,
+        intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
-        word_embed_proj_dim=32,
+        num_key_value_heads=2,
     )
-    with pytest.raises(UserError, match="OPTForCausalLM cannot be trained here: ") as refused:
+    with pytest.raises(UserError, match="StableLmForCausalLM cannot be trained here: ") as refused:
         probe(model, torch.device("cpu"))
     assert "mft_packed" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_head_that_calls_a_part_of_the_body():
+    sizes = {
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+    }
+    model = tiny("opt", vocab_size=61, **sizes)
+    assert probe(model, torch.device("cpu")) == Sight(False, False)
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(own_logits(model, hidden), model.lm_head(hidden))
 
 
 def test_what_counts_as_a_difference():

@@ -17,7 +17,7 @@ from mft_cli.files import read_json, write_json
 from mft_cli.train import checkpoint, metrics
 from mft_cli.train.checkpoint import steps_in
 from mft_cli.train.run import train
-from tests.support.training import break_at, state_of, steps_logged, stop_at, training
+from tests.support.training import at_step, break_at, state_of, steps_logged, stop_at, training
 
 
 @pytest.fixture
@@ -111,8 +111,23 @@ def test_a_folder_that_goes_away_is_noticed_at_the_next_save(tiny_model, problem
 
 
 def test_a_closed_terminal_stops_and_saves(tiny_model, problem_file, tmp_path):
-    assert "SIGHUP" in stop_at(training(tiny_model, problem_file, tmp_path / "run"), 2, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run leaves it so
+    try:
+        assert "SIGHUP" in stop_at(training(tiny_model, problem_file, tmp_path / "run"), 2, signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert steps_in(tmp_path / "run" / "checkpoints") == [2]
+
+
+def test_under_nohup_a_closed_terminal_is_nothing(tiny_model, problem_file, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, 2, lambda: signal.raise_signal(signal.SIGHUP))
+            train(training(tiny_model, problem_file, tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert state_of(tmp_path / "run")["state"] == "done"
 
 
 def test_a_second_interrupt_is_told_as_that(tiny_model, problem_file, tmp_path):

@@ -26,7 +26,7 @@ from mft_cli.models.kernels.short_attention import LIMIT, short_attention
 
 BACKENDS = ("auto", "sdpa", "flex", "flash_attention_2")
 ARGUMENT = "packed_rows"
-# Arguments with which an architecture asks for attention that is computed here by none; None and False are harmless.
+# Arguments with which an architecture asks for attention that is not computed here (s_aux by sdpa alone); None and False are harmless.
 UNSUPPORTED = ("s_aux", "position_bias", "cache", "head_mask", "output_attentions")
 
 
@@ -109,9 +109,9 @@ def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -
 def packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
-    **kwargs: object,
+    s_aux: Tensor | None = None, **kwargs: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """One attention call per document. With softcap the scores are made in full."""
+    """One attention call per document. With softcap, and with sinks `s_aux` [H] (gpt-oss), the scores are made in full."""
     rows = checked(module, query, attention_mask, kwargs)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # split, not slices: its backward is one cat, where every slice's would be a zero tensor of the whole row
@@ -120,16 +120,17 @@ def packed_attention(
     outputs = []
     for index, (q, k, v) in enumerate(zip(*parts, strict=True)):
         mask = rows.mask(index, sliding_window)
-        outputs.append(document_attention(q, k, v, mask, scale, dropout, softcap))
+        outputs.append(document_attention(q, k, v, mask, scale, dropout, softcap, s_aux))
     return torch.cat(outputs).view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
 def document_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float | None
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float | None,
+    sinks: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Causal attention of one document, q [t, H, D], k and v [t, K, D] -> [t, H, D]."""
-    if softcap is not None:
-        return capped_attention(q, k, v, mask, scale, dropout, softcap)
+    if softcap is not None or sinks is not None:
+        return full_attention(q, k, v, mask, scale, dropout, softcap, sinks)
     if q.device.type == "cpu" and not dropout and len(q) <= LIMIT:
         return short_attention(q, k, v, mask, scale)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
@@ -140,16 +141,24 @@ def document_attention(
     return out[0].transpose(0, 1)
 
 
-def capped_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float
-) -> Tensor:
-    """The same with scores softcap * tanh(score / softcap), as in Gemma 2; no fused kernel on CPU has it."""
+def full_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The same with scores softcap * tanh(score / softcap), as in Gemma 2, and with sinks, as in gpt-oss: a score of each head
+    that takes its share of the softmax and has no value. No fused kernel on CPU has either.
+    """
     groups = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     scores = torch.einsum("ihd,jhd->hij", q.float(), keys.float()) * scale
-    scores = cap(softcap, scores)
+    scores = scores if softcap is None else cap(softcap, scores)
     allowed = mask if mask is not None else may_attend(len(q), None, None, q.device)
-    shares = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    if sinks is None:
+        shares = scores.softmax(-1)
+    else:
+        with_sinks = torch.cat([scores, sinks.float()[:, None, None].expand(-1, len(q), 1)], -1)
+        shares = with_sinks.softmax(-1)[..., :-1]
     return torch.einsum("hij,jhd->ihd", F.dropout(shares, dropout).to(v.dtype), values)
 
 

@@ -302,6 +302,11 @@ class _Body(nn.Module):
     def forward(self, *args: object, **kwargs: object) -> _BodyOutput:
         return self.output
 
+    @property
+    def decoder(self) -> _Body:
+        """OPT's head calls a part of the body."""
+        return self
+
 
 class _BodyOutput(tuple[Tensor]):
     """The hidden states, by index and by name; every other output that an architecture may pass on is None."""

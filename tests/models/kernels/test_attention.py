@@ -17,8 +17,8 @@ from mft_cli.models.kernels import short_attention
 from mft_cli.models.kernels.attention import (
     BACKENDS,
     PackedRows,
+    flex_packed_attention,
     may_attend,
-    packed_attention,
     packed_kwargs,
     register,
     resolve,
@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "granite": ("granite", {}),
 }
+WITH_SINKS: dict[str, tuple[str, dict[str, Any]]] = {"gpt_oss": ("gpt_oss", {})}
 LENGTHS = [[9, 1, 14, 8], [20, 7, 5]]  # rows of 32; the last of a row may stand for padding
 CPU_BACKENDS = ("sdpa", "flex")
 
@@ -52,7 +53,7 @@ CPU_BACKENDS = ("sdpa", "flex")
 def tiny(name: str, implementation: str, **more: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, changes = ARCHITECTURES[name]
+    kind, changes = {**ARCHITECTURES, **WITH_SINKS}[name]
     config = AutoConfig.for_model(kind, **((changes if kind == "gpt2" else SMALL | changes) | more))
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
@@ -88,6 +89,21 @@ def test_packed_losses_are_those_of_each_document_alone(name: str, backend: str)
     ids, labels = sample()
     expected = alone(model, ids, labels, LENGTHS)
     torch.testing.assert_close(packed(model, ids, labels, LENGTHS), expected, rtol=0, atol=1e-5)
+
+
+def test_sinks_take_their_share_in_every_document() -> None:
+    """gpt-oss: a score of each head that takes part in the softmax and has no value."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6}
+    model = tiny("gpt_oss", register("sdpa"), **experts)
+    ids, labels = sample()
+    sinks = [p for name, p in model.named_parameters() if name.endswith("sinks")]
+    torch.nn.init.normal_(sinks[0], std=2.0)
+    losses = packed(model, ids, labels, LENGTHS)
+    expected = alone_same(model, ids, labels)
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
+    of_packed, of_each = (torch.autograd.grad(x.sum(), sinks) for x in (losses, expected))
+    torch.testing.assert_close(of_packed, of_each, rtol=1e-4, atol=2e-5)
+    assert float(of_each[0].abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
@@ -238,7 +254,7 @@ def test_wrong_use_is_refused_not_computed_wrongly() -> None:
         model(ids, attention_mask=torch.ones(2, 1, 32, 32), **packed_kwargs(LENGTHS))
     q = torch.randn(1, 4, 32, 8)
     with pytest.raises(ValueError, match="s_aux"):
-        packed_attention(torch.nn.Module(), q, q, q, None, s_aux=torch.zeros(4), **packed_kwargs([[32]]))
+        flex_packed_attention(torch.nn.Module(), q, q, q, None, s_aux=torch.zeros(4), **packed_kwargs([[32]]))
 
 
 def test_flex_refuses_dropout() -> None:
