@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     if "MFT_TEST_CACHE" not in os.environ:
         os.environ["MFT_TEST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     monkeypatch.setenv("MFT_CACHE_DIR", os.environ["MFT_TEST_CACHE"])
+
+
+@pytest.fixture(autouse=True)
+def hang_ups_are_heard() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, by what a test starts as well, and a run leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

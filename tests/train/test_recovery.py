@@ -111,22 +111,15 @@ def test_a_folder_that_goes_away_is_noticed_at_the_next_save(tiny_model, problem
 
 
 def test_a_closed_terminal_stops_and_saves(tiny_model, problem_file, tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run leaves it so
-    try:
-        assert "SIGHUP" in stop_at(training(tiny_model, problem_file, tmp_path / "run"), 2, signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    assert "SIGHUP" in stop_at(training(tiny_model, problem_file, tmp_path / "run"), 2, signal.SIGHUP)
     assert steps_in(tmp_path / "run" / "checkpoints") == [2]
 
 
 def test_under_nohup_a_closed_terminal_is_nothing(tiny_model, problem_file, tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            at_step(patch, 2, lambda: signal.raise_signal(signal.SIGHUP))
-            train(training(tiny_model, problem_file, tmp_path / "run"))
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 2, lambda: signal.raise_signal(signal.SIGHUP))
+        train(training(tiny_model, problem_file, tmp_path / "run"))
     assert state_of(tmp_path / "run")["state"] == "done"
 
 

@@ -172,7 +172,6 @@ def test_a_terminal_that_is_closed_stops_and_saves(tiny_model, problem_file, tmp
 
     def take_terminal() -> None:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and a run leaves it so
 
     process = subprocess.Popen(
         [sys.executable, "-m", "mft_cli", "train", *long], cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal,
