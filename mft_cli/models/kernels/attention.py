@@ -242,7 +242,7 @@ def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwa
     return rows
 
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., tuple[Tensor, None]]]] = {
     "sdpa": ("mft_packed", packed_attention),
     "flex": ("mft_flex", flex_packed_attention),
     "flash_attention_2": ("mft_varlen", flash_packed_attention),
