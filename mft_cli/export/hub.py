@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mft_cli.config.model_path import ADAPTER
 from mft_cli.errors import UserError, first_line
 from mft_cli.export.card import HubFacts, Scores, hub_id, model_card, without_folders
 from mft_cli.files import read_json
 from mft_cli.models.checksums import SUMS
 
 # part -> the file that it needs
-PARTS = {"merged": "config.json", "adapter": "adapter_config.json", "masks": "masks.mft"}
-ADAPTER = "adapter_config.json"
+PARTS = {"merged": "config.json", "adapter": ADAPTER, "masks": "masks.mft"}
 
 
 @dataclass
@@ -79,7 +79,7 @@ def is_sent(path: Path) -> bool:
 
 
 def adapter_settings(file: Path, hub: HubFacts) -> str:
-    """adapter_config.json with the base model's hub id. Raises UserError where that is not known."""
+    """The adapter's settings with the base model's hub id. Raises UserError where that is not known."""
     settings = read_json(file)
     base = hub.base or hub_id(str(settings.get("base_model_name_or_path")))
     if base is None:
