@@ -70,7 +70,7 @@ def count_kernels(check: Check, trainer: Trainer, name: str) -> None:
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu]) as found:
         trainer.step(7)
         wait(check.device)
-    events, passes = found.key_averages(), len(trainer.lay_out(7).micro_batches)
+    events, passes = found.key_averages(), len(trainer.batches_of_step(7).micro_batches)
     launched = sum(e.count for e in events if (e.key == "cudaLaunchKernel" if gpu else e.key.startswith("aten::")))
     check.add(Row("speed", f"{name}: {'kernels' if gpu else 'operations'} a micro-batch", f"{launched / passes:,.0f}"))
     if gpu:
