@@ -124,16 +124,14 @@ def tiny_overrides_of(model: Path, data: Path) -> dict[str, object]:
 
 
 def result(run: Path, reference: Path) -> dict[str, str]:
-    """Name -> digest of what a user keeps of a run: exports, the last checkpoint, curves, scores. Of exports of single steps
-    those that the reference has: a stop by a signal saves, and exports, one more."""
+    """Name -> digest of what a user keeps of a run: exports, the last checkpoint, curves, scores. Of exports of single steps, and
+    their scores, those that the reference has: a stop by a signal saves, exports and evaluates one more."""
     kept = {}
-    for pattern in COMPARED:
+    for pattern in (*COMPARED, "eval*/*/metrics.json"):
         for path in run.glob(pattern):
             name = path.relative_to(run).as_posix()
             if "-step-" not in name or (reference / name).exists():
-                kept[name] = file_digest(path)
-    for path in run.glob("eval*/*/metrics.json"):
-        kept[path.relative_to(run).as_posix()] = str(read_json(path)["digest"])
+                kept[name] = str(read_json(path)["digest"]) if path.name == "metrics.json" else file_digest(path)
     last = max(run.glob("checkpoints/step-*"), default=None)
     for path in last.glob("*.safetensors") if last else ():
         kept[path.relative_to(run).as_posix()] = file_digest(path)
