@@ -41,6 +41,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is run by its path
+
+from tests.support.tiny_model import write_tiny_model
+
 CUT = "step-00000002"  # the checkpoint that resumed runs go on from; runs end at step 4
 SHOWN = 12  # differences of a file that are printed
 PACKAGE = "mft_cli"
@@ -391,22 +395,11 @@ def with_needs(wanted: Iterable[str]) -> list[str]:
 
 # ---- what the cases read ---------------------------------------------------------------------------------------------------
 
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-CORPUS = [
-    "Tom has 3 apples and buys 4 more. How many apples does he have?",
-    "He has 3 + 4 = 7 apples.\nSo the answer is 7.\n#### 7",
-    "system user assistant question answer total number each more left in all Below is an instruction",
-    "First we add the numbers.\nThen we take 5 away.\nThat leaves 12 - 5 = 7.\n#### 7",
-]
-
 
 def make_inputs(folder: Path) -> None:
     """A tiny model, data, a benchmark, completions to score, and the runs' settings as experiments of a user's own."""
     folder.mkdir(parents=True)
-    make_model(folder / "model")
+    write_tiny_model(folder / "model")
     write_rows(folder / "problems.jsonl", problems(40))
     write_rows(folder / "critiques.jsonl", critiques(40))
     write_rows(folder / "sums.jsonl", [{"question": f"{i} + 1", "answer": f"#### {i + 1}"} for i in range(10)])
@@ -429,35 +422,6 @@ def write_yaml(file: Path, package: str, values: dict[str, Any]) -> None:
     """JSON is YAML."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"# @package {package}\n{json.dumps(values, indent=1)}\n")
-
-
-def make_model(folder: Path) -> None:
-    """A random two-layer Llama and a small byte-level tokenizer with a chat template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-    )  # fmt: skip
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(str(folder))
-    config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-        pad_token_id=2,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(str(folder))
 
 
 def problems(n: int) -> list[dict[str, Any]]:
