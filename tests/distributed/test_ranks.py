@@ -140,8 +140,7 @@ def plain(tiny_model, problem_file, tmp_path_factory) -> tuple[Path, dict[str, A
 
 
 def agree(found: list[dict], expected: list[dict], name: str) -> None:
-    # 16 bits: one rounding of a weight that falls on the other side is 4e-3 of it, and the third step shows it
-    close = 2e-3 if name.endswith("bf16") else 1e-5
+    close = 1e-3 if name.endswith("bf16") else 1e-5
     for a, b in zip(found, expected, strict=True):
         for exact in ("examples", "counts", "shares", "applied"):
             assert a[exact] == b[exact], (name, exact)

@@ -68,6 +68,9 @@ def test_ranks_with_state_in_files_compute_what_one_process_does(model, problem_
     }
     cases, expected = {}, {}
     for name, (method, train) in asked.items():
+        # At 0.01, as elsewhere, this model's loss goes up and down (3.9, 4.4, 5.0), and one plain process drifts away from itself in
+        # another split by 2e-6 in six steps, in 16 bits by 1e-2. At 0.001 both stay below 1e-7 and 1e-4.
+        train = {"learning_rate": 0.001, **train}
         one = values(model, problem_file, method, {}, tmp_path / f"{name}-one", "none", **train)
         trainer = rank_program.make_trainer(one, Ranks())
         if name == "broken":
