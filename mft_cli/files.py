@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from mft_cli.errors import UserError
 # What a disk or whoever owns it must fix, not the program.
 DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EPERM, errno.EACCES, errno.EROFS, errno.ENODEV,
-    errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
+    errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EBUSY,
+    errno.ELOOP, errno.EREMOTEIO, errno.ENOLCK,
 }  # fmt: skip
 UMASK = os.umask(0o077)  # it can only be read by being set
 os.umask(UMASK)
@@ -29,6 +31,8 @@ JsonObject = dict[str, Any]  # a parsed JSON object
 
 def disk_problem(error: BaseException) -> str | None:
     """Such as "No space left on device"; None where no disk is at fault. safetensors tells the number in words only."""
+    if "No usable temporary directory" in str(error):
+        return "no folder for temporary files can be written: set TMPDIR"
     number = getattr(error, "errno", None)
     if number is None and (told := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(told[1])
@@ -104,7 +108,15 @@ def remove_leftovers(folder: Path) -> None:
 def cache_folder() -> Path:
     """MFT_CACHE_DIR, else the user's cache folder."""
     named = os.environ.get("MFT_CACHE_DIR")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mft"
+    return Path(named) if named else user_cache() / "mft"
+
+
+def user_cache() -> Path:
+    """XDG_CACHE_HOME, else ~/.cache; for a user without a home, a folder of temporary files."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    home = os.path.expanduser("~")
+    return Path(tempfile.gettempdir(), f"cache-{os.getuid()}") if home == "~" else Path(home, ".cache")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -209,5 +221,10 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(refusal) from None
+        except OSError as error:  # some network file systems have none
+            print(
+                f"{folder}: its file system has no locks ({error.strerror}): let one command at a time work there",
+                flush=True,
+            )
         remove_leftovers(folder)
         yield

@@ -3,6 +3,7 @@
     python scripts/faults.py                          # a few of each, in a minute
     python scripts/faults.py --n 400 --seed 7         # 400 kills and as many of the others, all files: docs/reliability.md
     python scripts/faults.py --only kills --scenarios "two ranks,zero3"
+    python scripts/faults.py --n 400 --journal faults.jsonl      # started again, it goes on and tries again what was not borne
 
 Prints a table and, above it, a line for every fault that was not borne. Exit code 1 if there is any.
 """
@@ -11,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from scripts.fault_injection import combinations, damage, forks, interruptions, 
 from scripts.fault_injection.scenarios import BY_NAME, Workshop  # noqa: E402
 from scripts.fault_injection.table import MEANING, Table  # noqa: E402
 
-Group = Callable[[Workshop, Table, int, random.Random, list[str]], None]
+Group = Callable[[Workshop, Table, int, str, list[str]], None]
 GROUPS: dict[str, Group] = {
     "kills": interruptions.kills, "signals": interruptions.signals, "disks": interruptions.disks,
     "files": damage.damage,
@@ -49,9 +48,10 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(GROUPS), help=f"groups: {','.join(GROUPS)}")
     parser.add_argument("--scenarios", default="", help=f"of {', '.join(BY_NAME)}; all by default")
     parser.add_argument("--page", type=Path, help="a Markdown page whose table, between two comments, is replaced")
+    parser.add_argument("--journal", type=Path, help="a file that keeps what was tried, to go on with")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
     asked = parser.parse_args()
-    table = Table()
+    table = Table(asked.journal)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(dir=asked.folder, ignore_cleanup_errors=True) as folder:
         try:
@@ -62,7 +62,7 @@ def main() -> int:
     print(table.render())
     for kind, meaning in MEANING.items():
         print(f"{kind}: {meaning}")
-    print(f"{time.monotonic() - table.start:.0f} s")
+    print(f"{table.seconds:.0f} s")
     if asked.page:
         write_table(asked.page, table, f"--n {asked.n} --seed {asked.seed}")
     return 0 if table.clean else 1
@@ -70,9 +70,10 @@ def main() -> int:
 
 def write_table(page: Path, table: Table, words: str) -> None:
     """In place of what stands in `page` between the comments BEGIN and END."""
-    minutes = (time.monotonic() - table.start) / 60
     before, _, rest = page.read_text().partition(BEGIN)
-    said = f"`python scripts/faults.py {words}`, {minutes:.0f} minutes on {cpu_name()}, {os.cpu_count()} cores:"
+    said = (
+        f"`python scripts/faults.py {words}`, {table.seconds / 60:.0f} minutes on {cpu_name()}, {os.cpu_count()} cores:"
+    )
     page.write_text(f"{before}{BEGIN}\n{said}\n\n{table.render()}\n{END}{rest.partition(END)[2]}")
 
 
@@ -82,7 +83,7 @@ def inject(folder: Path, asked: argparse.Namespace, table: Table) -> None:
     shop = Workshop(folder)
     names = [name.strip() for name in asked.scenarios.split(",") if name]
     for name in asked.only.split(","):
-        GROUPS[name](shop, table, asked.n, random.Random(f"{asked.seed} {name}"), names)
+        GROUPS[name](shop, table, asked.n, f"{asked.seed} {name}", names)
 
 
 if __name__ == "__main__":

@@ -83,3 +83,33 @@ for number in range(100):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "line 99" in (tmp_path / "train.log").read_text()
+
+
+CLOSED = """
+import os, sys
+from mft_cli.console import Log, mend_streams
+mend_streams()
+file = open(sys.argv[1], "w")
+Log()("a line")
+print("to stderr", file=sys.stderr)
+os.write(1, b"of a library")
+os.system("echo of a child >&2")
+assert sys.stdin.read() == ""
+file.write(str(file.fileno() > 2))
+"""
+
+
+def test_what_is_printed_into_a_closed_stream_goes_into_no_file(tmp_path: Path):
+    """Without its number taken, the next file that is opened would be the standard output."""
+    file = tmp_path / "model.safetensors"
+    script = f'exec "$0" -c "$1" "{file}" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", script, sys.executable, CLOSED], check=False).returncode == 0
+    assert file.read_text() == "True"
+
+
+def test_characters_that_a_terminal_has_not_are_escaped():
+    program = "from mft_cli.console import mend_streams; mend_streams(); print('fünf \\ud800')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout) == (0, "f\\xfcnf \\ud800\n")

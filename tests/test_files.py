@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,36 @@ def test_who_takes_a_folder_removes_what_a_killed_process_left_in_it(tmp_path: P
         with pytest.raises(UserError, match="in use"), files.locked(tmp_path, "in use"):
             pass
         assert (tmp_path / ".state.json.124.tmp").exists()
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with files.locked(tmp_path, "in use"):
+        assert f"{tmp_path}: its file system has no locks (No locks available)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({"MFT_CACHE_DIR": "/c", "HOME": "/h"}, "/c"), ({"XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/mft"),
+     ({"HOME": "/h"}, "/h/.cache/mft"), ({}, "/tmp/cache-")],
+)  # fmt: skip
+def test_the_cache_of_a_user_without_a_home(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch):
+    for name in ("MFT_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp")
+    if not variables:  # such as `docker run --user 12345`
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert str(files.cache_folder()).startswith(expected)
+
+
+def test_no_folder_for_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(FileNotFoundError) as raised:
+        tempfile.gettempdir()
+    assert files.disk_problem(raised.value) == "no folder for temporary files can be written: set TMPDIR"

@@ -13,6 +13,7 @@ from importlib import util
 from pathlib import Path
 
 from mft_cli.errors import UserError, first_line
+from mft_cli.files import cache_folder, user_cache
 
 HELP = """mft doctor: what this machine is, what `auto` takes on it and why, what is missing for which feature
 
@@ -70,7 +71,6 @@ def main(arguments: list[str]) -> None:
 def machine() -> list[str]:
     import psutil
 
-    from mft_cli.files import cache_folder
     from mft_cli.models.device import processor_flags
 
     flags = processor_flags()
@@ -118,7 +118,7 @@ def nvidia_driver() -> str | None:
 
 
 def hub_cache() -> Path:
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    home = os.environ.get("HF_HOME", str(user_cache() / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 

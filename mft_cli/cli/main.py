@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
-from mft_cli.console import write
+from mft_cli.console import mend_streams, write
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
 from mft_cli.files import disk_problem
 from mft_cli.signals import ignore_stop_signals
@@ -17,6 +17,7 @@ from mft_cli.signals import ignore_stop_signals
 
 def main() -> None:
     """Run the verb that the command line names, and turn errors into exit codes."""
+    mend_streams()
     arguments = sys.argv[1:]
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         from mft_cli.cli.completion import complete

@@ -20,7 +20,7 @@ from mft_cli.config.schema.inputs import SourceConfig, expand
 from mft_cli.console import text_table
 from mft_cli.data.files import download_place, is_url, local_files
 from mft_cli.errors import UserError
-from mft_cli.files import JsonObject
+from mft_cli.files import JsonObject, user_cache
 
 COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
@@ -118,9 +118,7 @@ def location(source: SourceConfig) -> str:
 
 def in_hub_cache(source: SourceConfig) -> bool:
     """Whether the datasets library has a prepared copy: <cache>/<owner>___<name>/<configuration>/..."""
-    home = Path(
-        os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")
-    )
+    home = Path(os.environ.get("HF_HOME", user_cache() / "huggingface"))
     cache = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
     cached_name = plain(source.path.replace("/", "___"))
     folders = [f for f in cache.iterdir() if plain(f.name) == cached_name] if cache.is_dir() else []

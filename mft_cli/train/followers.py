@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +38,37 @@ def followers(run: RunDir, config: LogConfig, settings: JsonObject, log: Logger)
     return made
 
 
+def close(made: list[Follower], log: Logger) -> None:
+    """What they still hold is sent; one that cannot is logged."""
+    for follower in made:
+        try:
+            getattr(follower, "close", lambda: None)()
+        except Exception as error:
+            log(f"{type(follower).__name__} could not end well; its last numbers may be missing there: {error}")
+
+
+PACKAGES = {"tensorboard", "wandb", "mlflow", "trackio"}
+
+
+@contextlib.contextmanager
+def telling_of_threads(log: Logger) -> Iterator[None]:
+    """Inside, a thread of a follower's package that fails is a line of the log; of others it is a traceback, as ever."""
+    before = threading.excepthook
+
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        modules = {str(f.f_globals.get("__name__")).split(".")[0] for f, _ in traceback.walk_tb(failed.exc_traceback)}
+        if package := next(iter(sorted(PACKAGES & modules)), None):
+            log(f"{package} has failed; its last numbers may be missing there: {failed.exc_value}")
+        else:
+            before(failed)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 class TensorboardFollower:
     def __init__(self, run: RunDir, config: LogConfig, settings: JsonObject):
         from torch.utils.tensorboard import SummaryWriter
@@ -45,6 +79,7 @@ class TensorboardFollower:
         for name, value in row.items():
             if isinstance(value, (int, float)) and name != "step":
                 self.writer.add_scalar(f"{row['kind']}/{name}", value, int(row["step"]))
+        self.writer.flush()  # a step that is saved does not come again
 
     def close(self) -> None:
         self.writer.close()
@@ -157,12 +192,13 @@ def send_scores(run: RunDir, config: LogConfig, scores: dict[str, JsonObject], l
     if config.wandb == "off" or not scores or stored_wandb(run).get("sent_scores") == digest:
         return
     try:
-        opened = open_wandb(run, config, None)
-        for name, metrics in scores.items():
-            opened.summary.update({f"{name}/{key}": value for key, value in numbers_of(metrics).items()})
-        page = report.build([run.root], run.root / "report").html
-        opened.log({"report": html_of(page)})
-        opened.finish()
+        with telling_of_threads(log):
+            opened = open_wandb(run, config, None)
+            for name, metrics in scores.items():
+                opened.summary.update({f"{name}/{key}": value for key, value in numbers_of(metrics).items()})
+            page = report.build([run.root], run.root / "report").html
+            opened.log({"report": html_of(page)})
+            opened.finish()
         write_json(run.wandb, {**stored_wandb(run), "sent_scores": digest})
     except Exception as error:  # the scores are in the folder
         log(f"the scores could not be sent to Weights & Biases: {error}")

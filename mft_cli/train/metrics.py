@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from mft_cli.config.schema.training import LogConfig
 from mft_cli.console import Logger
 from mft_cli.files import JsonObject, read_jsonl, write_atomically
 from mft_cli.run_dir import RunDir
-from mft_cli.train.followers import Row, followers
+from mft_cli.train.followers import Row, close, followers
 
 # Dense bf16 peaks in TFLOP/s, from the makers' data sheets (without sparsity).
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0, "V100": 125.0}
@@ -63,9 +62,7 @@ class Metrics:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        for follower in self.followers:
-            with contextlib.suppress(Exception):
-                getattr(follower, "close", lambda: None)()
+        close(self.followers, self.log)
 
 
 class NoMetrics(Metrics):

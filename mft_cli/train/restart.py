@@ -7,6 +7,7 @@ save; evaluations of the replaced weights are kept in a folder that nothing read
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -57,8 +58,14 @@ def set_aside(run: RunDir, config: TrainConfig) -> None:
 
 def move_evaluations_away(run: RunDir, folders: list[Path]) -> None:
     """Scores belong to weights: those of replaced ones go where no report looks."""
+    moment = run.root / "replaced" / time.strftime("%Y%m%d-%H%M%S")
     for folder in folders:
-        kept = run.root / "replaced" / time.strftime("%Y%m%d-%H%M%S") / folder.name
+        again = (
+            moment.with_name(f"{moment.name}-{n}") for n in itertools.count(2)
+        )  # in the same second, by a clock set back
+        kept = next(
+            path / folder.name for path in itertools.chain([moment], again) if not (path / folder.name).exists()
+        )
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, kept)
 

@@ -27,6 +27,7 @@ from mft_cli.slurm.srun import place_from_slurm
 from mft_cli.train import restart
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
+from mft_cli.train.followers import telling_of_threads
 from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
@@ -113,7 +114,7 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: Sto
     stop = stop or StopSignal()
     log(f"run folder {run.root}")
     run.hold()
-    with recording_outcome(run, ranks):
+    with recording_outcome(run, ranks), telling_of_threads(log):
         set_up_and_train(run, config, ranks, log, stop)
     free_memory()
     if ranks.world == 1:  # the driver goes on to the evaluation, which handles signals itself
@@ -136,7 +137,7 @@ def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, s
         write_exports(ready, log)
     finally:
         trainer.engine.close()
-    trainer.metrics.close()
+        trainer.metrics.close()
     if ranks.rank == 0:
         run.set_state(
             "done", step=state.step, total_steps=state.total_steps, seconds=state.seconds, logged=run.logged()

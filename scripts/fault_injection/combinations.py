@@ -38,9 +38,10 @@ OF_METHOD = {"mask_finetune": {"method.layers": "0-1"}, "chunk_refine": {"method
 SET_AT_ONCE = 6
 
 
-def combinations(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def combinations(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """`n` random combinations, of a method and some other keys each."""
-    for number in range(n):
+    for number in table.untried(range(n), seed):
+        rng = random.Random(f"{seed} {number}")
         method = rng.choice(METHODS)
         chosen = {key: rng.choice(CHOICES[key]) for key in rng.sample(sorted(CHOICES), SET_AT_ONCE)}
         more = EVALUATED if rng.random() < 0.2 else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -95,12 +96,31 @@ def files_of(folder: Path) -> list[Path]:
     )
 
 
-def cases(shop: Workshop, names: Sequence[str]) -> Iterator[tuple[str, str, Path, FileKind]]:
-    """(scenario, stage, file, its kind): each file in the first of the scenarios that writes it.
+def lasting_name(path: Path) -> str:
+    """Without what differs from run to run: the cache's key, and the time in the name of TensorBoard's file."""
+    return re.sub(r"(?<=tokenized/)\w+|(?<=tfevents\.).*", "*", path.as_posix())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file of a scenario's run, in the state `stage`, damaged in one way."""
+
+    scenario: str
+    stage: str
+    path: Path
+    kind: FileKind
+    way: str
+
+    def __str__(self) -> str:
+        return f"{self.scenario}, {self.stage}, {lasting_name(self.path)}, {self.way}"
+
+
+def cases(shop: Workshop, names: Sequence[str]) -> Iterator[Case]:
+    """Each file in the first of the scenarios that writes it, damaged in each way.
 
     Raises RuntimeError for a file of no kind, and for a kind that no scenario writes.
     """
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     written: set[FileKind] = set()
     for name in names:
         folder = shop.reference(BY_NAME[name])
@@ -109,37 +129,35 @@ def cases(shop: Workshop, names: Sequence[str]) -> Iterator[tuple[str, str, Path
             if kind is None:
                 raise RuntimeError(f"{name} writes {path}, which is of no kind in KINDS")
             written.add(kind)
-            anonymous = "/".join(path.parts[:2] + path.parts[3:]) if path.parts[0] == "cache" else path.as_posix()
-            if (anonymous, path.name) in seen:
+            if lasting_name(path) in seen:
                 continue
-            seen.add((anonymous, path.name))
+            seen.add(lasting_name(path))
             for stage in kind.stages:
                 if stage == "done" or "step-00000006" not in path.parts:
-                    yield name, stage, path, kind
+                    yield from (Case(name, stage, path, kind, way) for way in DAMAGES)
     if missing := [kind.pattern for kind in KINDS if kind not in written and tuple(names) == SCENARIOS]:
         raise RuntimeError(f"no scenario writes {', '.join(missing)}")
 
 
-def damage(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def damage(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """At most about `n` damages, each file's five ways; all of them where `n` is 400 or more."""
-    todo = [(*case, way) for case in cases(shop, [s for s in SCENARIOS if s in names] or SCENARIOS) for way in DAMAGES]
+    todo = list(cases(shop, [s for s in SCENARIOS if s in names] or SCENARIOS))
     if n < 400:
-        todo = rng.sample(todo, min(n, len(todo)))
-    for scenario, stage, path, kind, way in todo:
-        damage_once(shop, table, scenario, stage, path, kind, way, rng)
+        todo = random.Random(seed).sample(todo, min(n, len(todo)))
+    for case in table.untried(todo, seed):
+        damage_once(shop, table, case, random.Random(f"{seed} {case}"))
 
 
-def damage_once(
-    shop: Workshop, table: Table, scenario: str, stage: str, path: Path, kind: FileKind, way: str, rng: random.Random
-) -> None:
-    group = f"file {way}"
+def damage_once(shop: Workshop, table: Table, case: Case, rng: random.Random) -> None:
+    scenario, stage, path = case.scenario, case.stage, case.path
+    group = f"file {case.way}"
     reference = shop.reference(BY_NAME[scenario])
-    for reader in kind.readers:
+    for reader in case.kind.readers:
         if stage == "stopped" and reader != "same":
             continue
         folder = begin(shop, scenario, stage)
         whole = (folder / path).read_bytes()
-        torn = DAMAGES[way](whole, rng)
+        torn = DAMAGES[case.way](whole, rng)
         if torn is None:
             (folder / path).unlink()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import resource
@@ -19,7 +20,10 @@ from scripts.fault_injection.scenarios import SCENARIOS, Scenario, Workshop, dif
 from scripts.fault_injection.table import Table, traceback_in
 
 KILLS_IN_SEQUENCE = 3
-DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DISK_ERRORS = (
+    errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG, errno.EMFILE,
+    errno.EBUSY,
+)  # fmt: skip
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # the last: as it started
 TOLD_CODES = {
@@ -47,15 +51,17 @@ def any_operation(shop: Workshop, scenario: Scenario, rng: random.Random) -> tup
     return role, rng.randint(1, max(1, count))
 
 
-def kills(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def kills(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """`n` kill -9, up to three before a run may end: half of them before a chosen file operation, half at any moment."""
-    done, order = 0, scenario_order(rng, names)
-    while done < n:
-        scenario = order[done % len(order)]
+    order = scenario_order(random.Random(seed), names)
+    for number in table.untried(itertools.count(), seed):
+        if (still := n - table.faults("kill -9")) <= 0:
+            break
+        rng, scenario = random.Random(f"{seed} {number}"), order[number % len(order)]
         shop.reference(scenario)
         folder = shop.fresh(scenario, "case")
         struck: list[str] = []
-        for _ in range(min(rng.randint(1, KILLS_IN_SEQUENCE), n - done)):
+        for _ in range(min(rng.randint(1, KILLS_IN_SEQUENCE), still)):
             before = newest(folder / "run") if scenario.name != "again" else None  # that of the run to be replaced
             ended = kill_once(shop, scenario, folder, rng)
             judge(table, f"kill -9: {scenario.name}", ended, struck, before)
@@ -63,7 +69,6 @@ def kills(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[
                 struck.append(next(note for note in ended.notes if note.startswith("fault")).replace(f"{folder}/", ""))
             elif ended.code == 0:
                 break
-        done += max(1, len(struck))
         table.count(f"kill -9: {scenario.name}", max(1, len(struck)))
         finish(shop, table, f"kill -9: {scenario.name}", scenario, folder, struck)
 
@@ -91,10 +96,11 @@ def kill_once(shop: Workshop, scenario: Scenario, folder: Path, rng: random.Rand
     return shop.run(scenario, folder, meanwhile=strike)
 
 
-def signals(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def signals(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """`n` stop signals before a chosen file operation, a fifth of them Ctrl-C twice."""
-    order = scenario_order(rng, names)
-    for i in range(n):
+    order = scenario_order(random.Random(seed), names)
+    for i in table.untried(range(n), seed):
+        rng = random.Random(f"{seed} {i}")
         scenario, number = order[i % len(order)], rng.choice(SIGNALS)
         times = 2 if number == signal.SIGINT and rng.random() < 0.5 else 1
         role, at = any_operation(shop, scenario, rng)
@@ -107,10 +113,11 @@ def signals(shop: Workshop, table: Table, n: int, rng: random.Random, names: lis
         strike_and_finish(shop, table, f"signal: {named}", scenario, Fault(send, at, role))
 
 
-def disks(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def disks(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """`n` refusals of a disk: an error number at a chosen file operation (once, or from then on), or a limit of the size."""
-    order = scenario_order(rng, names)
-    for i in range(n):
+    order = scenario_order(random.Random(seed), names)
+    for i in table.untried(range(n), seed):
+        rng = random.Random(f"{seed} {i}")
         scenario, number = order[i % len(order)], rng.choice(DISK_ERRORS)
         role, at = any_operation(shop, scenario, rng)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from mft_cli.files import read_jsonl
 
 KINDS = ("lost", "traceback", "silent")
 MEANING = {
@@ -13,6 +19,8 @@ MEANING = {
     "traceback": "a traceback instead of a sentence, or something that does not end",
     "silent": "exit code 0 and another result",
 }
+
+CaseT = TypeVar("CaseT")
 
 
 @dataclass
@@ -25,20 +33,57 @@ class Line:
 
 @dataclass
 class Table:
-    """All rows; `told` are the faults that were not borne."""
+    """All rows; `told` are the faults that were not borne. `journal`: a file that keeps each case that was tried, so that a
+    stopped script goes on; cases that were not borne are tried again."""
 
+    journal: Path | None = None
     lines: dict[str, Line] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
-    start: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0  # of all cases, those of before included
+    counted: dict[str, int] = field(default_factory=dict)  # of the case that is tried now, as is `blamed`
+    blamed: list[list[str]] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        kept = {row["case"]: row for _, _, row in read_jsonl(self.journal) if row} if self.journal else {}
+        for case, row in kept.items():
+            if not row["blamed"]:
+                self.take(case, row["counted"], [], row["seconds"])
+
+    def untried(self, cases: Iterable[CaseT], group: str) -> Iterator[CaseT]:
+        """Those that the journal has not, by their text; what a case came to is kept when the next one is asked for."""
+        for case in cases:
+            if (name := f"{group} {case}") in self.tried:
+                continue
+            self.counted, self.blamed = {}, []
+            start = time.monotonic()
+            yield case
+            row = {"counted": self.counted, "blamed": self.blamed, "seconds": round(time.monotonic() - start, 2)}
+            self.take(name, **row)
+            if self.journal:
+                with open(self.journal, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"case": name, **row}) + "\n")
+
+    def take(self, name: str, counted: dict[str, int], blamed: list[list[str]], seconds: float) -> None:
+        self.tried.add(name)
+        self.seconds += seconds
+        for group, faults in counted.items():
+            self.lines.setdefault(group, Line()).faults += faults
+        for group, kind, what in blamed:
+            self.lines.setdefault(group, Line()).faulty[kind] += 1
+            self.told.append(f"{kind}: {group}: {what}")
 
     def count(self, group: str, faults: int = 1) -> None:
-        self.lines.setdefault(group, Line()).faults += faults
+        self.counted[group] = self.counted.get(group, 0) + faults
 
     def blame(self, group: str, kind: str, what: str) -> None:
         """A fault of `group` was not borne: printed at once, too."""
-        self.lines.setdefault(group, Line()).faulty[kind] += 1
-        self.told.append(f"{kind}: {group}: {what}")
-        print(self.told[-1], file=sys.stderr, flush=True)
+        self.blamed.append([group, kind, what])
+        print(f"{kind}: {group}: {what}", file=sys.stderr, flush=True)
+
+    def faults(self, start: str) -> int:
+        """How many were counted in groups whose names begin so."""
+        return sum(line.faults for group, line in self.lines.items() if group.startswith(start))
 
     def render(self) -> str:
         """Markdown."""

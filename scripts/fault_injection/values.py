@@ -94,13 +94,15 @@ def wrong_values() -> Iterator[Wrong]:
                 yield Wrong(root, f"{head}.{last[:-2]}{last[-1]}".lstrip("."), 1, beside)
 
 
-def values(shop: Workshop, table: Table, n: int, rng: random.Random, names: list[str]) -> None:
+def values(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> None:
     """All of them in this process, and about `n` / 10 extreme numbers of `mft train` as words of the command line."""
-    everything = list(wrong_values())
-    for wrong in everything if n >= 400 else rng.sample(everything, min(20 * n, len(everything))):
-        try_value(table, wrong)
+    rng, everything = random.Random(seed), list(wrong_values())
+    for _ in table.untried([n], f"{seed} in this process"):
+        for wrong in everything if n >= 400 else rng.sample(everything, min(20 * n, len(everything))):
+            try_value(table, wrong)
     extremes = [w for w in everything if w.root is schema.TrainConfig and isinstance(w.value, float) and not w.beside]
-    for wrong in rng.sample([w for w in extremes if "<name>" not in w.key], max(1, n // 10)):
+    typed = rng.sample([w for w in extremes if "<name>" not in w.key], max(1, n // 10))
+    for wrong in table.untried(typed, seed):
         try_word(shop, table, wrong)
 
 

@@ -62,10 +62,31 @@ def test_there_are_as_many_wrong_values_as_were_asked_for():
 
 def test_a_fault_that_is_not_borne_is_counted_and_told(capsys):
     table = Table()
-    table.count("kill -9", 2)
-    table.blame("kill -9", "lost", "plain: step 3")
+    for _ in table.untried(["plain"], "kills"):
+        table.count("kill -9", 2)
+        table.blame("kill -9", "lost", "plain: step 3")
     assert "| kill -9 | 2 | 1 | 0 | 0 |" in table.render()
     assert not table.clean
     assert "lost: kill -9: plain: step 3" in capsys.readouterr().err
     assert traceback_in("a\nTraceback (most recent call last):\n  File\nValueError: x\nb") == "ValueError: x"
     assert traceback_in("all is well") == ""
+
+
+def test_a_stopped_script_goes_on_and_tries_again_what_was_not_borne(tmp_path: Path):
+    def attempt(cases: list[int], stop_at: int = -1) -> Table:
+        table = Table(tmp_path / "journal.jsonl")
+        for case in table.untried(cases, "kills"):
+            if case == stop_at:
+                break
+            table.count("kill -9")
+            if case == 1 and stop_at >= 0:
+                table.blame("kill -9", "lost", "once")
+            tried.append(case)
+        return table
+
+    tried: list[int] = []
+    attempt([0, 1, 2, 3], stop_at=3)
+    assert tried == [0, 1, 2]
+    table = attempt([0, 1, 2, 3])
+    assert tried == [0, 1, 2, 1, 3]
+    assert (table.clean, table.faults("kill")) == (True, 4)

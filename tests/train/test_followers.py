@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mft_cli.train.followers import telling_of_threads
 from mft_cli.train.run import train
 from tests.support.training import state_of, stop_at, training
 
@@ -108,6 +112,56 @@ def test_one_that_fails_ends_no_run(
     log = (tmp_path / "run/train.log").read_text()
     assert "TrackioFollower cannot start and is left out: the server is gone" in log
     assert "a metrics follower failed and is off from here on: the server is gone" in log
+
+
+def test_a_file_that_the_disk_refuses_to_tensorboard_is_a_line(
+    tiny_model: Path,
+    problem_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """TensorBoard writes in a thread of its own, whose exceptions Python prints."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    written: list[int] = []
+
+    def refuse(self: Any, data: bytes) -> None:
+        written.append(len(data))
+        if len(written) > 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+    train(training(tiny_model, problem_file, tmp_path / "run", log={"tensorboard": True}, train={"max_steps": 2}))
+    assert state_of(tmp_path / "run")["state"] == "done"
+    printed = capsys.readouterr()
+    assert "tensorboard has failed; its last numbers may be missing there: [Errno 5]" in printed.out
+    assert "a metrics follower failed and is off from here on: [Errno 5]" in printed.out
+    assert "Traceback" not in printed.out + printed.err
+
+
+def test_a_thread_of_anybody_else_still_tells_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    failed: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: failed.append(told.exc_type))
+    lines: list[str] = []
+    with telling_of_threads(lines.append):
+        thread = threading.Thread(target=lambda: 1 // 0)
+        thread.start()
+        thread.join()
+    assert not lines
+    assert failed == [ZeroDivisionError]
+
+
+def test_a_stopped_run_has_told_tensorboard_every_step(tiny_model: Path, problem_file: Path, tmp_path: Path):
+    """The steps before the checkpoint do not come again."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stop_at(training(tiny_model, problem_file, tmp_path / "run", log={"tensorboard": True}), 3)
+    told = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    told.Reload()
+    assert [event.step for event in told.Scalars("train/loss")] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("package", ["mlflow", "trackio"])

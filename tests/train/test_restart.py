@@ -9,7 +9,9 @@ import pytest
 
 from mft_cli.errors import UserError
 from mft_cli.files import read_json, write_json
+from mft_cli.run_dir import RunDir
 from mft_cli.train.checkpoint import steps_in
+from mft_cli.train.restart import move_evaluations_away
 from mft_cli.train.run import train
 from tests.support.training import at_step, break_at, state_of, steps_logged, stop_at, training
 
@@ -52,6 +54,17 @@ def test_a_finished_run_is_trained_again_each_time_it_is_asked_for(tiny_model, p
     train(again)
     assert seen == [1, 1]
     assert not list(finished.glob("started_again.json"))
+
+
+def test_scores_that_are_moved_away_in_the_same_second_stay_apart(tmp_path, monkeypatch):
+    """Two commands in one second, or a clock that was set back."""
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    run = RunDir(tmp_path)
+    for number in range(3):
+        write_json(tmp_path / "eval" / "gsm8k" / "metrics.json", {"accuracy": number})
+        move_evaluations_away(run, [tmp_path / "eval"])
+    kept = sorted((tmp_path / "replaced").glob("*/eval/gsm8k/metrics.json"))
+    assert [read_json(path)["accuracy"] for path in kept] == [0, 1, 2]
 
 
 def test_other_settings_are_another_run(tiny_model, problem_file, finished, monkeypatch):
