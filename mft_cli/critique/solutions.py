@@ -14,7 +14,7 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.grading.graders import grade
 from mft_cli.eval.journal import Journal
-from mft_cli.eval.plan import Plan
+from mft_cli.eval.plan import FIELDS, Plan
 from mft_cli.eval.problems import OptionNames, Problem
 from mft_cli.eval.session import Session
 from mft_cli.files import digest_of
@@ -56,7 +56,9 @@ def sample_solutions(config: CritiqueRunConfig, out: Path) -> Base:
     """Everything that solutions/<source>.jsonl lacks, and the solutions in order. Raises UserError, Stopped."""
     session = Session(session_config(config), out, KEYS)
     try:
-        plans = [replace(p, journal=Journal(journal_path(out, p.name), p.journal.keys)) for p in session.plans(out)]
+        plans = [
+            replace(p, journal=Journal(journal_path(out, p.name), p.journal.keys, FIELDS)) for p in session.plans(out)
+        ]
         for plan in plans:
             session.generate(plan, plans)
     except UnsafeText as error:  # a question with a control token

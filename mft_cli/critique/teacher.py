@@ -27,6 +27,8 @@ from mft_cli.eval.session import Session, refuse_chat
 from mft_cli.files import digest_of
 from mft_cli.rng import sampling_seed
 
+FIELDS = {"completion": str, "finish_reason": str, "completion_tokens": int, "asked": bool, "seed": int}  # of a record
+
 
 @dataclass
 class Budget:
@@ -81,7 +83,7 @@ class Teacher:
         made_by = [self.sampling.settings(), teacher.max_new_tokens, subject.engine, self.session.folder.weights_digest]
         self.digest = digest_of([*made_by, self.session.folder.tokenizer_digest])
         self.keys = [[self.key(i, n) for i in range(len(solutions))] for n in range(teacher.retries + 1)]
-        self.journal = Journal(out / "critiques.jsonl", [k for keys in self.keys for k in keys])
+        self.journal = Journal(out / "critiques.jsonl", [k for keys in self.keys for k in keys], FIELDS)
         self.parsed: dict[str, Response | str] = {}
         self.budget = Budget(config.budget, teacher.max_new_tokens)
         for record in self.journal.done.values():

@@ -82,7 +82,10 @@ def finished(plan: Plan) -> Metrics | None:
     same = not plan.journal.missing() and metrics.get("settings_digest") == plan.settings_digest
     same = same and ("first_pass" in metrics) == plan.two_passes
     same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
-    return metrics if same and metrics.get("generations_digest") == file_digest(plan.journal.path) else None
+    if not same or metrics.get("generations_digest") == file_digest(plan.journal.path):
+        return metrics if same else None
+    print(f"{plan.journal.path} is not as it was when it was scored: {plan.name} is scored again", flush=True)
+    return None
 
 
 def eval_folder(config: EvalRunConfig) -> Path:

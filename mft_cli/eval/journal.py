@@ -1,14 +1,16 @@
 """generations.jsonl as a journal: appended while completions arrive, rewritten in canonical order at the end.
 
 Every line carries `key`, a digest of the prompt's ids, every sampling field, the engine, the weights and the sample's
-index. A line whose key is not asked for belongs to other settings and is never reused. Whatever the order in which
-completions arrived, and however often the run was killed, the finished file is the same.
+index. A line whose key is not asked for belongs to other settings and is never reused. In the file a digest of the whole
+line follows the key, so that a line which was damaged is made again. Whatever the order in which completions arrived, and
+however often the run was killed, the finished file is the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -18,6 +20,7 @@ from mft_cli.files import JsonObject, digest_of, file_digest, read_jsonl, write_
 
 Record = JsonObject
 NOTHING: Mapping[str, type] = {}
+SEALED = re.compile("([0-9a-f]{16})-([0-9a-f]{16})")  # key and digest of a line
 
 
 def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequence[int | str]) -> str:
@@ -31,19 +34,36 @@ def completion_key(settings_digest: str, problem: str, sample: int, prompt: Sequ
 def read_lines(path: Path, damaged: list[int] | None = None) -> tuple[list[Record], int]:
     """The file's records and the number of bytes that they take. A torn last line (a killed writer's) is left out.
 
-    Numbers of lines in the middle that are not JSON objects are added to `damaged`; without it they raise UserError.
+    Numbers of lines in the middle that are not JSON objects, or not as they were written, are added to `damaged`; without it
+    they raise UserError.
     """
     records: list[Record] = []
     for number, line, record in read_jsonl(path):
-        if record is not None:
-            records.append(record)
+        if (whole := unsealed(record)) is not None:
+            records.append(whole)
         elif not line.endswith(b"\n"):
             return records, path.stat().st_size - len(line)
         elif damaged is not None:
             damaged.append(number)
         else:
-            raise UserError(f"{path}: line {number} is not a JSON object; remove the line or the file and start again")
+            raise UserError(
+                f"{path}: line {number} is damaged or was changed; remove the line or the file and start again"
+            )
     return records, path.stat().st_size if path.is_file() else 0
+
+
+def sealed(record: Record) -> Record:
+    """As it stands in a file: the record's digest behind its key."""
+    return {**record, "key": f"{record['key']}-{digest_of(json.loads(dump(record)))}"}
+
+
+def unsealed(record: Record | None) -> Record | None:
+    """What was sealed; None where it is not as it was then. Lines of older versions have no digest."""
+    seal = SEALED.fullmatch(str((record or {}).get("key")))
+    if record is None or seal is None:
+        return record
+    plain = {**record, "key": seal[1]}
+    return plain if digest_of(plain) == seal[2] else None
 
 
 class Journal:
@@ -76,7 +96,7 @@ class Journal:
         if key in self.done:
             return
         self.done[key] = {**record, "key": key}
-        self._open().write(dump(self.done[key]).encode())
+        self._open().write(dump(sealed(self.done[key])).encode())
         self._open().flush()
 
     def _open(self) -> IO[bytes]:
@@ -98,7 +118,7 @@ class Journal:
         if self.missing():
             raise ValueError(f"{len(self.missing())} completions are missing")
         self.close()
-        text = "".join(dump(self.done[key]) for key in self.keys)
+        text = "".join(dump(sealed(self.done[key])) for key in self.keys)
         if not self.path.is_file() or self.path.read_bytes() != text.encode():
             write_atomically(self.path, text)
         return file_digest(self.path)

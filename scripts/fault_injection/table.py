@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -37,6 +38,7 @@ class Table:
     stopped script goes on; cases that were not borne are tried again."""
 
     journal: Path | None = None
+    part: tuple[int, int] = (1, 1)  # which of how many parts of the cases are this script's
     lines: dict[str, Line] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     seconds: float = 0.0  # of all cases, those of before included
@@ -52,7 +54,8 @@ class Table:
 
     def untried(self, cases: Iterable[CaseT], group: str) -> Iterator[CaseT]:
         """Those that the journal has not, by their text; what a case came to is kept when the next one is asked for."""
-        for case in cases:
+        part, parts = self.part
+        for case in itertools.islice(cases, part - 1, None, parts):
             if (name := f"{group} {case}") in self.tried:
                 continue
             self.counted, self.blamed = {}, []

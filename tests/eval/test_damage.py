@@ -81,6 +81,18 @@ def test_a_record_that_lost_a_field_is_made_again(whole, tmp_path: Path, capsys)
     assert file.read_bytes() == (folder / "sums" / "generations.jsonl").read_bytes()
 
 
+def test_a_changed_completion_is_made_again_and_told(whole, tmp_path: Path, capsys) -> None:
+    """The line is a JSON object still, with all its fields."""
+    asked, folder = whole
+    torn = shutil.copytree(folder, tmp_path / "eval")
+    file = torn / "sums" / "generations.jsonl"
+    file.write_text(file.read_text().replace('"completion": "', '"completion": "A', 1))
+    evaluate(asked, torn)
+    printed = capsys.readouterr().out
+    assert "1 damaged records are made again" in printed
+    assert file.read_bytes() == (folder / "sums" / "generations.jsonl").read_bytes()
+
+
 def test_the_digest_of_the_weights_is_in_the_metrics(whole) -> None:
     _, folder = whole
     model = json.loads((folder / "sums" / "metrics.json").read_text())["model"]

@@ -90,3 +90,23 @@ def test_finish_refuses_holes(tmp_path: Path) -> None:
     journal.add(KEYS[0], record(0))
     with pytest.raises(ValueError, match="1 completions are missing"):
         journal.finish()
+
+
+def test_a_flipped_bit_never_changes_a_record(tmp_path: Path) -> None:
+    """A run that was stopped has no digest of the whole file yet."""
+    path = tmp_path / "g.jsonl"
+    journal = Journal(path, KEYS[:2])
+    for i, key in enumerate(KEYS[:2]):
+        journal.add(key, {**record(i), "logprobs": {1: 0.1, 10: 2.5}, "surrogates": "\ud83d\ude00"})
+    journal.close()
+    whole, written = Journal(path, KEYS[:2]).done, path.read_bytes()
+    assert len(whole) == 2
+    for place in range(len(written)):
+        for bit in (0, 3, 6):
+            path.write_bytes(written[:place] + bytes([written[place] ^ 1 << bit]) + written[place + 1 :])
+            assert Journal(path, KEYS[:2]).done.items() <= whole.items(), (place, bit)
+
+
+def test_lines_of_before_have_no_digest_and_are_read(tmp_path: Path) -> None:
+    (tmp_path / "g.jsonl").write_text(json.dumps({**record(0), "key": KEYS[0]}) + "\n")
+    assert list(Journal(tmp_path / "g.jsonl", KEYS[:1]).done) == KEYS[:1]
