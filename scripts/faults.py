@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--scenarios", default="", help=f"of {', '.join(BY_NAME)}; all by default")
     parser.add_argument("--page", type=Path, help="a Markdown page whose table, between two comments, is replaced")
     parser.add_argument("--journal", type=Path, help="a file that keeps what was tried, to go on with")
-    parser.add_argument("--part", default="1/1", help="2/3: the second third; several at once may have the same journal")
+    parser.add_argument("--part", default="1/1", help="2/3: the second third; all parts may share a journal")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder by default")
     asked = parser.parse_args()
     part, _, parts = asked.part.partition("/")
