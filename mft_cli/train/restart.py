@@ -58,14 +58,11 @@ def set_aside(run: RunDir, config: TrainConfig) -> None:
 
 def move_evaluations_away(run: RunDir, folders: list[Path]) -> None:
     """Scores belong to weights: those of replaced ones go where no report looks."""
-    moment = run.root / "replaced" / time.strftime("%Y%m%d-%H%M%S")
+    moment = time.strftime("%Y%m%d-%H%M%S")  # may come again, by a clock that is set back
+    names = itertools.chain([moment], (f"{moment}-{number}" for number in itertools.count(2)))
+    stamp = next(path for name in names if not (path := run.root / "replaced" / name).exists())
     for folder in folders:
-        again = (
-            moment.with_name(f"{moment.name}-{n}") for n in itertools.count(2)
-        )  # in the same second, by a clock set back
-        kept = next(
-            path / folder.name for path in itertools.chain([moment], again) if not (path / folder.name).exists()
-        )
+        kept = stamp / folder.name
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, kept)
 
