@@ -27,13 +27,13 @@ SECOND_WORDS = {
 OPTIONS = {
     "init": "cli.init:Options", "data show": "cli.data:ShowOptions", "data check": "cli.data:CheckOptions",
     "plan": "plan.settings:PlanOptions", "generate": "cli.generate:Options", "score": "cli.score:Options",
-    "report": "cli.report:Options", "compare": "cli.compare:Options",
+    "export": "cli.export:Options", "report": "cli.report:Options", "compare": "cli.compare:Options",
     **dict.fromkeys(("mask apply", "mask inspect", "mask diff"), "cli.mask:Options"),
     "sweep retry": "cli.sweep:RetryOptions", "sweep report": "cli.sweep:ReportOptions",
 }  # fmt: skip
 # Last parts of keys that name files.
-FILES = {"path", "out", "run_dir", "generations", "arch", "config_file", "chat_template"}
-BARE = ("compare", "report", "mask", "sweep", "analyze")  # verbs that take folders without a key
+FILES = {"path", "gguf", "converter", "out", "run_dir", "generations", "arch", "config_file", "chat_template"}
+BARE = ("export", "compare", "report", "mask", "sweep", "analyze")  # verbs that take folders without a key
 
 
 def complete(arguments: list[str], verbs: Iterable[str]) -> None:

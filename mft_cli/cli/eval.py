@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass
 
 from mft_cli.cli.job import read_frozen, requeueing
-from mft_cli.cli.options import composed, read_options, value_of
+from mft_cli.cli.options import composed, is_sweep, read_options, value_of
 from mft_cli.config.schema.base import STRICT, key
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> None:
             evaluate(eval_config(read_frozen(frozen)), Path(out))
     elif frozen:
         evaluate_or_submit(eval_config(read_frozen(frozen)))
+    elif is_sweep(arguments):
+        from mft_cli.sweep.start import sweep
+
+        sweep("eval", arguments, evaluate_in_sweep)
     else:
         composed("eval", arguments, eval_config, evaluate_or_submit)
 
@@ -68,6 +72,13 @@ def evaluate_or_submit(config: EvalRunConfig) -> Path:
     return folder
 
 
+def evaluate_in_sweep(config: EvalRunConfig) -> Path:
+    """One of several evaluations. Raises UserError where it would submit itself: the sweep's launcher does that."""
+    if config.launch.name == "slurm" and not inside_job():
+        raise UserError("launch=slurm in a sweep: use hydra/launcher=mft_slurm, which submits the sweep as an array")
+    return run_evaluation(config)
+
+
 def run_evaluation(config: EvalRunConfig) -> Path:
     """One evaluation. Returns its folder. Raises UserError, Stopped."""
     from mft_cli.eval.preflight import preflight
@@ -88,6 +99,7 @@ HELP = """mft eval: evaluate a model on benchmarks
   mft eval model.path=<folder> eval=paper_masked_thought       a suite: several benchmarks with a paper's prompt and decoding
   mft eval model.path=<folder> --config-dir mine eval=own      your own benchmark, mine/eval/own.yaml (docs/benchmarks.md)
   mft eval model.path=<folder> eval=gsm8k launch=slurm launch.gpus=1   submits itself (docs/slurm.md)
+  mft eval -m model.path=<a>,<b> eval=gsm8k hydra/launcher=mft_local   a sweep; mft_slurm submits an array (docs/sweeps.md)
   mft eval list                                                all benchmarks: problems, source, what is here
 
 Benchmarks and suites: {benchmarks}

@@ -127,6 +127,7 @@ VERBS = {
     "generate": "completions of your own questions",
     "chat": "talk to a model in the terminal",
     "critique": "make training data for masked critique: solutions, a teacher's critiques, verified",
+    "export": "an export as a GGUF file",
     "push": "put an export on the model hub",
     "plan": "memory, time and disk of a training before it is paid for",
     "analyze": "what predictions depend on (question, near, far context); the loss around a model's weights",

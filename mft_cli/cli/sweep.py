@@ -74,11 +74,13 @@ def main(arguments: list[str]) -> None:
 
         retry(ledger, options.jobs)
     elif isinstance(options, RunOptions):
+        from mft_cli.cli.eval import evaluate_in_sweep
         from mft_cli.cli.train import run_training
         from mft_cli.sweep.command import run_one
 
+        task = run_training if ledger.verb == "train" else evaluate_in_sweep
         job = build_from_texts(RunWords, {"job": words[1]}).job
-        run_one(ledger, job, options.cores, options.launch == "slurm", run_training)
+        run_one(ledger, job, options.cores, options.launch == "slurm", task)
     else:
         from mft_cli.sweep.command import status
 
@@ -91,11 +93,13 @@ HELP = """mft sweep: many runs of one command
   mft train -m hydra/launcher=mft_local hydra.launcher.jobs=2 ...                     two at a time
   mft train -m hydra/sweeper=optuna 'train.learning_rate=tag(log,interval(1e-5,1e-3))' data.validation.rows=64 ...
 
+  mft eval -m model.path=outputs/a/export,outputs/b/export eval=gsm8k hydra/launcher=mft_slurm      evaluations, too
+
   mft sweep status FOLDER                 every job: state, step, time, and what went wrong
   mft sweep retry FOLDER [jobs=2]         run again what failed, was stopped or was killed
   mft sweep report FOLDER [select=NAME]   score against the swept value, and which setting is best: sweep.html, sweep.md
                   [out=FOLDER]            NAME: validation_loss (default), a benchmark, or <benchmark>/gold_logprob
 
-The same mft train -m command finds its folder (outputs/sweeps/...) again, skips finished runs and goes on with the
+The same mft train -m or mft eval -m command finds its folder (outputs/sweeps/...) again, skips finished runs and goes on with the
 others. A failed job does not stop the rest. Launchers and searches: docs/sweeps.md.
 """

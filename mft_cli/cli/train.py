@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if is_sweep(arguments):
         from mft_cli.sweep.start import sweep
 
-        sweep(arguments, run_training)
+        sweep("train", arguments, run_training)
     elif frozen := value_of(arguments, "--frozen"):
         train_or_submit(train_config(read_frozen(frozen)))
     else:

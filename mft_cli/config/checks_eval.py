@@ -43,16 +43,28 @@ def check_benchmarks(config: schema.EvalConfig) -> None:
         if benchmark.answer_type == "judged" and (config.judge.base_url or config.judge.model):
             check_endpoint("eval.judge", config.judge)
         check_sampling(prefix, benchmark, config)
-        if benchmark.answer_type == "likelihood" and (config.engine == "api" or benchmark.samples > 1):
-            raise UserError(
-                f"{prefix}.answer_type=likelihood ranks its options once by a model's own log-likelihoods: leave out "
-                f"samples, and eval.engine=api"
-            )
+        if not benchmark.generates:
+            check_log_likelihoods(prefix, benchmark, config)
     if config.engine == "api":
         check_api(config)
     check_decode(config)
     if config.engine == "vllm" and config.benchmarks and importlib.util.find_spec("vllm") is None:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
+
+
+def check_log_likelihoods(prefix: str, benchmark: schema.BenchmarkConfig, config: schema.EvalConfig) -> None:
+    """Choice tasks and perplexity: nothing is generated. Raises UserError."""
+    if config.engine == "api" or benchmark.samples > 1:
+        raise UserError(
+            f"{prefix}.answer_type={benchmark.answer_type} reads a model's own log-likelihoods once: leave out samples, and "
+            f"eval.engine=api"
+        )
+    rule = benchmark.likelihood
+    if rule.shots and not (rule.shots_path or rule.shots_split):
+        raise UserError(
+            f"{prefix}.likelihood.shots={rule.shots} needs rows that examples come from: set {prefix}.likelihood.shots_split "
+            f"(of the same source) or .shots_path"
+        )
 
 
 def check_sampling(prefix: str, benchmark: schema.BenchmarkConfig, config: schema.EvalConfig) -> None:

@@ -38,7 +38,7 @@ def check_regex(prefix: str, pattern: str, replacement: str = "") -> None:
 
 
 def looks_local(path: str) -> bool:
-    endings = (".gguf", ".jsonl", ".json", ".csv", ".parquet", ".xml", ".gz")
+    endings = (".gguf", ".jsonl", ".json", ".csv", ".parquet", ".xml", ".txt", ".gz")
     return path.startswith(("/", "./", "../", "~")) or path.endswith(endings)
 
 

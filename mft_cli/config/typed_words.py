@@ -52,7 +52,7 @@ def check_option(group: str, text: str, options: Sequence[str]) -> None:
         raise UserError(
             f"{group}={text}: expected one option; for a run with each of them: mft train -m {group}={names}"
         )
-    if "/" in text or text.endswith((".jsonl", ".json", ".csv", ".parquet", ".gguf")):
+    if "/" in text or text.endswith((".jsonl", ".json", ".csv", ".parquet", ".txt", ".gguf")):
         meant = {"model": f"model=local model.path={text}", "data": f"data=local data.sources.local.path={text}"}
         if group in meant:
             kind = "a folder, file or hub id" if group == "model" else "a file or hub id"

@@ -28,6 +28,7 @@ from mft_cli.files import cache_folder, write_atomically
 
 FORMATS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".xml": "xml",
+    ".txt": "text",
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 LONGEST_INTEGER = 4300  # digits; Python refuses to convert more
@@ -251,7 +252,14 @@ def read_xml(file: Path) -> Raw:
         yield index, f"{file}: {element.tag} {index}", values
 
 
+def read_text(file: Path) -> Raw:
+    """One row with the whole file as `text`."""
+    with open_text(file) as text:
+        yield 0, str(file), {"text": text.read()}
+
+
 READERS = {
     "jsonl": readable(read_jsonl), "json": readable(read_json), "csv": readable(read_csv),
     "tsv": readable(functools.partial(read_csv, delimiter="\t")), "parquet": readable(read_parquet), "xml": readable(read_xml),
+    "text": readable(read_text),
 }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from mft_cli.eval.engines.base import Likelihood, Pair
 from mft_cli.eval.journal import dump
 from mft_cli.eval.metrics_file import GoldLogprob
 from mft_cli.files import write_atomically
@@ -23,27 +24,35 @@ LOGITS_BYTES = 512 << 20  # fp32 logits held at once
 
 
 def gold_logprobs(
-    model: PreTrainedModel,
-    examples: Sequence[tuple[list[int], list[int]]],
-    report: Callable[[int], None] = lambda count: None,
+    model: PreTrainedModel, examples: Sequence[Pair], report: Callable[[int], None] = lambda count: None
 ) -> list[float]:
-    """Sum of log-probabilities of each response, for (prompt ids, response ids) pairs. `report` gets counts of done."""
+    """Sum of log-probabilities of each response, in nats. `report` gets counts of done."""
+    return [likelihood.logprob for likelihood in likelihoods(model, examples, report)]
+
+
+def likelihoods(
+    model: PreTrainedModel,
+    examples: Sequence[Pair],
+    report: Callable[[int], None] = lambda count: None,
+    hidden: Sequence[int] = (),
+) -> list[Likelihood]:
+    """The likelihood of each response after its prompt; `hidden` are ids that are not to be."""
     vocabulary = model.get_output_embeddings().weight.shape[0]
     budget = max(256, LOGITS_BYTES // (4 * vocabulary))  # padded tokens in a batch
     order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i])))
-    sums, start = [0.0] * len(examples), 0
+    measured, start = [Likelihood(0.0, 0)] * len(examples), 0
     while start < len(order):
         length = sum(map(len, examples[order[start]]))
         batch = order[start : start + max(1, budget // length)]
         with torch.inference_mode():
-            for i, value in zip(batch, _batch(model, [examples[i] for i in batch]), strict=True):
-                sums[i] = value
+            for i, value in zip(batch, _batch(model, [examples[i] for i in batch], hidden), strict=True):
+                measured[i] = value
         start += len(batch)
         report(len(batch))
-    return sums
+    return measured
 
 
-def _batch(model: PreTrainedModel, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+def _batch(model: PreTrainedModel, examples: Sequence[Pair], hidden: Sequence[int]) -> list[Likelihood]:
     device = next(model.parameters()).device
     length = max(len(p) + len(r) for p, r in examples)
     ids = torch.zeros(len(examples), length, dtype=torch.long, device=device)
@@ -53,12 +62,15 @@ def _batch(model: PreTrainedModel, examples: Sequence[tuple[list[int], list[int]
         ids[row, : len(both)] = torch.tensor(both, device=device)
         mask[row, : len(both)] = 1
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    sums = []
+    if hidden:
+        logits[..., list(hidden)] = -torch.inf
+    measured = []
     for row, (prompt, response) in enumerate(examples):
         predicted = logits[row, len(prompt) - 1 : len(prompt) + len(response) - 1].float()
         target = torch.tensor(response, device=device)
-        sums.append(-float(F.cross_entropy(predicted, target, reduction="none").double().sum()))
-    return sums
+        logprob = -float(F.cross_entropy(predicted, target, reduction="none").double().sum())
+        measured.append(Likelihood(logprob, int((predicted.argmax(-1) == target).sum())))
+    return measured
 
 
 def write_gold(path: Path, ids: Sequence[str], sums: Sequence[float], tokens: Sequence[int]) -> GoldLogprob:

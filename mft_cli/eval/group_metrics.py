@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from mft_cli.config.schema.evaluation import BenchmarkConfig
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import Record, read_lines
@@ -59,7 +57,7 @@ def by_base_problem(scores: Sequence[Record]) -> JsonObject:
     robust = sum(all(right) for right in groups.values())
     return {
         "problems": len(groups),
-        "accuracy_interval": list(bootstrap_ratio([(sum(g), len(g)) for g in groups.values()])),
+        "accuracy_interval": list(intervals.bootstrap_ratio([(sum(g), len(g)) for g in groups.values()])),
         "macro_accuracy": math.fsum(shares) / len(groups),
         "macro_interval": list(intervals.bootstrap_mean(shares)),
         "robust_accuracy": robust / len(groups),
@@ -112,16 +110,6 @@ def group_lines(metrics: Metrics) -> list[str]:
             for value, part in values.items()
         ]
     return lines
-
-
-def bootstrap_ratio(
-    pairs: Sequence[tuple[int, int]], seed: int = 0, draws: int = intervals.DRAWS
-) -> tuple[float, float]:
-    """95 % percentile interval of sum of (right) / sum of (all), groups drawn with replacement (Efron 1979)."""
-    values = np.asarray(pairs, dtype=np.float64)
-    drawn = np.random.default_rng(seed).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), size=draws) @ values
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return float(low), float(high)
 
 
 def against_clean(

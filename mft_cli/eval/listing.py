@@ -26,7 +26,7 @@ COUNTED = {
     "number": "equal number", "math": "equal mathematics", "choice": "right letter", "text": "equal text",
     "steps": "equal number; right steps",
     "code": "tests pass", "instructions": "instructions followed", "judged": "wins against the reference",
-    "likelihood": "likeliest option",
+    "likelihood": "likeliest option", "perplexity": "likelihood of texts",
 }  # fmt: skip
 COLUMNS = ("benchmark", "problems", "here", "counted", "source")
 
@@ -57,7 +57,7 @@ def listing(extra: Iterable[Path] = ()) -> tuple[list[JsonObject], dict[str, lis
     rows = []
     for name, benchmark in benchmarks.items():
         try:
-            here = location(benchmark.source)
+            here = location(benchmark.source) if benchmark.source.path else "yours"
         except UserError as error:
             here = f"({error})"
         counted = COUNTED[benchmark.answer_type] + (f", avg@{benchmark.samples}" if benchmark.samples > 1 else "")

@@ -88,6 +88,8 @@ class Metrics(TypedDict, total=False):
     format_adherence: JsonObject  # of a model that has a critique's tags
     instruction_following: JsonObject
     verdicts: JsonObject
+    likelihood: JsonObject
+    perplexity: JsonObject
     steps: JsonObject  # of solutions whose every step is known
     sandbox: JsonObject
 

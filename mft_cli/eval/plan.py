@@ -14,6 +14,7 @@ from mft_cli.config.validate import build, to_plain
 from mft_cli.data.files import BadRow
 from mft_cli.data.options import options_of
 from mft_cli.data.prompts import Renderer, UnsafeText
+from mft_cli.data.shots import Shots
 from mft_cli.errors import UserError
 from mft_cli.eval.contamination import contamination, overlap, reason
 from mft_cli.eval.engines.base import Completion, Request, Sampling
@@ -120,10 +121,10 @@ class Plan:
 def pick_prompt(benchmark: BenchmarkConfig, config: EvalConfig, facts: JsonObject, tokenizer: Any) -> PromptConfig:
     """The benchmark's own prompt, else eval.prompt, else the export's, else chat where a template exists, else raw.
 
-    Options that are ranked by log-likelihood stand in the benchmark's own contexts, whatever the model's prompt.
+    Where nothing is generated, the benchmark's own texts are read, whatever the model's prompt.
     """
-    if benchmark.answer_type == "likelihood":
-        return PromptConfig(name="likelihood", kind="template", template="{question}")
+    if not benchmark.generates:
+        return PromptConfig(name=benchmark.answer_type, kind="template", template="{question}")
     if (chosen := benchmark.prompt or config.prompt) is not None:
         return chosen
     if recorded := facts.get("prompt"):
@@ -151,7 +152,11 @@ def make_plan(
         )
     renderer = Renderer(subject.tokenizer, pick_prompt(benchmark, config, subject.folder.facts, subject.tokenizer))
     problems, data_summary = load_problems(name, benchmark, config.seed, config.limit, option_names)
-    prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
+    if benchmark.generates:
+        prompts = [render(renderer, problem, benchmark, subject) for problem in problems]
+    else:
+        shots = Shots(benchmark.likelihood, benchmark.source, name, config.seed)
+        prompts = [((), text_to_read(problem, benchmark, shots)) for problem in problems]
     room = [subject.room(p, benchmark.max_new_tokens, config=config) for p in prompts]
     sampled, chat = benchmark.temperature > 0, renderer.prompt.kind == "chat"
     requests = [
@@ -160,7 +165,8 @@ def make_plan(
         for s in range(benchmark.samples)
     ]
     sampling = make_sampling(benchmark, config, renderer, subject)
-    keys = request_keys(requests, problems, sampling, benchmark, subject)
+    by_vllm = not benchmark.generates and config.engine == "vllm"
+    keys = request_keys(requests, problems, sampling, benchmark, subject, *["log-likelihoods by vllm"] * by_vllm)
     golds = [problem.gold for problem in problems]
     folder = subject.folder
     ids, questions = [p.id for p in problems], [p.row.question for p in problems]
@@ -240,12 +246,18 @@ def request_keys(
     ]
 
 
+def text_to_read(problem: Problem, benchmark: BenchmarkConfig, shots: Shots) -> str:
+    """What log-likelihoods are measured of: the options after their contexts, or the row's text."""
+    if benchmark.answer_type == "perplexity":
+        return problem.row.response
+    try:
+        before = shots.before(problem.row, problem.id)
+        return asked(before, options_of(problem.row.meta, benchmark.likelihood, problem.row.key))
+    except BadRow as error:
+        raise UserError(f"{error}; correct the row or the benchmark's likelihood.*") from None
+
+
 def render(renderer: Renderer, problem: Problem, benchmark: BenchmarkConfig, subject: Subject) -> Prompt:
-    if benchmark.answer_type == "likelihood":
-        try:
-            return (), asked(options_of(problem.row.meta, benchmark.likelihood, problem.row.key))
-        except BadRow as error:
-            raise UserError(f"{error}; correct the row or the benchmark's likelihood.*") from None
     parts = problem.row.question, problem.row.system, problem.row.choices, benchmark.instruction
     try:
         return ((), renderer.prompt_text(*parts)) if subject.by_text else (tuple(renderer.prompt_ids(*parts)), "")

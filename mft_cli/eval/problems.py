@@ -108,6 +108,8 @@ def draw(key: str, problems: list[Problem], limit: int, seed: int) -> list[Probl
 def gold_answer(row: Row, benchmark: BenchmarkConfig, name: str, key: str) -> str:
     """The gold of a row, in the form that `mft_cli.eval.grading.graders` states for the benchmark's answer type. UserError."""
     try:
+        if benchmark.answer_type == "perplexity":
+            return digest_of(row.response)
         if benchmark.answer_type == "likelihood":
             return right_letters(row.meta, benchmark.likelihood, row.key)
         parts = {field: get(row.meta, path, row.key) for field, path in map(named, benchmark.gold_fields)}

@@ -17,6 +17,7 @@ from mft_cli.eval.completions import arrange
 from mft_cli.eval.contamination import split_accuracy
 from mft_cli.eval.grading.format_adherence import adherence_metrics
 from mft_cli.eval.grading.graders import SCORING_VERSION, UNPARSED, grade, more_metrics
+from mft_cli.eval.grading.perplexity import perplexity_lines
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
 from mft_cli.eval.metrics_file import Metrics, write_metrics
@@ -88,8 +89,9 @@ def summarise(
     shares = [r / samples for r in right]
     accuracy = math.fsum(shares) / n
     alike = set(shares) in ({0.0}, {1.0})  # a bootstrap of equal values has an interval of no width
-    wilson = samples == 1 or alike
-    interval = intervals.wilson(sum(right) // samples, n) if wilson else intervals.bootstrap_mean(shares)
+    whole = set(shares) <= {0.0, 1.0}  # texts count by the share of their tokens that were guessed
+    wilson = (samples == 1 and whole) or alike or n == 1
+    interval = intervals.wilson(math.fsum(shares), n) if wilson else intervals.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
     guessed = sum(s.get("answer_from") == LAST_NUMBER for s in scores)
@@ -164,6 +166,10 @@ def summary(metrics: Metrics, reused: bool = False) -> str:
         f"accuracy {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] "
         f"({metrics['correct']} of {of} right; {counts}){tail}"
     )
+    if read := metrics.get("perplexity"):
+        guessed = f"next token guessed {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        (line,) = perplexity_lines(metrics["benchmark"], read)
+        return f"{first}{line}; {guessed}{' (reused)' if reused else ''}"
     return "\n".join(
         [line, *_sample_lines(metrics), *_instruction_lines(metrics), *_format_lines(metrics), *group_lines(metrics)]
     )

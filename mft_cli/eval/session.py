@@ -20,14 +20,16 @@ from mft_cli.console import TokenProgress
 from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.certainty import confidence_metrics, refused_prompts
-from mft_cli.eval.engines.base import Completion, Engine, Loading, Request, confidence
+from mft_cli.eval.engines.base import Completion, Engine, Likelihood, Loading, Pair, confidence
 from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine, replica_devices
 from mft_cli.eval.engines.replicas import Replicas
+from mft_cli.eval.gold import gold_logprobs, likelihoods, write_gold
 from mft_cli.eval.grading.graders import gold_parts
 from mft_cli.eval.journal import read_lines
 from mft_cli.eval.metrics_file import GoldLogprob, Metrics, write_metrics
 from mft_cli.eval.plan import Plan, Subject, make_plan
 from mft_cli.eval.problems import EVAL_OPTIONS, OptionNames
+from mft_cli.eval.reading import Reading
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
 from mft_cli.files import JsonObject
@@ -76,6 +78,8 @@ class Session:
         else:
             self._open(*choose_engine(config.eval))
         self.folder = self.subject.folder
+        # else plain transformers measure log-likelihoods, whatever generates
+        self.in_engine = loaded is not None or config.eval.engine == "vllm"
 
     def _open(self, name: str, version: str) -> None:
         if name == "api":
@@ -144,8 +148,11 @@ class Session:
 
     def complete(self, plan: Plan, plans: list[Plan]) -> Plan:
         """Generate what is missing, in both passes of two; returns the last pass."""
-        if plan.benchmark.answer_type == "likelihood":
-            return plan  # ranked after the engine has given its memory back
+        if not plan.benchmark.generates:
+            if self.in_engine and plan.journal.missing():
+                self.load(plans)
+                self._read(plan)
+            return plan  # else read after the engine has given its memory back
         self.generate(plan, plans)
         last = self.last_pass(plan)
         assert last is not None
@@ -213,8 +220,11 @@ class Session:
         self.load_s = time.perf_counter() - start
 
     def _context(self, plans: list[Plan]) -> int:
-        lengths = [len(r.prompt) + r.max_new_tokens for plan in plans for r in plan.requests if r.max_new_tokens]
+        generating = [plan for plan in plans if plan.benchmark.generates or not self.in_engine]
+        lengths = [len(r.prompt) + r.max_new_tokens for plan in generating for r in plan.requests if r.max_new_tokens]
         lengths += [context_needed(plan, self.config.eval, self.subject) or 0 for plan in plans if plan.two_passes]
+        if self.in_engine:
+            lengths += [self._reading(plan).longest() + 1 for plan in plans if not plan.benchmark.generates]
         context = self.config.eval.max_model_len or max(lengths)
         check_context(context, self.folder.context)
         return context
@@ -232,10 +242,9 @@ class Session:
 
     def score(self, plan: Plan) -> Metrics:
         """scores.jsonl, gold.jsonl and metrics.json of a plan whose completions are all there."""
-        if plan.benchmark.answer_type == "likelihood":
-            self._rank(plan)
-        has_weights = self.engine_facts["name"] != "api"
-        gold = self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
+        if not plan.benchmark.generates:
+            self._read(plan)
+        gold = self._gold_logprob(plan)
         prompt = plan.renderer.prompt
         extra = {
             "gold_logprob": gold,
@@ -273,9 +282,16 @@ class Session:
         scores = read_lines(plan.out / "scores.jsonl")[0]
         return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
 
-    def _gold(self, plan: Plan) -> GoldLogprob | None:
-        from mft_cli.eval.gold import gold_logprobs, write_gold
+    def _gold_logprob(self, plan: Plan) -> GoldLogprob | None:
+        """Of texts that were read it is known already."""
+        if plan.benchmark.answer_type == "perplexity":
+            done = plan.records()
+            sums, tokens = [r["logprob_sum"] for r in done], [r["tokens"] for r in done]
+            return write_gold(plan.out / "gold.jsonl", [r["id"] for r in done], sums, tokens)
+        has_weights = self.engine_facts["name"] != "api"
+        return self._gold(plan.first or plan) if self.config.eval.gold_logprob and has_weights else None
 
+    def _gold(self, plan: Plan) -> GoldLogprob | None:
         start = time.perf_counter()
         examples, ids = [], []
         for problem, prompt in zip(plan.problems, plan.requests[:: plan.benchmark.samples], strict=True):
@@ -309,21 +325,13 @@ class Session:
             )
         return self.gold_model
 
-    def _rank(self, plan: Plan) -> None:
-        """The options of what the journal lacks, by their log-likelihood in plain transformers."""
-        from mft_cli.eval.ranking import rank_missing, ranked
+    def _read(self, plan: Plan) -> None:
+        """The log-likelihoods that a plan lacks."""
+        self._reading(plan).measure_missing(self._measured)
 
-        start, missing = time.perf_counter(), set(plan.journal.missing())
-        progress = TokenProgress(plan.title, len(missing), 1)
-        rule = plan.benchmark.likelihood.normalise
+    def _reading(self, plan: Plan) -> Reading:
+        return Reading(plan, self.subject, self.config.eval.max_model_len, self.config.eval.engine)
 
-        def rank(requests: Sequence[Request]) -> list[Completion]:
-            return ranked(requests, self._weights(), self.subject.tokenizer, self.folder.context, rule)
-
-        try:
-            rank_missing(plan.requests, missing, plan.record, progress.examples, rank)
-        finally:
-            plan.journal.close()
-            progress.close()
-        plan.journal.finish()
-        plan.seconds["generate"] = round(time.perf_counter() - start, 3)
+    def _measured(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        by_engine = self.engine.likelihoods(pairs) if self.in_engine and self.engine is not None else None
+        return likelihoods(self._weights(), pairs) if by_engine is None else by_engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import atan, cos, pi, sin, sqrt
 from statistics import NormalDist
 
@@ -34,6 +34,14 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0, draws: int = DRAWS) -> tupl
     """Percentile interval of the mean of `values` [problems], problems drawn with replacement (Efron 1979)."""
     means = _resampled_means(np.asarray(values, dtype=np.float64), seed, draws)
     low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(pairs: Sequence[tuple[float, float]], seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+    """95 % percentile interval of a ratio of sums over (numerator, denominator), pairs drawn with replacement (Efron 1979)."""
+    values = np.asarray(pairs, dtype=np.float64)
+    drawn = np.random.default_rng(seed).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), size=draws) @ values
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from mft_cli.config.load import train_config
 from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import UserError
 from mft_cli.report.wording import count
 from mft_cli.slurm.submit import Driver, job_parameters, submit
 from mft_cli.sweep.ledger import IN_CLUSTER, Ledger
+from mft_cli.sweep.verbs import VERBS
 
 POLL_S = 5.0
 
@@ -37,6 +37,8 @@ def in_array(ledger: Ledger, numbers: Sequence[int], options: Values, dry_run: b
 def send(ledger: Ledger, numbers: Sequence[int], dry_run: bool) -> None:
     """One array of these jobs."""
     parameters = job_parameters(shared_launch(ledger, numbers), f"mft-sweep-{ledger.root.name}")
+    if VERBS[ledger.verb].one_task:
+        parameters["ntasks_per_node"] = 1
     drivers = [Driver(("sweep", "run", str(ledger.root), str(n), "launch=slurm")) for n in numbers]
     folder = ledger.root / "slurm"
     if dry_run:
@@ -65,7 +67,7 @@ def shared_launch(ledger: Ledger, numbers: Sequence[int]) -> LaunchConfig:
     mistakes: list[UserError] = []
     for number in numbers:
         try:
-            launches.append(train_config(ledger.values(number)).launch)
+            launches.append(VERBS[ledger.verb].read(ledger.values(number)).launch)
         except UserError as error:  # the job itself says what is wrong, and costs the others nothing
             mistakes.append(error)
     if not launches:

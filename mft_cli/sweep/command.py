@@ -14,10 +14,11 @@ from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
 from mft_cli.report.wording import NONE, count, duration, one_line
 from mft_cli.run_dir import RunDir
 from mft_cli.sweep.array import in_array
-from mft_cli.sweep.jobs import Train, run_job
+from mft_cli.sweep.jobs import run_job
 from mft_cli.sweep.ledger import UNFINISHED, Job, Ledger, alive, seconds, told_apart, varied
 from mft_cli.sweep.local import in_parallel
 from mft_cli.sweep.start import finish
+from mft_cli.sweep.verbs import Task
 
 # ---- status ---------------------------------------------------------------------------------------------------------
 
@@ -94,15 +95,15 @@ def retry(ledger: Ledger, at_a_time: int | None) -> None:
         finish(ledger)
 
 
-def run_one(ledger: Ledger, number: int, cores: str | None, in_slurm: bool, train: Train) -> None:
+def run_one(ledger: Ledger, number: int, cores: str | None, in_slurm: bool, task: Task) -> None:
     """One job in this process: what a launcher starts; `in_slurm`: in a task of an array. Exits with its code."""
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if in_slurm:
-        train_here: Train = train
-        train = lambda config: train_here(replace(config, launch=replace(config.launch, name="slurm")))  # noqa: E731
+        task_here: Task = task
+        task = lambda config: task_here(replace(config, launch=replace(config.launch, name="slurm")))  # noqa: E731
     print(f"-- job {number}, {datetime.now():%Y-%m-%d %H:%M:%S}, process {os.getpid()}", flush=True)
-    code = run_job(ledger, number, train).exit_code
+    code = run_job(ledger, number, task).exit_code
     if code in (EXIT_USER, EXIT_OURS):
         sys.exit(code)
     assert code == EXIT_DONE

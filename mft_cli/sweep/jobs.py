@@ -7,21 +7,18 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
-from mft_cli.config.load import train_config
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
 from mft_cli.report.read.runs import read_run
 from mft_cli.sweep.ledger import Job, Ledger, here
 from mft_cli.sweep.objective import reached
+from mft_cli.sweep.verbs import VERBS, Task
 
-Train = Callable[[TrainConfig], object]
 
-
-def run_job(ledger: Ledger, number: int, train: Train) -> Job:
-    """Train as the job's frozen configuration says; the finished record. An error is recorded, printed and not raised.
+def run_job(ledger: Ledger, number: int, task: Task) -> Job:
+    """`task` on the job's frozen configuration; the finished record. An error is recorded, printed and not raised.
 
     Raises Stopped, recorded too.
     """
@@ -36,10 +33,11 @@ def run_job(ledger: Ledger, number: int, train: Train) -> Job:
         objective=None,
     )
     try:
-        config = train_config(ledger.values(number))
-        folder = folder_of(config)
+        verb = VERBS[ledger.verb]
+        config = verb.read(ledger.values(number))
+        folder = verb.folder(config)
         ledger.update(number, run=os.path.relpath(folder, ledger.root))
-        train(config)
+        task(config)
     except UserError as error:
         print(f"mft: {error}", file=sys.stderr, flush=True)
         return end(ledger, number, "failed", EXIT_USER, str(error))
@@ -51,12 +49,12 @@ def run_job(ledger: Ledger, number: int, train: Train) -> Job:
         return end(ledger, number, "failed", EXIT_OURS, f"{type(error).__name__}: {error}")
     finally:
         gc.collect()  # the next job of this process needs the memory
-    return ledger.update(number, **done(folder, config.sweep.objective))
+    return ledger.update(number, **done(folder, config.sweep.objective if isinstance(config, TrainConfig) else None))
 
 
-def done(folder: Path, metric: str) -> dict[str, object]:
+def done(folder: Path, metric: str | None) -> dict[str, object]:
     """What the record of a finished run says."""
-    value = reached(read_run(folder, folder.name), metric)
+    value = reached(read_run(folder, folder.name), metric) if metric else None
     return {"state": "done", "ended": time.time(), "exit_code": EXIT_DONE, "message": "", "objective": value}
 
 
@@ -64,21 +62,12 @@ def end(ledger: Ledger, number: int, state: str, code: int, message: str) -> Job
     return ledger.update(number, state=state, ended=time.time(), exit_code=code, message=message)
 
 
-def folder_of(config: TrainConfig) -> Path:
-    from mft_cli.train.settings import run_folder
-
-    return run_folder(config)
-
-
 def is_finished(ledger: Ledger, job: Job) -> bool:
     """Whether a rerun may skip the job: its record says done, and its run folder holds the finished run on the same data."""
     if job.state != "done":
         return False
-    from mft_cli.run_dir import RunDir
-    from mft_cli.train.resume import is_done
-
+    verb = VERBS[ledger.verb]
     try:
-        config = train_config(ledger.values(job.number))
-        return is_done(RunDir(folder_of(config)), config)
+        return verb.is_done(verb.read(ledger.values(job.number)))
     except UserError:
         return False  # the job itself says what is wrong

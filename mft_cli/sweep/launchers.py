@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 
 from mft_cli.config.compose import resolved
 from mft_cli.config.effects import unmet_needs
-from mft_cli.config.load import train_config
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger, varied
+from mft_cli.sweep.verbs import VERBS
 
 Run = Callable[[Ledger, list[int], Values], None]  # ledger, jobs to run, the launcher's options
 MODULE = "hydra_plugins.mft"
@@ -98,7 +98,7 @@ def shared_mistake(ledger: Ledger, numbers: Sequence[int]) -> str | None:
     said: dict[str, str] = {}  # sentences that differ in a value only are one
     for number in numbers:
         try:
-            train_config(ledger.values(number))
+            VERBS[ledger.verb].read(ledger.values(number))
         except UserError as error:
             said.setdefault(re.sub(r"\(value [^()]*\)", "", str(error)), str(error))
         else:
@@ -111,7 +111,9 @@ def swept_for_nothing(ledger: Ledger, jobs: Sequence[Job]) -> str | None:
     needs = []
     for job in jobs:
         with contextlib.suppress(UserError):  # the job itself says what is wrong
-            needs.append({key: need for key, need, _ in unmet_needs(train_config(ledger.values(job.number)))})
+            needs.append(
+                {key: need for key, need, _ in unmet_needs(VERBS[ledger.verb].read(ledger.values(job.number)))}
+            )
     for key in varied(jobs):
         if needs and all(key in unmet for unmet in needs):
             return f"{key} is swept and has no effect in any job: it needs {needs[0][key]}"
@@ -133,7 +135,7 @@ def namespace_module() -> types.ModuleType:
 
 def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: DictConfig) -> bool:
     """Compose a job and freeze it. True if it is to be run."""
-    values = composed(loader, config, job)
+    values = composed(loader, config, job, ledger.verb)
     sweep.check(values, config.hydra)
     changed = ledger.freeze(job.number, values)
     if not changed and sweep.finished(ledger, job):
@@ -143,7 +145,7 @@ def enter(sweep: Sweep, ledger: Ledger, job: Job, loader: Any, config: DictConfi
     return True
 
 
-def composed(loader: Any, config: DictConfig, job: Job) -> Values:
+def composed(loader: Any, config: DictConfig, job: Job, verb: str) -> Values:
     """One job's configuration as nested plain dicts, interpolations such as ${hydra:job.num} resolved."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
@@ -157,7 +159,7 @@ def composed(loader: Any, config: DictConfig, job: Job) -> Values:
         without_hydra = copy.deepcopy(whole)
         with open_dict(without_hydra):
             del without_hydra["hydra"]
-        return resolved(without_hydra, "train", job.overrides)
+        return resolved(without_hydra, verb, job.overrides)
     finally:
         HydraConfig.instance().cfg = before
 

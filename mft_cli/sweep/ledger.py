@@ -66,6 +66,11 @@ class Ledger:
             )
         return ledger
 
+    @property
+    def verb(self) -> str:
+        """What the sweep repeats: train or eval."""
+        return str(self.read(self.facts).get("verb", "train")) if self.facts.is_file() else "train"
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """One process at a time starts jobs. A dead one's lock is free."""
         status = f"look at it with mft sweep status {self.root}"

@@ -18,8 +18,9 @@ from mft_cli.console import Progress
 from mft_cli.errors import EXIT_STOPPED, Stopped
 from mft_cli.report.wording import duration
 from mft_cli.signals import install, restore
-from mft_cli.sweep.jobs import Train, end, run_job
+from mft_cli.sweep.jobs import end, run_job
 from mft_cli.sweep.ledger import Job, Ledger, alive, told_apart, varied
+from mft_cli.sweep.verbs import Task
 
 POLL_S = 0.2
 
@@ -67,7 +68,7 @@ class Child:
             os.kill(self.pid, number)
 
 
-def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
+def in_sequence(ledger: Ledger, numbers: Sequence[int], task: Task) -> None:
     """One job after the other in this process. Raises Stopped."""
     keys = varied(ledger.all())
     times: list[float] = []
@@ -82,7 +83,7 @@ def in_sequence(ledger: Ledger, numbers: Sequence[int], train: Train) -> None:
             if caught.name:
                 raise Stopped(f"stopped by {caught.name} between two jobs")
             if job.state != "done":
-                run_job(ledger, number, train)
+                run_job(ledger, number, task)
             times.append(time.monotonic() - started)
             caught.listen()
 

@@ -105,7 +105,7 @@ def results(ledger: Ledger, select: str | None) -> Results:
     keys = [key for key in varied([job for job, _ in done]) if key != "seed"]
     all_settings = grouped(done, keys)
     metrics = list(dict.fromkeys(m for setting in all_settings for m in setting.scores))
-    metric = select or str(done[0][1].config.get("sweep.objective") or VALIDATION)
+    metric = select or str(done[0][1].config.get("sweep.objective") or metrics[0])
     if select and select not in metrics:
         raise UserError(f"select={select}: no finished run has it; there are {', '.join(metrics) or 'no scores'}")
     by = metric if metric in metrics else None

@@ -1,4 +1,4 @@
-"""`mft train -m`: a sweep's folder, its jobs through Hydra, and one sentence on how it ended."""
+"""`mft train -m` and `mft eval -m`: a sweep's folder, its jobs through Hydra, and one sentence on how it ended."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from mft_cli.errors import EXIT_OURS, UserError
 from mft_cli.files import digest_of, write_sealed
 from mft_cli.report.wording import count
 from mft_cli.sweep.array import in_array
-from mft_cli.sweep.jobs import Train, is_finished
+from mft_cli.sweep.jobs import is_finished
 from mft_cli.sweep.launchers import register, sweep_name
 from mft_cli.sweep.ledger import IN_CLUSTER, Job, Ledger, told_apart, varied
 from mft_cli.sweep.local import in_parallel, in_sequence
 from mft_cli.sweep.objective import VALIDATION, can_be_reached, lower_is_better
+from mft_cli.sweep.verbs import Task
 
 DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=true$", re.IGNORECASE)
 FLAGS = ("-m", "--multirun")
@@ -33,11 +34,12 @@ FLAGS = ("-m", "--multirun")
 HOW = ("hydra/launcher", "hydra.launcher.", "launch.dry_run", "hydra.sweeper.n_trials")
 
 
-def sweep_folder(arguments: list[str]) -> Path:
+def sweep_folder(arguments: list[str], verb: str = "train") -> Path:
     """A name that the overrides decide: the same command finds its own sweep again."""
+    kind = "" if verb == "train" else f"{verb}-"
     what = [a for a in arguments if a not in FLAGS and not a.lstrip("+").startswith(HOW)]
     name = sweep_name([a for a in own_overrides(what) if "=" in a and not a.startswith("-")])
-    return Path("outputs/sweeps") / f"{name or 'sweep'}-{digest_of(what)[:8]}"
+    return Path("outputs/sweeps") / f"{kind}{name or 'sweep'}-{digest_of(what)[:8]}"
 
 
 def is_dry_run(arguments: list[str]) -> bool:
@@ -45,17 +47,17 @@ def is_dry_run(arguments: list[str]) -> bool:
     return "hydra/launcher=mft_slurm" in arguments and any(DRY_RUN.match(a) for a in arguments)
 
 
-def sweep(arguments: list[str], train: Train) -> None:
-    """Run a sweep, or go on with it. Raises UserError if jobs failed, Stopped; exits with 1 if one was our defect."""
+def sweep(verb: str, arguments: list[str], task: Task) -> None:
+    """Run a sweep of `task`, or go on with it. Raises UserError if jobs failed, Stopped; exits with 1 if one was our defect."""
     given = any(a.partition("=")[0].lstrip("+") == "hydra.sweep.dir" for a in arguments)
-    folder = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments)}'"]
+    folder = [] if given else [f"hydra.sweep.dir='{sweep_folder(arguments, verb)}'"]
     with contextlib.ExitStack() as stack:
-        current = Current(arguments, stack)
+        current = Current(verb, arguments, stack)
         typed = sys.argv
 
         def sequential(ledger: Ledger, numbers: list[int], options: Values) -> None:
             sys.argv = typed  # Hydra's own words stand there; a run records what was typed
-            in_sequence(ledger, numbers, train)
+            in_sequence(ledger, numbers, task)
 
         dry_run = is_dry_run(arguments)
         if dry_run:  # the jobs are entered as for a real one, but nothing runs
@@ -63,7 +65,7 @@ def sweep(arguments: list[str], train: Train) -> None:
         array = functools.partial(in_array, dry_run=dry_run)
         register(current, {"basic": sequential, "mft_local": parallel, "mft_slurm": array})
         try:
-            run_with_hydra("train", [*arguments, *folder], lambda values: None)
+            run_with_hydra(verb, [*arguments, *folder], lambda values: None)
         except ValueError:  # Optuna's, when no trial of all has a value: the jobs say why
             if current.ledger is None or all(job.state == "done" for job in current.ledger.all()):
                 raise
@@ -74,8 +76,8 @@ def sweep(arguments: list[str], train: Train) -> None:
 class Current:
     """The sweep that this process runs: its folder is made and locked when the first job is known to be composable."""
 
-    def __init__(self, arguments: list[str], stack: contextlib.ExitStack):
-        self.command = ["mft", "train", *map(hide_secret, arguments)]
+    def __init__(self, verb: str, arguments: list[str], stack: contextlib.ExitStack):
+        self.verb, self.command = verb, ["mft", verb, *map(hide_secret, arguments)]
         self.stack = stack
         self.ledger: Ledger | None = None
 
@@ -86,9 +88,8 @@ class Current:
             self.stack.enter_context(ledger.lock())
             print(f"sweep {folder}", flush=True)
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_sealed(
-                ledger.facts, {"command": self.command, "time": now, "launcher": {"name": launcher, **options}}
-            )
+            facts = {"command": self.command, "verb": self.verb, "time": now, "launcher": {"name": launcher, **options}}
+            write_sealed(ledger.facts, facts)
             self.ledger = ledger
         return self.ledger
 
@@ -99,7 +100,7 @@ class Current:
         refuse_values(values)
         if values.get("launch", {}).get("dry_run") is True:  # of a launcher that would start the jobs
             raise UserError(DRY_RUN_REFUSED)
-        check_objective(values, hydra)
+        check_objective(values, hydra, self.verb)
 
 
 def parallel(ledger: Ledger, numbers: list[int], options: Values) -> None:
@@ -111,10 +112,12 @@ def parallel(ledger: Ledger, numbers: list[int], options: Values) -> None:
     in_parallel(ledger, numbers, jobs, max(gpus, default=1))
 
 
-def check_objective(values: Values, hydra: DictConfig) -> None:
+def check_objective(values: Values, hydra: DictConfig, verb: str) -> None:
     """A sweeper that searches needs a number from every run, and to know which way is better. Raises UserError."""
     if str(hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
         return
+    if verb != "train":
+        raise UserError(f"a sweeper that searches needs mft train: mft {verb} -m takes lists, such as model.path=a,b")
     launcher = hydra.launcher
     if str(launcher["_target_"]).endswith(".mft_slurm") and not launcher.get("wait"):
         raise UserError("a sweeper that searches needs every run's number: set hydra.launcher.wait=true")

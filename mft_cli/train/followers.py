@@ -209,6 +209,8 @@ def numbers_of(metrics: JsonObject) -> dict[str, float]:
     numbers = {"accuracy": metrics["accuracy"], "interval_low": low, "interval_high": high, "problems": metrics["n"]}
     if gold := metrics.get("gold_logprob"):
         numbers["gold_logprob"] = gold["mean"]
+    if read := metrics.get("perplexity"):
+        numbers["perplexity"] = read["token"]["perplexity"]
     return numbers
 
 

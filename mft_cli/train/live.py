@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from mft_cli import files
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.config.schema.runs import EvalRunConfig, TrainConfig
 from mft_cli.data.prompts import Renderer
-from mft_cli.eval.engines.base import Tokenizer
+from mft_cli.eval.engines.base import Likelihood, Pair, Tokenizer
 from mft_cli.eval.engines.hf import HfEngine
 from mft_cli.eval.evaluate import evaluate_session
+from mft_cli.eval.gold import likelihoods
 from mft_cli.eval.plan import Subject
 from mft_cli.eval.session import LoadedModel, Session
 from mft_cli.files import JsonObject
@@ -37,6 +39,10 @@ class LiveEngine(HfEngine):
         logits, cache = super()._forward(ids, mask, cache)
         logits[:, self.hidden] = -torch.inf
         return logits, cache
+
+    def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        """See Engine."""
+        return likelihoods(self.model, pairs, hidden=self.hidden)
 
 
 class LiveEvaluation:
@@ -63,6 +69,8 @@ class LiveEvaluation:
         for name, measured in metrics.items():
             low, high = measured["interval"]
             scores |= {name: measured["accuracy"], f"{name}/low": low, f"{name}/high": high, f"{name}/n": measured["n"]}
+            if read := measured.get("perplexity"):
+                scores[f"{name}/perplexity"] = read["token"]["perplexity"]
         return {**scores, "seconds": time.monotonic() - started}
 
     def loaded(self, step: int) -> LoadedModel:

@@ -19,6 +19,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.evaluate import evaluate
 from mft_cli.eval.grading.likelihood import best, grade_likelihood, likelihood_metrics
 from mft_cli.eval.ranking import encode_pair, rank_missing
+from tests.support.harness import harness, write_jsonl
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "mmlu": [
@@ -63,10 +64,7 @@ NAMES = list(ROWS)
 
 
 def write_rows(folder: Path, name: str) -> Path:
-    file = folder / (FILES.get(name) or f"{name}/rows.jsonl")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
-    return file
+    return write_jsonl(folder / (FILES.get(name) or f"{name}/rows.jsonl"), ROWS[name])
 
 
 @pytest.fixture(scope="module")
@@ -114,24 +112,8 @@ def test_scores_and_metrics(name: str, evaluated: Path):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_agrees_with_lm_evaluation_harness(name: str, evaluated: Path, model: Path, tmp_path: Path):
     """The harness's own task files over the same rows: every option's log-likelihood to 1e-4, and the accuracies."""
-    lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed (pip install lm_eval)")
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    task = load_yaml(Path(lm_eval.__file__).parent / "tasks" / HARNESS[name])
-    task = {
-        k: v
-        for k, v in task.items()
-        if k not in ("dataset_name", "tag", "task_alias", "fewshot_split", "fewshot_config")
-    }
-    task |= {
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(write_rows(tmp_path, name))}},
-        "test_split": "test", "training_split": None, "validation_split": None, "num_fewshot": 0,
-    }  # fmt: skip
-    harness = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1)
-    results = lm_eval.simple_evaluate(model=harness, tasks=[ConfigurableTask(config=task)], bootstrap_iters=0)
-    samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    results = harness(model, name, Path(HARNESS[name]), {"test": write_rows(tmp_path, name)})
+    samples = results["samples"][name]
     ours = lines(evaluated / name / "generations.jsonl")
     if name == "mmlu":  # its task file is one subject's, whose name stands in the description
         samples, ours = samples[:1], ours[:1]
@@ -147,6 +129,38 @@ def test_it_agrees_with_lm_evaluation_harness(name: str, evaluated: Path, model:
             assert measured[our_name]["value"] == pytest.approx(
                 results["results"][name][f"{theirs_name},none"], abs=1e-4
             )
+
+
+SHOTS = {
+    "mmlu": 2,
+    "hellaswag": 1,
+    "arc_easy_ranked": 1,
+    "winogrande": 1,
+}  # of a split with no more rows: no draw decides
+
+
+@pytest.mark.parametrize("name", SHOTS)
+def test_worked_examples_agree_with_lm_evaluation_harness(name: str, model: Path, tmp_path: Path):
+    rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[name][:1])
+    extra = {"subject": ROWS[name][0]["subject"]} if name == "mmlu" else {}
+    examples = [{**row, **extra} for row in ROWS[name][1:]] * SHOTS[name]
+    split = write_jsonl(tmp_path / "examples.jsonl", [{**row, "number": n} for n, row in enumerate(examples)])
+    more = {"shots": SHOTS[name], "shots_path": str(split)}
+    config = evaluation(
+        model, tmp_path, [name],
+        **{f"eval.benchmarks.{name}.likelihood.{key}": value for key, value in more.items()},
+        **{f"eval.benchmarks.{name}.limit": None},
+    )  # fmt: skip
+    config.eval.benchmarks[name].source.path = str(rows)
+    evaluate(config, tmp_path / "out")
+    (mine,) = lines(tmp_path / "out" / name / "generations.jsonl")
+    results = harness(
+        model, name, Path(HARNESS[name]), {"test": rows, "train": split}, fewshot_split="train", num_fewshot=SHOTS[name],
+        fewshot_config={"sampler": "first_n"},
+    )  # fmt: skip
+    (sample,) = results["samples"][name]
+    theirs = [float(response[0]) for response in sample["filtered_resps"]]
+    assert mine["option_logprobs"] == pytest.approx(theirs, abs=1e-4)
 
 
 def test_the_same_evaluation_again_asks_no_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -227,7 +241,7 @@ def test_what_is_counted():
 
 
 def test_an_endpoint_and_samples_are_refused(model: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="answer_type=likelihood ranks its options once"):
+    with pytest.raises(UserError, match="answer_type=likelihood reads a model's own log-likelihoods once"):
         evaluation(
             model, tmp_path, ["winogrande"],
             **{"eval.benchmarks.winogrande.samples": 2, "eval.benchmarks.winogrande.temperature": 1.0},

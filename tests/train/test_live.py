@@ -81,6 +81,25 @@ def test_scores_are_those_of_the_export_and_change_no_weight(
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "plain" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.usefixtures("no_last_evaluation")
+@pytest.mark.parametrize("method", ["sft", "masked_thought"])
+def test_perplexity_of_the_live_weights_is_that_of_the_export(
+    method: str, tiny_model: Path, problem_file: Path, tmp_path: Path
+):
+    source = {"path": str(problem_file), "layout": "text", "question": "question", "response": "question"}
+    texts = {"source": source, "answer_type": "perplexity", "limit": 3}
+    run, asked = tmp_path / "run", {"benchmarks": {"texts": texts}}
+    train(config_of(tiny_model, problem_file, run, method={"name": method}, eval=asked))
+    values = {
+        "model": {"path": str(run / "export")}, "launch": {"threads": 1, "device": "cpu"},
+        "eval": {**asked, "engine": "hf", "dtype": "float32"},
+    }  # fmt: skip
+    exported = evaluate(load.eval_config(values), tmp_path / "export")["texts"]
+    last = rows(run, "evaluation")[-1]
+    assert last["texts/perplexity"] == pytest.approx(exported["perplexity"]["token"]["perplexity"], rel=1e-6)
+    assert last["texts"] == exported["accuracy"]
+
+
 SCORES = {1: 0.1, 2: 0.5, 3: 0.4, 4: 0.3, 5: 0.9}
 BEST: dict[str, Any] = {"checkpoint": {"best_by": "sums", "keep_best": True, "every_steps": 1, "keep_last": 1}}
 

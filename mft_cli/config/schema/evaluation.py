@@ -32,7 +32,7 @@ class BenchmarkConfig:
     source: SourceConfig = key(SourceConfig, "The problems; its question, response (gold solution) and answer fields.")
     problems: AtLeastOne | None = key(None, "Problems that it has as published; another number is reported.")
     answer_type: Literal[
-        "number", "math", "choice", "text", "steps", "code", "instructions", "judged", "likelihood"
+        "number", "math", "choice", "text", "steps", "code", "instructions", "judged", "likelihood", "perplexity"
     ] = key(
         "number",
         "How answers are compared: number, math (LaTeX), choice (letter), text (exact), steps, code (tests) ...",
@@ -77,6 +77,11 @@ class BenchmarkConfig:
     samples: AtLeastOne = key(1, "Completions a problem; pass@1 is their mean.")
     domain: str | None = key(None, "Domain of the benchmark for the report's cross-domain table; null: by its name.")
     limit: AtLeastOne | None = key(None, "Take this many problems (seeded draw, the same for every model).")
+
+    @property
+    def generates(self) -> bool:
+        """Whether completions are generated; else the log-likelihoods of texts that are there decide."""
+        return self.answer_type not in ("likelihood", "perplexity")
 
 
 @dataclass(config=STRICT)

@@ -119,8 +119,9 @@ class SourceConfig:
     split: str = key("train", "Split of a hub data set or generator.")
     revision: str | None = key(None, "Hub revision.")
     local: list[str] = key([], "Files under MFT_DATA_DIR that are used before the hub, the first that exists.")
-    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xml"] = key(
-        "auto", "File format; auto: by the name, also of .gz, .bz2, .xz and .zst files."
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "xml", "text"] = key(
+        "auto",
+        "File format; auto: by the name, also of .gz, .bz2, .xz and .zst files; text: a file is one row, its field is text.",
     )
     layout: Literal["auto", "question_response", "messages", "sharegpt", "text_turns", "prompt_completion", "text"] = (
         key(

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mft_cli.models.folder import ModelFolder
 
@@ -76,6 +76,14 @@ class Completion:
     confidence: Confidence = field(default_factory=dict)
 
 
+class Likelihood(NamedTuple):
+    """Of a text's tokens after those before it: the sum of their log-probabilities (nats), and how many are first choices."""
+
+    logprob: float
+    first_choices: int
+
+
+Pair = tuple[list[int], list[int]]  # ids of what stands before, ids whose likelihood is measured
 OnCompletion = Callable[[int, Completion], None]  # index of the request
 OnTokens = Callable[[int], None]  # how many tokens were generated since the last call (about; for the time left)
 Unit = list[tuple[int, Request]]  # requests with their indices that belong together: a batch, or samples of a prompt
@@ -116,6 +124,10 @@ class Engine(ABC):
         """Generate `requests[i]` for every i not in `done`; some of `done` may be repeated and reported again."""
         units = [[(i, requests[i]) for i in unit] for unit in self.units(requests, done)]
         self.run(AllAtOnce(units), sampling, report, tokens)
+
+    def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood] | None:
+        """The likelihood of each pair; None: this engine measures none, plain transformers do."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

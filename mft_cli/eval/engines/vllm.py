@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from mft_cli.errors import UserError, first_line
 from mft_cli.eval.engines.base import (
     Completion,
     Engine,
+    Likelihood,
     Loading,
     OnCompletion,
     OnTokens,
+    Pair,
     Request,
     Sampling,
     Source,
@@ -115,6 +118,15 @@ class VllmEngine(Engine):
         logprobs = [step[i] for step, i in zip(steps, ids, strict=False)]
         return finish(self.tokenizer, ids, sampling, logprobs, [entropy_of_top(list(s.values())) for s in steps])
 
+    def likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        """See Engine. From the log-probabilities of prompts; vLLM makes one token besides, which nothing reads."""
+        from vllm import SamplingParams
+
+        asked = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        prompts: list[Any] = [{"prompt_token_ids": before + after} for before, after in pairs]
+        outputs = self.llm.generate(prompts, asked, lora_request=self.adapter, use_tqdm=False)
+        return [_likelihood(output.prompt_logprobs, *pair) for output, pair in zip(outputs, pairs, strict=True)]
+
     def _step(self) -> list[Any]:
         try:
             outputs: list[Any] = self.llm.llm_engine.step()
@@ -135,6 +147,11 @@ class VllmEngine(Engine):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _likelihood(logprobs: Any, before: list[int], after: list[int]) -> Likelihood:
+    measured = [step[id] for step, id in zip(logprobs[len(before) :], after, strict=True)]
+    return Likelihood(math.fsum(m.logprob for m in measured), sum(m.rank == 1 for m in measured))
 
 
 def lora_settings(adapter: str | None) -> JsonObject:

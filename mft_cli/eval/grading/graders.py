@@ -17,6 +17,7 @@ The gold of a problem is one text. What it holds, by answer type:
     code          JSON of the benchmark's gold_fields (prompt, test, entry_point ...)
     instructions  JSON of the benchmark's gold_fields (instruction_id_list, kwargs ...)
     likelihood    the letters of the right options, A for the first, between commas
+    perplexity    a digest of the text
     judged        JSON of the benchmark's gold_fields; a language model compares the completion with a reference
 
 For number, math, choice and text the gold is either the plain answer or a JSON object; `gold_parts` reads both. Its keys:
@@ -54,6 +55,7 @@ GRADERS = {
     "instructions": "mft_cli.eval.grading.instructions:grade_instructions",
     "judged": "mft_cli.eval.grading.preferences:grade_preferences",
     "likelihood": "mft_cli.eval.grading.likelihood:grade_likelihood",
+    "perplexity": "mft_cli.eval.grading.perplexity:grade_texts_read",
 }
 # Further numbers in metrics.json, from complete scores.
 MORE_METRICS = {
@@ -65,6 +67,7 @@ MORE_METRICS = {
     "code": "mft_cli.eval.grading.code:code_metrics",
     "instructions": "mft_cli.eval.grading.instructions:instruction_metrics",
     "likelihood": "mft_cli.eval.grading.likelihood:likelihood_metrics",
+    "perplexity": "mft_cli.eval.grading.perplexity:perplexity_metrics",
 }
 # What a grader cannot do without; asked before the first completion is paid for.
 NEEDS = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mft_cli.report.compare.pairs import Pair
+from mft_cli.report.compare.subjects import credit
 from mft_cli.report.read.runs import Evaluation, Record
 from mft_cli.report.wording import shortened
 
@@ -117,7 +118,7 @@ class _Side:
             answer_from=str(row.get("answer_from") or ""),
             status=str(row.get("status") or ""),
             finish_reason=str(text.get("finish_reason") or ""),
-            share=sum(other.get("correct") is True for other in rows.values()) / len(rows),
+            share=sum(map(credit, rows.values())) / len(rows),
             tokens=text.get("completion_tokens"),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mft_cli.report.read.fields import Record
+from mft_cli.report.read.fields import Record, share
 from mft_cli.report.read.runs import Evaluation
 from mft_cli.report.wording import count, is_number, one_line
 
@@ -37,7 +37,7 @@ def subject(evaluation: Evaluation) -> Subject:
     answers: dict[str, str] = {}
     rows = {(str(row.get("id")), row.get("sample") or 0): row for row in evaluation.scores}
     for (problem, _), row in rows.items():
-        marks.setdefault(problem, []).append(float(row.get("correct") is True))
+        marks.setdefault(problem, []).append(credit(row))
         answers[problem] = str(row.get("gold"))
     gold = [row for row in evaluation.gold if is_number(row.get("logprob_sum")) and row.get("tokens")]
     metrics = evaluation.metrics or {}
@@ -49,13 +49,19 @@ def subject(evaluation: Evaluation) -> Subject:
         answers=answers,
         logprobs={str(row["id"]): row["logprob_sum"] / row["tokens"] for row in gold},
         tokens={str(row["id"]): row["tokens"] for row in gold},
-        binary=all(len(values) == 1 for values in marks.values()),
+        binary=all(len(values) == 1 and values[0] in (0, 1) for values in marks.values()),
         setup={key: metrics.get(key) for key in ("prompt", "engine", "samples")},
         accuracy=metrics.get("accuracy"),
         contaminated=bool(metrics.get("contaminated")),
         problem=obstacle(evaluation),
         scoring_version=metrics.get("scoring_version") or 1,  # metrics of before it was written
     )
+
+
+def credit(score: Record) -> float:
+    """1 for a right completion, 0 for a wrong one; a share of texts whose next tokens were guessed."""
+    value = score.get("correct")
+    return float(value) if isinstance(value, bool) or share(value) else 0.0
 
 
 def obstacle(evaluation: Evaluation) -> str:

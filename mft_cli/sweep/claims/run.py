@@ -13,13 +13,14 @@ from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
 from mft_cli.files import read_json, write_json
 from mft_cli.sweep.claims.design import FOLDER, Claim, overrides_of
-from mft_cli.sweep.jobs import Train, is_finished
+from mft_cli.sweep.jobs import is_finished
 from mft_cli.sweep.ledger import Ledger
 from mft_cli.sweep.local import in_sequence
 from mft_cli.sweep.start import first_line
+from mft_cli.sweep.verbs import Task
 
 
-def run(name: str, claim: Claim, out: Path, train: Train, make: Callable[[str], None]) -> None:
+def run(name: str, claim: Claim, out: Path, train: Task, make: Callable[[str], None]) -> None:
     """Run what is not done; `make` makes a model of the laboratory. Raises UserError, Stopped."""
     ledger = Ledger(out / name)
     with ledger.lock():
