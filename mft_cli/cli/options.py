@@ -14,6 +14,7 @@ from mft_cli.errors import UserError
 
 Options = TypeVar("Options")
 Config = TypeVar("Config")
+PRINTED = ("job", "hydra", "all")  # what --cfg takes
 WORD = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)  # a verb's own option has no dot, no @ and no slash
 
 
@@ -52,9 +53,10 @@ def refuse_misspelt(argument: str, verb: str, options: list[str], configuration:
     word = WORD.fullmatch(argument)
     if configuration is None and argument.startswith("-"):
         raise UserError(f"mft {verb} has no flag {argument}{listed(options)}")
-    if not word or Path(argument).exists() or (configuration is not None and is_key(word[1], configuration)):
+    if not word or Path(argument).exists() or (configuration is not None and is_key(word[1], configuration, options)):
         return
-    near = difflib.get_close_matches(word[1], options, n=1, cutoff=0.7 if configuration else 0.5)
+    near = [option for option in options if option.startswith(f"{word[1]}_")][:1]
+    near = near or difflib.get_close_matches(word[1], options, n=1, cutoff=0.7 if configuration else 0.5)
     if near or configuration is None:  # Hydra and the schema look at the others
         hint = f"; did you mean {near[0]}={word[2]}?" if near else listed(options)
         raise UserError(f"mft {verb} has no option {word[1]} (value {word[2]}){hint}")
@@ -64,13 +66,17 @@ def listed(options: list[str]) -> str:
     return f"; its options are {', '.join(f'{name}=' for name in options)}" if options else "; it has no options"
 
 
-def is_key(name: str, configuration: type) -> bool:
-    """Whether a name without dots is, or probably means, a key or group of the configuration."""
+def is_key(name: str, configuration: type, options: list[str]) -> bool:
+    """Whether a name without dots is, or probably means, a key or group of the configuration, rather than one of `options`."""
     from mft_cli.config.compose import groups
     from mft_cli.config.validate import aliases, walk
 
     keys = [key for key, *_ in walk(configuration)]
-    return name in groups() or any(name == key.rsplit(".", 1)[-1] for key in keys) or bool(aliases([name], keys))
+    if name in groups() or name in keys:
+        return True
+    if any(option.startswith(f"{name}_") for option in options):
+        return False
+    return any(name == key.rsplit(".", 1)[-1] for key in keys) or bool(aliases([name], keys))
 
 
 def value_of(arguments: list[str], flag: str) -> str:
@@ -82,9 +88,13 @@ def value_of(arguments: list[str], flag: str) -> str:
 
 
 def print_only(arguments: list[str]) -> bool:
-    """`--cfg job` alone: we print the whole validated configuration, defaults included."""
-    joined = " ".join(arguments)
-    return ("--cfg job" in joined or "-c job" in joined or "--cfg=job" in joined) and "--package" not in joined
+    """`--cfg job` alone: we print the whole validated configuration, defaults included. Raises UserError for another word."""
+    from mft_cli.config.compose import option_values
+
+    shown = option_values(arguments, "--cfg", "-c")
+    if shown and shown[-1] not in PRINTED:
+        raise UserError(f"--cfg {shown[-1]}: expected job (the settings), hydra (Hydra's own) or all")
+    return shown[-1:] == ["job"] and not option_values(arguments, "--package", "-p")
 
 
 def is_sweep(arguments: list[str]) -> bool:

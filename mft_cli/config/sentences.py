@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mft_cli.config.typed_words import failing_word
+from mft_cli.config.typed_words import failing_word, unpaired_mark
 from mft_cli.config.validate import did_you_mean
 
 
@@ -36,6 +36,8 @@ def hydra_sentence(error: Exception, known: Mapping[str, Sequence[str]], words: 
         )
     if "override_grammar" in text or "expecting" in text or "no viable alternative" in text:
         said = failing_word(words) or "a word"
+        if unpaired := unpaired_mark(said.partition("=")[2]):
+            return f"{said}: {unpaired} has no partner; write both, or give such a text in quotes"
         quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'
         return f"{said}: Hydra reads < > | {{ [ ( = : , and ' as grammar; give such a text in quotes: '{quoted}'"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]

@@ -71,3 +71,17 @@ def failing_word(words: Iterable[str]) -> str | None:
         except HydraException:
             return re.sub(r"^\+\+", "", word)
     return None
+
+
+def unpaired_mark(text: str) -> str | None:
+    """A bracket, brace or quote without its partner, in a value that Hydra's grammar does not take."""
+    closing, opened = {"[": "]", "{": "}", "(": ")"}, list[str]()
+    for mark in re.findall(r"\\.|[\[\]{}()'\"]", text):
+        if opened and opened[-1] in "'\"":
+            if mark == opened[-1]:
+                opened.pop()
+        elif mark in "[{('\"":
+            opened.append(mark)
+        elif mark in closing.values() and (not opened or closing[opened.pop()] != mark):
+            return mark
+    return opened[-1] if opened else None

@@ -16,17 +16,16 @@ from mft_cli.files import JsonObject, read_json, read_object, write_json
 from mft_cli.models.folder import read_export_facts
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import run_forwarding
-from mft_cli.train.followers import send_scores
 from mft_cli.train.restart import move_evaluations_away
+from mft_cli.train.weights_and_biases import send_scores
 
 
 def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
     """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
     move_stale_evaluations(run, config.eval.checkpoints, log)
-    if not config.eval.benchmarks:
-        return
     all_scores: dict[str, JsonObject] = {}
-    for folder, out in exports_to_evaluate(run, config.eval.checkpoints):
+    evaluated = exports_to_evaluate(run, config.eval.checkpoints) if config.eval.benchmarks else []
+    for folder, out in evaluated:
         asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
         plain = to_plain(asked)
         plain["model"] = {**plain["model"], "path": str(folder), "revision": None}

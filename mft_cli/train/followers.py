@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-from mft_cli import report
 from mft_cli.config.schema.training import LogConfig
 from mft_cli.console import Logger
-from mft_cli.files import JsonObject, digest_of, flatten, read_object, write_json
+from mft_cli.files import JsonObject, flatten
 from mft_cli.run_dir import RunDir
+from mft_cli.train.weights_and_biases import WandbFollower, tracker_id
 
 Row = dict[str, Any]  # a line of metrics.jsonl: numbers, but for "kind"
 Follower = Callable[[Row], None]
@@ -45,28 +40,6 @@ def close(made: list[Follower], log: Logger) -> None:
             getattr(follower, "close", lambda: None)()
         except Exception as error:
             log(f"{type(follower).__name__} could not end well; its last numbers may be missing there: {error}")
-
-
-PACKAGES = {"tensorboard", "wandb", "mlflow", "trackio"}
-
-
-@contextlib.contextmanager
-def telling_of_threads(log: Logger) -> Iterator[None]:
-    """Inside, a thread of a follower's package that fails is a line of the log; of others it is a traceback, as ever."""
-    before = threading.excepthook
-
-    def tell(failed: threading.ExceptHookArgs) -> None:
-        modules = {str(f.f_globals.get("__name__")).split(".")[0] for f, _ in traceback.walk_tb(failed.exc_traceback)}
-        if package := next(iter(sorted(PACKAGES & modules)), None):
-            log(f"{package} has failed; its last numbers may be missing there: {failed.exc_value}")
-        else:
-            before(failed)
-
-    threading.excepthook = tell
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 class TensorboardFollower:
@@ -136,85 +109,3 @@ class TrackioFollower:
 
     def close(self) -> None:
         self.run.finish()
-
-
-# ---- Weights & Biases -----------------------------------------------------------------------------------------------
-
-
-class WandbFollower:
-    def __init__(self, run: RunDir, config: LogConfig, settings: JsonObject):
-        self.run = open_wandb(run, config, settings)
-
-    def __call__(self, row: Row) -> None:
-        numbers = {f"{row['kind']}/{k}": v for k, v in row.items() if isinstance(v, (int, float))}
-        self.run.log(numbers, step=int(row["step"]))
-
-    def close(self) -> None:
-        self.run.finish()
-
-
-def open_wandb(run: RunDir, config: LogConfig, settings: JsonObject | None) -> Any:
-    """The folder's run there, begun or gone on with."""
-    import wandb
-
-    return wandb.init(
-        id=tracker_id(run), resume="allow", name=run.root.name, dir=str(run.root), config=settings,
-        mode=cast("Any", config.wandb), project=config.wandb_project, entity=config.wandb_entity, group=config.wandb_group,
-        tags=config.wandb_tags or None, job_type=config.wandb_job_type,
-    )  # fmt: skip
-
-
-def tracker_id(run: RunDir) -> str:
-    """Made of settings, folder and time, and kept in the folder: a resume is the same run there, a retraining another one,
-    which moves the file away; so are two folders of one name."""
-    known = stored_wandb(run).get("id")
-    if isinstance(known, str):
-        return known
-    made = digest_of([run.get_provenance().get("settings_digest"), str(run.root.resolve()), time.time_ns()])
-    write_json(run.wandb, {"id": made})
-    return made
-
-
-def stored_wandb(run: RunDir) -> JsonObject:
-    """Empty without the file and for a damaged one: another run is begun there."""
-    try:
-        return read_object(run.wandb)
-    except (OSError, ValueError):
-        return {}
-
-
-def send_scores(run: RunDir, config: LogConfig, scores: dict[str, JsonObject], log: Logger) -> None:
-    """To Weights & Biases, where it is on: each evaluation's numbers, and the run's report; once for the same scores.
-
-    `scores`: what the numbers are called there, such as eval/gsm8k -> its metrics.json.
-    """
-    digest = digest_of({name: metrics.get("digest") for name, metrics in scores.items()})
-    if config.wandb == "off" or not scores or stored_wandb(run).get("sent_scores") == digest:
-        return
-    try:
-        with telling_of_threads(log):
-            opened = open_wandb(run, config, None)
-            for name, metrics in scores.items():
-                opened.summary.update({f"{name}/{key}": value for key, value in numbers_of(metrics).items()})
-            page = report.build([run.root], run.root / "report").html
-            opened.log({"report": html_of(page)})
-            opened.finish()
-        write_json(run.wandb, {**stored_wandb(run), "sent_scores": digest})
-    except Exception as error:  # the scores are in the folder
-        log(f"the scores could not be sent to Weights & Biases: {error}")
-
-
-def numbers_of(metrics: JsonObject) -> dict[str, float]:
-    low, high = metrics["interval"]
-    numbers = {"accuracy": metrics["accuracy"], "interval_low": low, "interval_high": high, "problems": metrics["n"]}
-    if gold := metrics.get("gold_logprob"):
-        numbers["gold_logprob"] = gold["mean"]
-    if read := metrics.get("perplexity"):
-        numbers["perplexity"] = read["token"]["perplexity"]
-    return numbers
-
-
-def html_of(page: Path) -> object:
-    import wandb
-
-    return wandb.Html(page.read_text(encoding="utf-8"), inject=False)

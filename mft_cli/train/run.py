@@ -27,7 +27,7 @@ from mft_cli.slurm.srun import place_from_slurm
 from mft_cli.train import restart
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
-from mft_cli.train.followers import telling_of_threads
+from mft_cli.train.follower_threads import telling_of_threads
 from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe

@@ -9,11 +9,12 @@ from pydantic.dataclasses import dataclass
 
 from mft_cli.cli import data, generate, mask, report, score, sweep
 from mft_cli.cli import eval as eval_verb
-from mft_cli.cli.options import read_options
+from mft_cli.cli.options import print_only, read_options
 from mft_cli.config.schema.base import STRICT, AtLeastOne, key
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import expected, hints, names
 from mft_cli.errors import UserError
+from mft_cli.plan.settings import PlanOptions
 from tests.support.tiny import mft
 
 
@@ -38,6 +39,24 @@ def test_keys_of_the_configuration_and_names_of_other_tools_are_left_to_the_sche
         read_options(Options, "verb", words, TrainConfig)
     for word in ("lr=1", "seed=1", "epochs=2", "model=x", "method.rows=3", "batch_size=4"):
         assert read_options(Options, "verb", [word], TrainConfig)[1] == [word]
+
+
+def test_the_beginning_of_an_option_is_not_another_sections_key():
+    with pytest.raises(
+        UserError, match=r"mft plan has no option gpu_memory \(value 40\); did you mean gpu_memory_gb=40\?"
+    ):
+        read_options(PlanOptions, "plan", ["gpu_memory=40"], TrainConfig)
+    assert read_options(PlanOptions, "plan", ["eval.gpu_memory=0.5", "data=gsm8k"], TrainConfig)[1] != []
+
+
+def test_what_cfg_prints():
+    assert print_only(["--cfg", "job"])
+    assert print_only(["--cfg=job", "seed=1"])
+    assert not print_only(["--cfg", "job", "-p", "method"])
+    assert not print_only(["--cfg", "hydra"])
+    assert not print_only(["seed=1"])
+    with pytest.raises(UserError, match=r"--cfg jobs: expected job \(the settings\), hydra \(Hydra's own\) or all"):
+        print_only(["--cfg", "jobs"])
 
 
 def test_without_a_configuration_a_word_is_an_option_or_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mft_cli.train.followers import telling_of_threads
+from mft_cli.train.follower_threads import telling_of_threads
 from mft_cli.train.run import train
 from tests.support.training import state_of, stop_at, training
 

@@ -89,6 +89,14 @@ class LogConfig:
     wandb_group: str | None = key(None, "Runs of one name here are shown together, such as seeds.", needs="wandb!=off")
     wandb_tags: list[str] = key([], "Words to find the run by.", needs="wandb!=off")
     wandb_job_type: str = key("train", "What kind of job the run is, to filter by.", needs="wandb!=off")
+    wandb_completions: Count = key(
+        100, "First completions of each benchmark that go there as a table; 0: none.", needs="wandb!=off"
+    )
+    wandb_artifacts: bool = key(
+        False,
+        "What the export holds besides the model (adapter, masks, head) goes there as an artifact.",
+        needs="wandb!=off",
+    )
     tensorboard: bool = key(False, "TensorBoard files in the run folder.")
     mlflow: bool = key(False, "MLflow, where MLFLOW_TRACKING_URI says.")
     trackio: bool = key(False, "trackio, in the folder that TRACKIO_DIR says.")

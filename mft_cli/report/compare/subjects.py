@@ -61,7 +61,7 @@ def subject(evaluation: Evaluation) -> Subject:
 def credit(score: Record) -> float:
     """1 for a right completion, 0 for a wrong one; a share of texts whose next tokens were guessed."""
     value = score.get("correct")
-    return float(value) if isinstance(value, bool) or share(value) else 0.0
+    return float(value) if value is not None and (isinstance(value, bool) or share(value)) else 0.0
 
 
 def obstacle(evaluation: Evaluation) -> str:
