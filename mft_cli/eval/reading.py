@@ -23,6 +23,8 @@ class Reading:
         limits = [subject.folder.context or NO_LIMIT]
         if self.kind == "perplexity":
             limits.append(max_model_len or subject.folder.context or WINDOW)
+        elif engine == "vllm" and max_model_len is not None:
+            limits.append(max_model_len)
         self.most = min(limits) - int(engine == "vllm")
 
     def pairs(self, requests: Sequence[Request]) -> list[list[Pair]]:

@@ -1,17 +1,22 @@
 """vLLM's CPU build against plain transformers: an adapter beside its base, log-probabilities, seeds."""
 
+import json
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+import mft_cli
 from mft_cli.config.schema.evaluation import EvalConfig
 from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
 from mft_cli.eval.engines.hf import HfEngine, load_model
+from mft_cli.eval.evaluate import evaluate
 from tests.support.adapters import make_adapter
+from tests.support.harness import write_jsonl
 
 pytestmark = pytest.mark.slow
 PROMPTS = [(1, 50, 60, 70, 71, 72), (1, 80, 81), (1, 90, 91, 92, 93, 94, 95)]
@@ -64,6 +69,34 @@ def test_an_adapter_beside_its_base_in_both_engines(base: Path, tokenizer, tmp_p
     for i in range(3):
         for name in ("mean_logprob", "mean_entropy", "token_logprobs"):
             assert served[i].confidence[name] == pytest.approx(expected[i].confidence[name], abs=1e-3)
+
+
+def test_log_likelihoods_are_those_of_transformers(base: Path, tmp_path: Path) -> None:
+    """Of texts in one window and in several, and of a choice task's options, through whole evaluations."""
+    pytest.importorskip("vllm", reason="vllm is not installed: its log-likelihoods are not tested")
+    texts = [{"text": "Tom has 7 apples and gives 2 of them to Ann."}, {"text": "The answer is 4. " * 12}]
+    question = {"question": "How many apples?", "choices": ["7", "2 of them", "a number"], "answer": 1}
+    files = {"perplexity": texts, "arc_easy_ranked": [question, {**question, "question": "2 + 2?"}]}
+    settings: dict[str, Any] = {
+        "model.path": base, "eval.dtype": "float32", "launch.device": "cpu", "launch.threads": 1, "eval.kv_cache_gb": 1.0,
+        "eval.gold_logprob": False,
+        "eval.benchmarks.arc_easy_ranked.likelihood": {"options": "choices", "right": "answer"},
+    }  # fmt: skip
+    for name, rows in files.items():
+        source = {"path": write_jsonl(tmp_path / f"{name}.jsonl", rows), "name": None, "local": []}
+        settings |= {f"eval.benchmarks.{name}.source.{key}": value for key, value in source.items()}
+    records: dict[str, list[Any]] = {}
+    for engine, length in (("vllm", 64), ("hf", 63)):  # vllm makes a token, too
+        settings["eval.max_model_len"] = length
+        words = ("eval=[perplexity,arc_easy_ranked]", f"eval.engine={engine}")
+        evaluate(mft_cli.load_config(*words, verb="eval", settings=settings), tmp_path / engine)
+        lines = [(tmp_path / engine / name / "generations.jsonl").read_text().splitlines() for name in files]
+        records[engine] = [json.loads(line) for part in lines for line in part]
+    for served, plain in zip(records["vllm"], records["hf"], strict=True):
+        for name in ("tokens", "first_choices"):
+            assert served.get(name) == plain.get(name)
+        for name in ("logprob_sum", "option_logprobs"):
+            assert served.get(name) == pytest.approx(plain.get(name), rel=1e-4, abs=1e-3)
 
 
 def test_seeds_go_with_more_prompts_than_one_step_takes(base: Path, tokenizer) -> None:
