@@ -60,3 +60,13 @@ def test_too_few_rows_are_told(tmp_path: Path):
 def test_without_shots_no_source_is_read():
     made = Shots(LikelihoodConfig(preamble="P: "), SourceConfig(path="missing.jsonl"), "mine", 0)
     assert made.before(asked(0), "id") == "P: "
+
+
+def test_a_local_copy_is_read_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_jsonl(tmp_path / "mine/train.jsonl", ROWS)
+    monkeypatch.setenv("MFT_DATA_DIR", str(tmp_path))
+    rule = LikelihoodConfig(shots=1, shots_split="train", shots_local=["mine/train.jsonl"], shots_order="first")
+    made = Shots(
+        rule, SourceConfig(path="owner/data", split="test", local=["mine/test.jsonl"], response=None), "mine", 0
+    )
+    assert made.before(asked(1), "id") == "Q0 no\n\n"
