@@ -59,6 +59,8 @@ def check_log_likelihoods(prefix: str, benchmark: schema.BenchmarkConfig, config
             f"{prefix}.answer_type={benchmark.answer_type} reads a model's own log-likelihoods once: leave out samples, and "
             f"eval.engine=api"
         )
+    if benchmark.answer_type == "perplexity" and not benchmark.source.response:
+        raise UserError(f"{prefix}.source.response=null: perplexity needs the field with the text, such as text")
     rule = benchmark.likelihood
     if rule.shots and not (rule.shots_path or rule.shots_split):
         raise UserError(

@@ -119,6 +119,8 @@ def test_refusals(tiny_model: Path, rows: Path, tmp_path: Path):
         evaluation(
             tiny_model, rows, **{"eval.benchmarks.perplexity.samples": 2, "eval.benchmarks.perplexity.temperature": 1.0}
         )
+    with pytest.raises(UserError, match=r"source\.response=null: perplexity needs the field with the text"):
+        evaluation(tiny_model, rows, **{"eval.benchmarks.perplexity.source.response": None})
     with pytest.raises(UserError, match=r"no such file or folder"):
         evaluation(tiny_model, tmp_path / "missing.txt")
     words = ("eval=truthfulqa_mc1", "eval.benchmarks.truthfulqa_mc1.likelihood.shots=3")
