@@ -85,7 +85,7 @@ def width(row: list[int], lengths: np.ndarray) -> int:
     return int(lengths[row].sum())
 
 
-def positions(block: Rows, lengths: np.ndarray) -> int:
+def padded_size(block: Rows, lengths: np.ndarray) -> int:
     """Of a micro-batch, padding included. An empty one has a position, too."""
     return max(1, len(block)) * max([1, *(width(row, lengths) for row in block)])
 
@@ -115,7 +115,7 @@ def balance(steps: Iterable[np.ndarray], layout: Layout) -> Balance:
         dealt = deal(lengths, layout)
         rounds = list(zip(*dealt, strict=True))
         tokens += int(lengths.sum())
-        computed += layout.world * sum(max(positions(block, lengths) for block in blocks) for blocks in rounds)
+        computed += layout.world * sum(max(padded_size(block, lengths) for block in blocks) for blocks in rounds)
         idle = max(idle, sum(not any(blocks) for blocks in dealt))
         passes, count = passes + len(rounds), count + 1
     return Balance(passes / max(1, count), tokens / max(1, computed), idle)

@@ -29,7 +29,7 @@ from mft_cli.methods.refine.folder import FOLDER, read_head, write_head
 from mft_cli.methods.refine.head import Context, HeadSettings, Refined, RefineHead, count_parameters
 from mft_cli.methods.refine.layout import Chunks, Layout, choose_chunks, choose_tokens, find_chunks, lay_out
 from mft_cli.models.kernels.cross_entropy import causal_lm, head_losses, hidden_states
-from mft_cli.models.vocabulary import embedding_rows, table, token_id
+from mft_cli.models.vocabulary import check_has_row, embedding_rows, table, token_id
 from mft_cli.rng import Draw, digest64
 
 HEAD = "refine_head"  # its name in the module tree
@@ -66,6 +66,7 @@ class ChunkRefine(Method):
         self.mask_id = token_id(tokenizer, self.mask_token)
         if not hasattr(model, "get_input_embeddings"):  # mft data show has no model
             return model
+        check_has_row(model, "method.mask_token", self.mask_token, self.mask_id)
         if embedding_rows(model) == self.mask_id + 1:
             self.vocab_size = self.mask_id  # the last row: only read, never predicted
         backbone = cast(PreTrainedModel, model)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from mft_cli.methods.base import Corrupted, Method, label_count, mask_ratios
 from mft_cli.methods.collator import MethodCollator
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.methods.token_runs import covered
-from mft_cli.models.vocabulary import embedding_rows, token_id
+from mft_cli.models.vocabulary import check_has_row, embedding_rows, token_id
 from mft_cli.rng import Draw, bernoulli
 
 
@@ -49,7 +49,11 @@ class MaskedThought(Method):
         self.mask_id = token_id(tokenizer, self.mask_token)
         self.added = self.mask_id >= self.tokenizer_size
         self.keep_new_tokens = self.config.keep_mask_token
-        rows = embedding_rows(model) if hasattr(model, "get_input_embeddings") else None
+        if not hasattr(model, "get_input_embeddings"):  # mft data show and some collators have no model
+            return model
+        check_has_row(model, "method.mask_token", self.mask_token, self.mask_id)
+        rows = embedding_rows(model)
+        self.tokenizer_size = min(self.tokenizer_size, rows)  # random ids need rows
         if self.added and rows == self.mask_id + 1:
             # The mask token is only ever read, never predicted. Its row is the table's last, with no spare row after it: leave it
             # out of the softmax, as the export does, which does not have the token. Spare rows take part in both.
@@ -105,6 +109,7 @@ class MaskedThought(Method):
         if c.granularity == "token":
             chosen = bernoulli(draw("masked_thought", batch.epoch, batch.example, batch.positions), p)
         elif c.granularity == "step":
+            # a step is a line of the text
             chosen = bernoulli(draw("masked_thought.line", batch.epoch, batch.example, batch.line), p)
         else:
             chosen = covered(batch, p, c.span_mean, draw)
@@ -122,6 +127,7 @@ class MaskedThought(Method):
             return ratio * float(progress >= c.warmup_fraction)
         if c.schedule == "constant" or c.warmup_fraction == 0:
             return ratio
+        assert c.schedule == "linear"
         return ratio * min(1.0, progress / c.warmup_fraction)
 
 
@@ -139,6 +145,7 @@ class MaskedThoughtCollator(MethodCollator[MaskedThoughtConfig]):
             raise UserError("method.drop_attention=true needs mft's attention: use mft train, or leave it out")
 
     def row(self, item: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        cast(MaskedThought, self.method).span_bits = None  # every data set numbers its spans by itself
         lines = getattr(item.get("example"), "lines", None)
         if self.config.granularity == "step" and lines is not None and (lines < 0).all() and len(lines) > 1:
             raise UserError(

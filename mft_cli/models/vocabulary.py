@@ -61,6 +61,16 @@ def check_tokens_have_rows(
         )
 
 
+def check_has_row(model: nn.Module, key: str, token: str, token_number: int) -> None:
+    """Raises UserError if the model has no embedding row for the token that `key` names."""
+    rows = embedding_rows(model)
+    if token_number >= rows:
+        raise UserError(
+            f"{key}={token!r} is the tokenizer's id {token_number}, but the model has rows for {rows} tokens: name a token "
+            f"below that, or a new one such as '<mask>', which gets a row"
+        )
+
+
 def padding_id(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel) -> int:
     """The padding token, or 0 where the model has no row for it. Padding is a document of its own: no number depends on it."""
     pad = tokenizer.pad_token_id

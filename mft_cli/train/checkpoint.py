@@ -206,7 +206,7 @@ class EngineState(TypedDict):
 class Trainer(TypedDict):
     """trainer.json."""
 
-    position: dict[str, float | None]  # train.loop.TrainerState
+    position: dict[str, float | None]  # train.state.TrainerState
     engine: EngineState
     hardware: Mapping[str, object]
     logged: dict[str, str]  # run_dir.RunDir.logged; older checkpoints have none

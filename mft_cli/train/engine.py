@@ -32,7 +32,7 @@ class Outcome:
 
     norm: float  # of the whole gradient, before clipping
     applied: bool  # False: not finite, thrown away
-    searching: bool = False  # it was fp16 finding its loss scale, not a fault
+    finding_loss_scale: bool = False  # it was fp16 finding its loss scale, not a fault
 
 
 class TorchEngine:

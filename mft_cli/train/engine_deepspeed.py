@@ -52,6 +52,7 @@ class DeepSpeedEngine:
         config: TrainingConfig,
         precision: str,
         ds_config: dict[str, Any],
+        device: torch.device,
         ranks: Ranks,
     ):
         import deepspeed
@@ -60,7 +61,7 @@ class DeepSpeedEngine:
         logger.setLevel("WARNING" if ranks.rank == 0 else "ERROR")
         start_communication()
         self.model, self.config, self.ranks = model, config, ranks
-        self.device, self.dtype = ranks.device, DTYPES[precision]
+        self.device, self.dtype = device, DTYPES[precision]
         self.stage = int(ds_config["zero_optimization"]["stage"])
         self.named: dict[str, nn.Parameter] = {n: p for group in groups for n, p in group["params"]}
         exact = self.exact_weights() if precision != "fp32" else {}
@@ -105,11 +106,12 @@ class DeepSpeedEngine:
             # with offload DeepSpeed has taken norms before, and looks at these
             norms = getattr(self.zero, "norm_for_param_grads", {})
             norms.update({k: torch.full_like(v, math.nan) for k, v in norms.items()})
-        searching = self.dtype == torch.float16 and self.zero.loss_scale > 1.0  # before the step: 1 is the lowest
+        # before the step; 1 is the lowest scale
+        may_lower_scale = self.dtype == torch.float16 and self.zero.loss_scale > 1.0
         self.deepspeed.step()
         norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
         applied = bool(self.deepspeed.was_step_applied()) and not self.zero.overflow
-        return Outcome(norm, applied, searching and not applied)
+        return Outcome(norm, applied, finding_loss_scale=may_lower_scale and not applied)
 
     def close(self) -> None:
         """Frees weights, masters, moments and buffers: hooks inside autograd hold them, where no collector looks."""

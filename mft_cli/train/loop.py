@@ -1,6 +1,6 @@
 """The training loop: the path of one optimizer step, and what happens between steps.
 
-Step k is a function of (seed, k, total_steps, weights): its examples and its masks. So a resumed run goes on as if it had never
+The examples and masks of step k are a function of (seed, k, total_steps, weights). So a resumed run goes on as if it had never
 been stopped, and no generator or data-loader state has to be saved. Only what a model draws from torch's own generator, such
 as its own dropout, depends on the rank as well.
 """
@@ -18,7 +18,7 @@ import torch
 from mft_cli import files
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Logger, StepProgress
-from mft_cli.data.deal import Layout, deal, positions
+from mft_cli.data.deal import Layout, deal, padded_size
 from mft_cli.data.examples import Examples
 from mft_cli.data.pack import Batch, Order, make_batch
 from mft_cli.errors import Stopped, UserError
@@ -40,7 +40,7 @@ from mft_cli.train.sums import Numbers, Sums, logged, total
 class StepBatches:
     """The examples of an optimizer step as this rank's micro-batches, corrupted and on its device."""
 
-    chosen: np.ndarray  # int64, positions of all ranks' examples
+    chosen: np.ndarray  # int64, indices of all ranks' examples
     micro_batches: list[Corrupted]
     tokens: int  # of all ranks
     padded_tokens: int  # of all ranks, padding included
@@ -50,9 +50,9 @@ class StepBatches:
 class StepResult:
     """What one optimizer step did."""
 
-    terms: Numbers
-    metrics: Numbers
-    shares: Numbers
+    terms: Numbers  # each term of the loss, before its weight
+    metrics: Numbers  # means that are logged and not trained on
+    shares: Numbers  # parts of a count, such as masked_share
     loss: float
     outcome: Outcome
     learning_rate: float
@@ -92,7 +92,7 @@ class Trainer:
     sample: Callable[[int], None] | None = None
     benchmarks: Callable[[int], Row] | None = None  # of the first rank: scores of the weights as they are
     hardware: Mapping[str, object] = field(default_factory=dict)  # kept in checkpoints
-    before_forward: Callable[[Batch], None] = lambda batch: None  # gets every batch before its forward pass
+    before_forward: Callable[[Batch], None] = lambda batch: None  # gets every training batch before its forward pass
 
     def __post_init__(self) -> None:
         t = self.config.train
@@ -106,7 +106,7 @@ class Trainer:
 
     def step(self, k: int) -> StepResult:
         """Optimizer step k, from 0. A loss term is its sum over the step divided by its count over the step, both of all ranks:
-        so neither packing nor micro-batches nor ranks change a number. All ranks have to call.
+        so neither packing nor micro-batches nor ranks change a number (a model's own dropout aside). All ranks have to call.
         """
         engine, method, t = self.engine, self.method, self.config.train
         ranks = engine.ranks
@@ -138,7 +138,7 @@ class Trainer:
         return k / self.state.total_steps
 
     def batches_of_step(self, k: int) -> StepBatches:
-        """This rank's part of optimizer step k, packed and corrupted by the processor: it knows all counts without asking a GPU."""
+        """This rank's part of optimizer step k, packed and corrupted on the CPU: it knows all counts without asking a GPU."""
         epoch, chosen = self.order.step(k)
         lengths = self.train.lengths[chosen]
         dealt = deal(lengths, self.layout)
@@ -148,7 +148,7 @@ class Trainer:
             self.on_device(self.method.corrupt(self.batch(self.train, rows, epoch), self.progress(k), self.draw))
             for rows in mine
         ]
-        padded = sum(positions(rows, lengths) for blocks in dealt for rows in blocks)
+        padded = sum(padded_size(rows, lengths) for blocks in dealt for rows in blocks)
         return StepBatches(chosen, micro_batches, int(lengths.sum()), padded)
 
     def batch(self, examples: Examples, rows: list[list[int]], epoch: int) -> Batch:
@@ -188,7 +188,7 @@ class Trainer:
         state.label_tokens += result.counts.get("ce", 0)
         if result.applied:
             state.bad_in_a_row = 0
-        elif not result.outcome.searching:
+        elif not result.outcome.finding_loss_scale:
             state.bad_in_a_row += 1
             state.skipped += 1
             self.log(
@@ -212,18 +212,25 @@ class Trainer:
         return row
 
     def between_steps(self, result: StepResult) -> None:
-        """Validation, benchmarks, samples, checkpoints, signals, and the limit on bad steps, in that order."""
+        """Validation, benchmarks, samples, checkpoints, the limit on bad steps, and signals, in that order."""
         state, c = self.state, self.config.checkpoint
         # the end of the run counts as one
         end_of_epoch = state.step % self.order.steps_per_epoch == 0 or state.step == state.total_steps
         every = self.config.data.validation.every_steps
         improved = False
+        validates = self.validation is not None
         validation_due = (state.step % every == 0 or state.step == state.total_steps) if every else end_of_epoch
-        if self.validation is not None and validation_due:
+        if validates and validation_due:
             improved = self.validate()
         every = self.config.eval.every_steps
-        if every and (state.step % every == 0 or state.step == state.total_steps):
+        evaluation_due = every > 0 and (state.step % every == 0 or state.step == state.total_steps)
+        if evaluation_due:
             improved |= self.evaluate()
+        if state.stopped_early:  # the last step measures what was not due, as the last of total_steps does
+            if validates and not validation_due:
+                improved |= self.validate()
+            if every and not evaluation_due:
+                improved |= self.evaluate()
         if self.config.log.samples_every_steps and state.step % self.config.log.samples_every_steps == 0:
             self.method.refresh(self.engine.model, self.engine.master)
             if self.sample:
@@ -253,7 +260,7 @@ class Trainer:
         row = {"kind": "validation", "step": state.step, "loss": loss, "label_tokens": label_tokens, **metrics}
         self.metrics.write(row)
         self.log(f"step {state.step}: validation loss {loss:.4f} over {label_tokens:,} label tokens")
-        return self.is_best(VALIDATION_LOSS, loss)
+        return self.record_measurement(VALIDATION_LOSS, loss)
 
     def evaluate(self) -> bool:
         """Benchmarks on the weights as they are, by the first rank. True if a score is the best so far. All ranks have to call."""
@@ -261,10 +268,10 @@ class Trainer:
         scores = self.engine.ranks.from_first(self.benchmarks(self.state.step) if self.benchmarks else {})
         self.metrics.write({"kind": "evaluation", "step": self.state.step, **scores})
         best_by = self.config.checkpoint.best_by
-        return best_by in scores and self.is_best(best_by, scores[best_by])
+        return best_by in scores and self.record_measurement(best_by, scores[best_by])
 
-    def is_best(self, measured: str, value: float) -> bool:
-        """Whether a measurement is the best so far by checkpoint.best_by; ends the training after train.stop_after others."""
+    def record_measurement(self, measured: str, value: float) -> bool:
+        """Keeps a measurement; true if it is the best so far by checkpoint.best_by. Ends the training after train.stop_after others."""
         state, patience = self.state, self.config.train.stop_after
         better = state.take(measured, value, self.config.checkpoint.best_by)
         if patience and state.without_best >= patience and not state.stopped_early:
@@ -305,9 +312,9 @@ class Trainer:
         """A checkpoint of this step, then the old ones pruned."""
         engine = self.engine
         self.method.refresh(engine.model, engine.master)
-        logged = self.run.logged() if engine.ranks.rank == 0 else {}
+        digests = self.run.logged() if engine.ranks.rank == 0 else {}
         facts = {
-            "position": vars(self.state), "engine": engine.state(), "hardware": self.hardware, "logged": logged
+            "position": vars(self.state), "engine": engine.state(), "hardware": self.hardware, "logged": digests
         }  # fmt: skip
         root = self.run.checkpoints
         self.run.check_there(f"noticed at step {self.state.step}")

@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> Path:
             if changed := changed_versions(run.get_provenance(), environment()):
                 log(f"it was trained with other versions: {'; '.join(changed)}")
         elif world_size(config.launch) == 1:
-            train_in(run, config, Ranks(), log)
+            train_in(run, config, join(set_up_device(config.launch)), log)
         else:
             train_on_ranks(run, config, log)
         evaluate_exports(run, config, log)

@@ -316,7 +316,7 @@ def make_engine(
     groups = method.param_groups(model)
     if ds_config is None:
         return TorchEngine(model, groups, config, precision, device, ranks)
-    return DeepSpeedEngine(model, groups, config, precision, ds_config, ranks)
+    return DeepSpeedEngine(model, groups, config, precision, ds_config, device, ranks)
 
 
 def compile_body(model: PreTrainedModel) -> None:

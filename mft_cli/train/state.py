@@ -10,7 +10,7 @@ VALIDATION_LOSS = "validation_loss"
 
 @dataclass
 class TrainerState:
-    """Where a run stands: everything that is saved besides tensors."""
+    """Where a run stands, saved in every checkpoint."""
 
     step: int = 0  # finished optimizer steps; skipped ones count
     total_steps: int = 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mft_cli.errors import UserError
-from mft_cli.models.vocabulary import check_tokens_have_rows, embedding_rows, extend_model, padding_id
+from mft_cli.models.vocabulary import check_has_row, check_tokens_have_rows, embedding_rows, extend_model, padding_id
 
 
 def model_with(rows: int) -> Any:
@@ -43,3 +43,23 @@ def test_padding_without_a_row(tokenizer: Any):
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     assert padding_id(tokenizer, model_with(len(tokenizer) - 1)) == 0
     assert padding_id(tokenizer, model_with(len(tokenizer))) == len(tokenizer) - 1
+
+
+def test_a_mask_token_without_a_row_is_refused():
+    check_has_row(model_with(8), "method.mask_token", "[PAD]", 7)
+    with pytest.raises(
+        UserError, match=r"^method\.mask_token='\[PAD\]' is the tokenizer's id 8, but the model has rows for 8"
+    ):
+        check_has_row(model_with(8), "method.mask_token", "[PAD]", 8)
+
+
+def test_random_replacements_have_rows(tokenizer: Any):
+    """A tokenizer with more tokens than the model has rows, and a mask token of its own."""
+    from mft_cli.config.schema.methods import MaskedThoughtConfig
+    from mft_cli.methods.masked_thought import MaskedThought
+
+    rows = len(tokenizer) - 3
+    method = MaskedThought(MaskedThoughtConfig(mask_token=tokenizer.convert_ids_to_tokens(5), random_fraction=1.0))
+    assert method.prepare(tokenizer) == []
+    method.adapt(model_with(rows), tokenizer)
+    assert method.tokenizer_size == rows

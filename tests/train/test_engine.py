@@ -94,7 +94,7 @@ def test_skip_leaves_weights_and_moments_alone():
     outcome = engine.step(0.1, 1.0)
     assert outcome.norm != outcome.norm
     assert not outcome.applied
-    assert not outcome.searching
+    assert not outcome.finding_loss_scale
     assert all(torch.equal(before[k], v) for k, v in engine.model.state_dict().items())
     assert not engine.optimizer.state
 

@@ -35,7 +35,7 @@ def make(stage):
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
     groups = [{"params": list(model.named_parameters()), "decay": True, "scale": 1.0}]
     document = deepspeed.ds_config(asked.deepspeed, asked.train, None, "fp16", 1)
-    return engine_deepspeed.DeepSpeedEngine(model, groups, asked.train, "fp16", document, Ranks())
+    return engine_deepspeed.DeepSpeedEngine(model, groups, asked.train, "fp16", document, torch.device("cpu"), Ranks())
 
 def step(engine, k, factor=1.0):
     x = torch.randn(16, 6, generator=torch.Generator().manual_seed(k)).half()
@@ -83,7 +83,7 @@ def found() -> dict[str, dict]:
 def test_overflow_lowers_the_scale_and_leaves_the_weights(found, stage):
     rows = found[stage]["rows"]
     assert [r["applied"] for r in rows] == [True, True, True, False, False, True, True]
-    assert [r["searching"] for r in rows] == [False, False, False, True, True, False, False]
+    assert [r["finding_loss_scale"] for r in rows] == [False, False, False, True, True, False, False]
     assert rows[4]["weights"] == rows[2]["weights"] != rows[5]["weights"]
     assert rows[4]["scale"] < rows[2]["scale"] == 2**16
     for row, same in zip(rows, found["zero1"]["rows"], strict=True):
@@ -104,5 +104,5 @@ def test_bad_steps_at_the_lowest_scale_are_counted_and_not_raised(found, stage):
     assert not any(r["applied"] for r in bad)
     assert all(math.isnan(r["loss"]) for r in bad)
     assert bad[-1]["scale"] == 1.0
-    assert [r["searching"] for r in bad] == sorted((r["searching"] for r in bad), reverse=True)
-    assert not bad[-1]["searching"]
+    assert [r["finding_loss_scale"] for r in bad] == sorted((r["finding_loss_scale"] for r in bad), reverse=True)
+    assert not bad[-1]["finding_loss_scale"]

@@ -29,7 +29,7 @@ def benchmark(data: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def config_of(model: Path, data: Path, run: Path, **sections: Any) -> TrainConfig:
+def config_of(model: Path, data: Path, run: Path, /, **sections: Any) -> TrainConfig:
     evaluation = {
         "benchmarks": {"sums": benchmark(data)},
         "engine": "hf",
@@ -125,6 +125,18 @@ def test_the_best_checkpoint_and_the_end_by_a_benchmark(tiny_model: Path, proble
 
 
 @pytest.mark.usefixtures("scripted")
+def test_a_training_that_ends_early_measures_its_last_step(tiny_model: Path, problem_file: Path, tmp_path: Path):
+    """A benchmark ends it at a step without a validation; a whole run validates after its last step, too."""
+    data = {"validation": {"rows": 8, "every_steps": 3}}
+    train(
+        config_of(
+            tiny_model, problem_file, tmp_path, eval={"every_steps": 1}, train={"stop_after": 2}, data=data, **BEST
+        )
+    )
+    assert [row["step"] for row in rows(tmp_path, "validation")] == [3, 4]
+
+
+@pytest.mark.usefixtures("scripted")
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_a_resume_stops_where_the_whole_run_does(keep_best: bool, tiny_model: Path, problem_file: Path, tmp_path: Path):
     checkpoint = {**BEST["checkpoint"], "keep_best": keep_best}
@@ -197,3 +209,17 @@ def test_what_cannot_be_is_told_before(
 ):
     with pytest.raises(UserError, match=told):
         config_of(tiny_model, problem_file, tmp_path / "run", **sections)
+
+
+def test_a_single_process_computes_on_the_machines_device(
+    tiny_model: Path, problem_file: Path, tmp_path: Path, monkeypatch
+):
+    """DeepSpeed took the process group's device, which was the CPU for a process alone, also on a GPU."""
+    import torch
+
+    devices: list[torch.device] = []
+    monkeypatch.setattr("mft_cli.train.run.set_up_device", lambda launch: torch.device("meta"))
+    monkeypatch.setattr("mft_cli.train.run.train_in", lambda run, config, ranks, log: devices.append(ranks.device))
+    monkeypatch.setattr("mft_cli.train.run.evaluate_exports", lambda run, config, log: None)
+    train(training(tiny_model, problem_file, tmp_path))
+    assert devices == [torch.device("meta")]
