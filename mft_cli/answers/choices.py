@@ -57,14 +57,16 @@ def _allowed(choices: Mapping[str, str]) -> str:
 
 def _read(choices: Mapping[str, str], text: str, place: Candidate) -> Answer | None:
     """The letter at the beginning of an announced answer, or the option whose text it is."""
+    content = place.content(text)
     if place.enclosed and place.source == MARKER:
-        part = place.content(text)
-        if (inner := first_readable(part, (), partial(_read, choices))) is not None:
+        inner = first_readable(content, (), partial(_read, choices))
+        if inner is not None:
             return within(inner, place)
     lead = LEAD.match(text, place.start, place.end)
     start = lead.end() if lead else place.start
-    first = text[start : place.end].lstrip(" (*_").split("\n", 1)[0][:500]
-    whole = text[start : place.end].split("\n", 1)[0][:500]
+    part = content[start - place.start :]
+    first = part.lstrip(" (*_").split("\n", 1)[0][:500]
+    whole = part.split("\n", 1)[0][:500]
     undressed = TEXT.sub(r" \1 ", plain(whole)).replace("{", " ").replace("}", " ").strip()
     if (several := ANNOUNCED.match(whole)) and ALTERNATIVE.match(whole, several.end()):
         return None

@@ -6,20 +6,24 @@ import re
 from collections.abc import Iterator
 
 from mft_cli.answers.extraction import CONCLUSION, LAST_NUMBER, Answer
-from mft_cli.answers.hedges import RELATIVE, gives_up, is_bound_or_question, sentence_before
+from mft_cli.answers.hedges import IRRELEVANT, RELATIVE, gives_up, is_bound_or_question, sentence_before
 from mft_cli.answers.numbers import number_text, parse_number
 from mft_cli.answers.reading import ANY_NUMBER, BOLD, SCALE, number_at
 
+MOST_TRIES = 500  # numbers from the end that are looked at
 MAX_TAIL = 3000  # characters from the end in which a conclusion is looked for
 DRESS = r"[\s*_#>•(-]{0,8}"
-SENTENCE = re.compile(r"(?<=[.!?。！？])(?<!\b[MDS][rst]\.)(?<!\bMrs\.)(?:\*\*)?(?:\s+|(?<=[。！？]))|\n+")
+SENTENCE = re.compile(
+    r"(?<=[.!?。！？])(?<!\b[MDS][rst]\.)(?<!\bMrs\.)(?<!\bi\.e\.)(?<!\be\.g\.)(?:\*\*)?(?:\s+|(?<=[。！？]))|\n+"
+)
 CONCLUDES = re.compile(
     rf"{DRESS}(?:(?:and|so|then)\s)?(?:so(?!\sfar)|therefore|thus|hence|consequently|accordingly|in\s(?:total|all|conclusion|the\send|summary)"
-    r"|altogether|overall|finally|as\sa\sresult|(?:the\s)?(?:total|(?:final\s)?result)|donc|ainsi|au\stotal|also|daher|somit|folglich|insgesamt|por\s(?:lo\s)?tanto"
+    r"|altogether|overall|finally|as\sa\sresult|(?:the\s)?(?:total|result|final\s(?:result|price|cost|amount|number|count|value|balance|bill|score|sum))|donc|ainsi|au\stotal|also|daher|somit|folglich|insgesamt|por\s(?:lo\s)?tanto"
     r"|en\stotal|entonces|portanto|assim|quindi|in\stotale|dus|итак|поэтому|следовательно|итого|всего)\b"
     rf"|{DRESS}(?:因此|所以|故|总共|總共|一共|共|综上|よって|したがって|ゆえに|合計|따라서|그러므로|총)",
     re.IGNORECASE,
 )
+IN_TOTAL = re.compile(r"(?:\s[^\W\d]{1,20}){0,2}\s(?:in\stotal|altogether|all\stogether|in\sall)\b", re.IGNORECASE)
 GOES_ON = re.compile(
     rf"{DRESS}(?:then|next|now|after|afterwards|later|but|step|second|(?:this|that|which)\s(?:leaves|gives|makes|means|brings|adds))\b",
     re.IGNORECASE,
@@ -36,8 +40,9 @@ ADJUNCT = re.compile(
     r"(?:(?:the|all|these|those|every|each|next|first|last|about|only|only|los|las|les|den|die)\s){0,2}$",
     re.IGNORECASE,
 )
-BECAUSE = re.compile(
-    r"\s\([a-zA-Z]|,?\s(?:since|because|given\sthat|as\s(?:each|every|there|he|she|it|they))\b", re.IGNORECASE
+BECAUSE = re.compile(  # where a sentence has said its value, and goes on with a reason or a remark
+    r"\s\([a-zA-Z]|,?\s(?:since|because|i\.e\.|given\sthat|as\s(?:each|every|there|he|she|it|they))(?<=[\w.])|;\s(?=[^=]*\Z)",
+    re.IGNORECASE,
 )
 COMPARED = re.compile(r"\s(?:fewer|less|more|older|younger)\s(?:\w{1,20}\s)?than\b", re.IGNORECASE)
 MONEY = re.compile(r"\s?(?:dollars?|cents?|euros?|pounds?|usd|eur|rupees)\b|\s?[€$£]", re.IGNORECASE)
@@ -57,7 +62,7 @@ def concluded_number(text: str) -> Answer | None:
 
 def last_number(text: str) -> Answer | None:
     """The last number of a text that is asked or bounded nowhere, with its place; None where it is a part of a formula."""
-    for match in reversed(list(ANY_NUMBER.finditer(text))):
+    for match in reversed(list(ANY_NUMBER.finditer(text))[-MOST_TRIES:]):
         before = sentence_before(text, match.start())
         hedged = is_bound_or_question(text, *match.span())
         announced = "answer" in before.lower()
@@ -89,7 +94,7 @@ def _conclusion(text: str) -> Answer | None:
         sentence = text[start:end]
         if _is_aside(sentence):
             continue
-        concludes = CONCLUDES.match(sentence) is not None
+        concludes = CONCLUDES.match(sentence) is not None or _total(text, start, end) is not None
         bold = _bold(text, start, end, concludes) if concludes or not remarked else None
         if bold is not None or (concludes and not remarked):
             return bold or _plain(text, start, end)
@@ -101,10 +106,12 @@ def _conclusion(text: str) -> Answer | None:
 
 
 def _is_aside(sentence: str) -> bool:
-    """Whether a sentence checks, asks, or stands in brackets."""
+    """Whether a sentence checks, asks, stands in brackets, or says what does not matter."""
     ending = sentence.rstrip(" *")
     bracketed = sentence.lstrip().startswith("(") and ending.endswith(")")
-    return bracketed or ending.endswith(("?", "？")) or CHECK.match(sentence) is not None
+    irrelevant = IRRELEVANT.search(sentence)
+    dropped = irrelevant is not None and ANY_NUMBER.search(sentence, irrelevant.end()) is None
+    return bracketed or dropped or ending.endswith(("?", "？")) or CHECK.match(sentence) is not None
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -137,10 +144,18 @@ def _plain(text: str, start: int, end: int) -> Answer | None:
     end = reason.start() if reason else end
     if "=" in text[start:end]:
         return _after_equals(text, start, end)
+    if (total := _total(text, start, end)) is not None:
+        return _number(text, total, CONCLUSION)
     numbers = [m for m in ANY_NUMBER.finditer(text, start, end) if not _is_adjunct(text, start, m)]
     if len({m.group() for m in numbers}) > 1:
         numbers = [m for m in numbers if not SUBJECT.fullmatch(text, start, m.start())]
     return _number(text, numbers[0], CONCLUSION) if len({m.group() for m in numbers}) == 1 else None
+
+
+def _total(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The number of "$25 in total" and "8 apples altogether", but not of "of 20 in total"."""
+    numbers = (m for m in ANY_NUMBER.finditer(text, start, end) if IN_TOTAL.match(text, m.end(), end))
+    return next((m for m in numbers if not _is_adjunct(text, start, m)), None)
 
 
 def _after_equals(text: str, start: int, end: int) -> Answer | None:
@@ -151,7 +166,7 @@ def _after_equals(text: str, start: int, end: int) -> Answer | None:
         return None
     reading = number_at(text[numbers[0].start() : end])
     readable = reading is not None and parse_number(reading[0]) is not None
-    alone = all(_is_adjunct(text, start, m) for m in numbers[1:])
+    alone = all(m.group() == numbers[0].group() or _is_adjunct(text, start, m) for m in numbers[1:])
     return _number(text, numbers[0], CONCLUSION) if readable and alone else None
 
 

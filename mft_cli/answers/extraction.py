@@ -36,6 +36,11 @@ NEW_TURN = re.compile(
 )
 BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
 LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
+BETWEEN = r"(?:\s|\\[ ,;:]|\\q?quad\b){0,8}"
+JOINT = re.compile(  # from one box to the next of the same answer: "$x = \boxed{-2}$ and $x = \boxed{3}$"
+    rf"\}}(?:\${{1,2}}|\\[)\]])?{BETWEEN}(?:[,;]?{BETWEEN}(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b|\\text\{{\s?(?:and|or)\s?\}}|[和或与])|[,;])"
+    rf"{BETWEEN}(?:\${{1,2}}|\\[(\[])?\s?(?:[A-Za-z](?:_\{{?\w\}}?)?\s?=\s?)?\\(?:boxed|fbox)\s{{0,3}}\{{"
+)
 BLANK = re.compile(r"[\s*_]*+")
 
 
@@ -56,6 +61,7 @@ class Candidate:
 
     def content(self, text: str) -> str:
         part = text[self.start : self.end]
+        part = JOINT.sub(" and ", part) if self.source == BOX else part
         return part.replace("\\\\", "\\") if self.escaped else part
 
 
@@ -232,7 +238,10 @@ def line_end(text: str, begin: int) -> int:
 
 
 def boxes(text: str) -> Iterator[Candidate]:
-    r"""The contents of the closed \boxed{}, the last first, outer ones alone; `\boxed 5`, too. One pass."""
+    r"""The contents of the closed \boxed{}, the last first, outer ones alone; `\boxed 5`, too. One pass.
+
+    Boxes that a sentence joins are one: "$\boxed{1}$ or $\boxed{2}$".
+    """
     if "boxed" not in text and "fbox" not in text:
         return
     stack: list[int] = []
@@ -250,14 +259,17 @@ def boxes(text: str) -> Iterator[Candidate]:
         elif token[-1] == "{" and len(token) > 2:
             stack.append(match.end())
     spans += [match.span(1) for match in LOOSE_BOX.finditer(text)][-TRIES:]
-    for start, end in sorted(spans, reverse=True)[:TRIES]:
-        if text[start:end].strip():
-            yield Candidate(BOX, start, end, enclosed=True)
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted((span for span in spans if text[slice(*span)].strip()), reverse=True)[:TRIES]:
+        if joined and JOINT.fullmatch(text, end, joined[-1][0]):
+            end = joined.pop()[1]
+        joined.append((start, end))
+    yield from (Candidate(BOX, start, end, enclosed=True) for start, end in joined)
 
 
 def boxed(text: str) -> list[str]:
     r"""What the boxes of a text hold, as it stands there, the last first."""
-    return [text[box.start : box.end] for box in boxes(text)]
+    return [box.content(text) for box in boxes(text)]
 
 
 def announcements(text: str, start: int, end: int) -> list[Candidate]:

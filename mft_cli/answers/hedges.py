@@ -16,7 +16,8 @@ CANNOT = (
 )
 SUPPOSED = re.compile(
     rf"(?:\b(?:if|suppose|supposing|assume|assuming|whether|unless|imagine|si|wenn|falls|angenommen|если)\s(?:that\s|dass\s)?{ARTICLE}"
-    r"|(?:如果|假设|假設|假如|若|もし|만약)\s?(?:最终|正确|最終|正確)?的?|\bno\s|\bnot\s(?:the|an|my)\s)$",
+    r"|(?:如果|假设|假設|假如|若|もし|만약)\s?(?:最终|正确|最終|正確)?的?|\bno\s|\bnot\s(?:the|an|my)\s"
+    r"|\b(?:can(?:no|['’])t|(?:unable|impossible|not\sable|enough\s\w{1,20})\sto)\s)$",
     re.IGNORECASE,
 )
 REFUSED = re.compile(rf"{CANNOT}\s(?:\w{{1,12}}\s){{0,2}}?{ARTICLE}$", re.IGNORECASE)
@@ -50,8 +51,18 @@ BOUND = re.compile(
     r"\b(?:between(?:\s[$€£]?[\d.,]+\s(?:and|to))?|at\s(?:most|least)|(?:more|less|greater|fewer|larger|smaller)\sthan|out\sof(?:\s(?:the|all|his|her|their|its))?)\s[$€£]?$",
     re.IGNORECASE,
 )
+CLAUSE_END = re.compile(r"[.!?;](?=\s)|[\n。！？]|,\s(?:so|but|and|which)\s")
 SENTENCE_START = re.compile(r"[.!?](?=\s)|[\n。！？]")
-REFUSAL = re.compile(CANNOT, re.IGNORECASE)
+IRRELEVANT = re.compile(
+    r"\b(?:irrelevant|(?:not|isn['’]t|aren['’]t)\s(?:relevant|needed|necessary|important)|(?:is|are|can\sbe)\signored|(?:do|does)(?:n['’]t|\snot)\s(?:matter|affect)"
+    r"|unrelated)\b",
+    re.IGNORECASE,
+)
+REFUSAL = re.compile(
+    rf"{CANNOT}|\b(?:not\senough|insufficient|missing)\s(?:information|data|details?|context)\b"
+    r"|\bI(?:\scan(?:no|['’])t|(?:\sa|['’])m\s(?:unable|not\sable)\sto)\s(?:see|view|access|open|help|assist|comply)\b",
+    re.IGNORECASE,
+)
 CONTRAST = re.compile(r"\b(?:but|so|however|although|therefore|thus)\b|=", re.IGNORECASE)
 SUPPOSED_ANSWER = re.compile(rf"\b(?:if|suppose|assume|whether)\s(?:that\s)?{ARTICLE}answer\b", re.IGNORECASE)
 
@@ -84,8 +95,12 @@ def is_remark(line: str) -> bool:
 
 
 def is_bound_or_question(text: str, start: int, end: int) -> bool:
-    """Whether the number [start, end) of a text only bounds a value, or stands in a question."""
-    return ASKED.match(text, end, end + AFTER) is not None or BOUND.search(text, max(0, start - 60), start) is not None
+    """Whether the number [start, end) of a text only bounds a value, does not matter, or stands in a question."""
+    return (
+        ASKED.match(text, end, end + AFTER) is not None
+        or BOUND.search(text, max(0, start - 60), start) is not None
+        or IRRELEVANT.search(CLAUSE_END.split(text[end : end + AFTER], maxsplit=1)[0]) is not None
+    )
 
 
 def sentence_before(text: str, start: int) -> str:

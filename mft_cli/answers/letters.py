@@ -28,7 +28,7 @@ GOOD = (
 SURELY = r"(?:(?:clearly|definitely|indeed|therefore|thus|then|obviously|certainly|most\slikely|likely|probably|hence|for\ssure|also)\s)?"
 BE = r"(?:is|are|was|be|must\sbe|would\sbe|should\sbe|has\sto\sbe|seems(?:\sto\sbe)?|appears\sto\sbe|looks|remains|ist|wäre|est|es|é|è|är)"
 AFFIRMED = re.compile(  # the letter, then that it is right
-    rf"(?<![A-Za-z\d'’]){LETTER}\s?(?:(?i:,?\s{BE}\s{SURELY}{GOOD})|(?i:\s?[:：–—-]\s*{GOOD})|(?i:\s(?:alone\s)?(?:remains|is\sleft|fits|makes\s(?:the\smost\s)?sense|describes\sit\sbest)\b)|\s?[✓✔✅]|(?:选项)?(?:是|为)?(?:正确|對|对))"
+    rf"(?<![A-Za-z\d'’]){LETTER}\s?(?:(?i:,?\s{BE}\s{SURELY}{GOOD})|(?i:\s?[:：|–—-]\s*{GOOD})|(?i:\s(?:alone\s)?(?:remains|is\sleft|fits|makes\s(?:the\smost\s)?sense|describes\sit\sbest)\b)|\s?(?:\|\s?)?[✓✔✅]|(?:选项)?(?:是|为)?(?:正确|對|对))"
 )
 CHOSEN = re.compile(  # that something is right, then the letter
     rf"(?:(?i:\b{GOOD}\s(?:\w{{1,20}}\s)?(?:answer|option|choice|one|candidate|statement|antwort|buchstabe|réponse|respuesta|opción|opção|risposta)?\s*(?::|{BE})?\s*{SURELY})"
@@ -36,7 +36,9 @@ CHOSEN = re.compile(  # that something is right, then the letter
     rf"|(?:so|therefore|thus|hence|leaving|leaves|then|but)(?:\sonly|\sus\swith)?,?\s(?:it['’]?s\s|it\sis\s)?|ich\swähle|je\schois(?:is)?|elijo|escolho|scelgo|выбираю)\s?)"
     rf"|(?:正确(?:选项|答案)?(?:为|是)|故选|应选|應選|选择|選擇|选|選|答え?は)\s*[:：]?){LETTER}"
 )
-ENDS = re.compile(r"\s*(?:[.,;:!。，；)—–-]|$|\n|\s(?:because|since|as|for|which|due|weil|da|car|porque|perché)\b)")
+ENDS = re.compile(
+    r"(?<=[)\]])|\s*(?:[.,;:!。，；)—–-]|$|\n|\s(?:because|since|as|for|which|due|weil|da|car|porque|perché)\b)"
+)
 DENIED = re.compile(
     r"\s*(?:(?i:is|are|was|would\sbe|can\sbe|cannot\sbe|[:：–—-])?\s*(?:(?:is|also|clearly|both|therefore|definitely)\s)*"
     r"(?i:not|no|wrong|incorrect|false|ruled|eliminated|excluded|too|cannot|can['’]t|isn['’]t|doesn['’]t|falsch|fausse?|faux|falsa|incorrecta)\b)|\s*[✗✘❌×]|\s*(?:错|不对|不正确)"

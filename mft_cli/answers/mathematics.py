@@ -35,7 +35,7 @@ VERDICT = re.compile(  # "Yes, Tom tells the truth", but not "yes, no, yes"
     re.IGNORECASE | re.DOTALL,
 )
 REMARK = re.compile(
-    r",\s+(?:i\.e\.|that is\b|so\b)|,?\s+(?:since|because|where|whereas|which|namely|so that"
+    r",\s+(?:i\.e\.|that is\b|so\b|not\b|with\s[a-z]{2}|an?\s[a-z]{3})|,?\s+(?:since|because|where|whereas|which|namely|so that"
     r"|as (?:required|desired|claimed|expected|needed|we|it|the|this))\b"
     r"|\s\((?:or|that is|i\.e|approx|about|roughly|since|because|as|which|rounded|see|≈|~|=|\\approx|\$?[\d.]+\s?\\?%)"
 )
@@ -83,11 +83,12 @@ def _of_prose(text: str, place: Candidate, raw: str, start: int, below: bool) ->
     )
 
 
-def _answer(answer: str, raw: str, text: str, source: str, start: int) -> Answer | None:
+def _answer(answer: str, raw: str, text: str, source: str, start: int, end: int | None = None) -> Answer | None:
+    """`end`: where the candidate ends, for an answer that does not stand in the text as it was read."""
     at = text.find(raw.strip(), start)
-    at = start if at < 0 else at
+    span = (at, at + len(raw.strip())) if at >= 0 else (start, end or start + len(raw.strip()))
     tidied = _tidy(answer.strip())
-    return Answer(tidied, source, (at, at + len(raw.strip()))) if tidied else None
+    return Answer(tidied, source, span) if tidied else None
 
 
 def _enclosed(text: str, place: Candidate) -> Answer | None:
@@ -99,7 +100,7 @@ def _enclosed(text: str, place: Candidate) -> Answer | None:
         if (first := next(answers, None)) is not None:
             return within(first, place)
     raw = part.strip() if place.source == BOX else sentence(part)
-    return _answer(raw, raw, text, place.source, place.start) if 0 < len(raw) <= MAX_CANDIDATE else None
+    return _answer(raw, raw, text, place.source, place.start, place.end) if 0 < len(raw) <= MAX_CANDIDATE else None
 
 
 def _tidy(answer: str) -> str:

@@ -71,7 +71,7 @@ TITLE = re.compile(
 )
 ORDINAL_HEADING = re.compile(r"\s*(\d{1,2})[.)]\s+[^\W\d]")
 MATH_WORDS = {"sqrt", "frac", "pi", "sin", "cos", "tan", "log", "ln", "exp", "cup", "cap", "infty", "infinity", "begin"}
-WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[^\W\d_A-Za-z\u0370-\u03ff]{2,}")  # Greek letters are mathematics
 SPACE = r"(?:\\[ ,;:!]|~|\\q?quad\b|\s)*"
 OPTION = re.compile(  # of a competition's answer: \textbf{(E) } 27, (E) 27, E) 27
     rf"\s*(?P<dollar>\$?)(?P<open>\\(?:text|textbf|textrm|mathrm|mathbf|mbox|bf|rm)\s*\{{)?\s*(?:\(?(?:[A-E]|\\text\{{[A-E]\}})\)|(?<=\{{)[A-E](?=:))[.:]?{SPACE}(?P<close>\}})?{SPACE}"
@@ -126,7 +126,7 @@ def _answer(text: str, source: str, span: tuple[int, int], reading: tuple[str, s
 def _enclosed(text: str, place: Candidate, loose: bool) -> Answer | None:
     """What stands in a box or a tag; all of it is the answer, even if it is not a number."""
     part = place.content(text)
-    span = (place.start + len(part) - len(part.lstrip()), place.start + len(part.rstrip()))
+    span = (place.start + len(part) - len(part.lstrip()), place.end - len(part) + len(part.rstrip()))
     if place.source != BOX and (inner := first_readable(part, (), partial(_read, loose=loose))) is not None:
         return within(inner, place)
     part = part.strip()

@@ -8,6 +8,7 @@ from pathlib import Path
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.config.validate import to_plain, to_yaml
 from mft_cli.eval.grading.graders import check_needs
+from mft_cli.eval.grading.preferences import ANNOTATIONS
 from mft_cli.eval.metrics_file import Metrics, read_metrics
 from mft_cli.eval.plan import Plan
 from mft_cli.eval.score import summary
@@ -57,13 +58,6 @@ def evaluate_session(session: Session, out: Path) -> dict[str, Metrics]:
 def say_result(metrics: Metrics, reused: bool) -> None:
     """The benchmark's last lines."""
     print(summary(metrics, reused=reused), flush=True)
-    if wins := metrics.get("preference"):
-        print(
-            f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
-            f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}, "
-            f"{wins['unclear']} of {wins['replies']} replies unclear",
-            flush=True,
-        )
     if first := metrics.get("first_pass"):
         print(
             f"{metrics['benchmark']}: first pass {100 * first['accuracy']:.1f} %; the second corrected {first['corrected']} "
@@ -81,7 +75,7 @@ def finished(plan: Plan) -> Metrics | None:
         return None
     same = not plan.journal.missing() and metrics.get("settings_digest") == plan.settings_digest
     same = same and ("first_pass" in metrics) == plan.two_passes
-    same = same and ("preference" in metrics) == (plan.benchmark.answer_type == "judged")
+    same = same and (plan.benchmark.answer_type != "judged" or (plan.out / ANNOTATIONS).is_file())
     if not same or metrics.get("generations_digest") == file_digest(plan.journal.path):
         return metrics if same else None
     print(f"{plan.journal.path} is not as it was when it was scored: {plan.name} is scored again", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from mft_cli import answers
-from mft_cli.answers.extraction import LAST_NUMBER
+from mft_cli.answers.extraction import CONCLUSION, LAST_NUMBER
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange
@@ -26,7 +26,9 @@ from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
 from mft_cli.stats.failure_detection import failure_detection
 
-GUESSED = 0.1  # share of answers from the last number above which the summary says so
+GUESSED = 0.1  # share of answers that nothing announces, above which the summary says so
+UNREADABLE = "have no readable answer: the prompt and the markers may not fit the model"
+UNDECIDED = "have no clear verdict of the judge in either order: look at what eval.judge replies"
 LOUD = 0.05  # share of unparsed or truncated completions above which the summary says so first
 
 
@@ -94,7 +96,8 @@ def summarise(
     interval = intervals.wilson(math.fsum(shares), n) if wilson else intervals.bootstrap_mean(shares)
     status = Counter(s["status"] for s in scores)
     truncated = sum(r.get("finish_reason") == "length" for r in records)
-    guessed = sum(s.get("answer_from") == LAST_NUMBER for s in scores)
+    unreadable = UNDECIDED if "preference" in scores[0] else UNREADABLE
+    guessed = sum(s.get("answer_from") in (CONCLUSION, LAST_NUMBER) for s in scores)
     metrics: Metrics = {
         "benchmark": name,
         "scoring_version": SCORING_VERSION,
@@ -109,7 +112,7 @@ def summarise(
         "timed_out": status["timed_out"],
         "gold_logprob": None,
         "contaminated": None,
-        "warnings": loud_warnings(len(scores), status[UNPARSED], truncated, status["timed_out"], guessed),
+        "warnings": loud_warnings(len(scores), status[UNPARSED], truncated, status["timed_out"], guessed, unreadable),
     }
     if samples > 1:
         ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, samples) if k <= samples})
@@ -136,18 +139,20 @@ def _entropy(record: Record) -> float | None:
     return float(value) if is_number else None  # type: ignore[arg-type]
 
 
-def loud_warnings(total: int, unparsed: int, truncated: int, timed_out: int, guessed: int = 0) -> list[str]:
+def loud_warnings(
+    total: int, unparsed: int, truncated: int, timed_out: int, guessed: int, unreadable: str
+) -> list[str]:
     """What must be read before the accuracy: shares of wrong-by-form completions above 5 %, of guessed ones above 10 %."""
     kinds = (
         (truncated, "reached the token limit (finish_reason length): raise max_new_tokens or look at the completions"),
-        (unparsed, "have no readable answer: the prompt and the markers may not fit the model"),
+        (unparsed, unreadable),
         (timed_out, "took too long to compare"),
     )
     warnings = [f"{count} of {total} completions {text}" for count, text in kinds if count > LOUD * total]
     if guessed > GUESSED * total:
         warnings.append(
-            f"{guessed} of {total} answers are the last number of a completion that announces none: the prompt does not "
-            "say how to answer, or the model does not follow it"
+            f"{guessed} of {total} answers are a conclusion's number or the last number of a completion that announces none: "
+            "the prompt does not say how to answer, or the model does not follow it"
         )
     return warnings
 
@@ -170,9 +175,8 @@ def summary(metrics: Metrics, reused: bool = False) -> str:
         guessed = f"next token guessed {100 * metrics['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
         (line,) = perplexity_lines(metrics["benchmark"], read)
         return f"{first}{line}; {guessed}{' (reused)' if reused else ''}"
-    return "\n".join(
-        [line, *_sample_lines(metrics), *_instruction_lines(metrics), *_format_lines(metrics), *group_lines(metrics)]
-    )
+    kinds = (_sample_lines, _instruction_lines, _format_lines, _preference_lines, group_lines)
+    return "\n".join([line, *(more for lines in kinds for more in lines(metrics))])
 
 
 def _sample_lines(metrics: Metrics) -> list[str]:
@@ -200,6 +204,17 @@ def _format_lines(metrics: Metrics) -> list[str]:
     parts = ("all_tags", "in_order", "boxed_answer", "strict")
     told = ", ".join(f"{name.replace('_', ' ')} {100 * shares[name]:.1f} %" for name in parts)
     return [f"{metrics['benchmark']}: format {100 * shares['format']:.1f} % ({told})"]
+
+
+def _preference_lines(metrics: Metrics) -> list[str]:
+    """Win rates of a judged benchmark."""
+    if (wins := metrics.get("preference")) is None:
+        return []
+    return [
+        f"{metrics['benchmark']}: win rate {wins['win_rate']:.1f} % (standard error {wins['standard_error']:.1f}), "
+        f"length-controlled {wins['length_controlled_win_rate']:.1f} %, judged by {wins['judge']['model']}, "
+        f"{wins['unclear']} of {wins['replies']} replies unclear"
+    ]
 
 
 def _majority_right(group: Sequence[Record]) -> bool:

@@ -268,19 +268,17 @@ class Session:
         )  # fmt: skip
         if plan.first is not None:
             metrics["first_pass"] = first_pass_metrics(plan.first, plan.out / "scores.jsonl", self.config.eval)
-        if plan.benchmark.answer_type == "judged":
-            metrics["preference"] = self._preferences(plan)
-        if plan.first is not None or plan.benchmark.answer_type == "judged":
             write_metrics(plan.out, metrics)
+        if plan.benchmark.answer_type == "judged":
+            self._write_annotations(plan)
         return metrics
 
-    def _preferences(self, plan: Plan) -> JsonObject:
-        """Win rates of a judged benchmark, and its files for the alpaca_eval package."""
-        from mft_cli.eval.grading.preferences import preference_metrics
+    def _write_annotations(self, plan: Plan) -> None:
+        """A judged benchmark's files for the alpaca_eval package."""
+        from mft_cli.eval.grading.preferences import write_annotations
 
         name = self.engine_facts.get("model") or f"{self.folder.path.name}-{self.folder.weights_digest[:8]}"
-        scores = read_lines(plan.out / "scores.jsonl")[0]
-        return preference_metrics(scores, plan.records(), plan.out, str(name), self.config.eval.judge)
+        write_annotations(read_lines(plan.out / "scores.jsonl")[0], plan.records(), plan.out, str(name))
 
     def _gold_logprob(self, plan: Plan) -> GoldLogprob | None:
         """Of texts that were read it is known already."""

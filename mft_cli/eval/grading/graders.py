@@ -44,7 +44,7 @@ from mft_cli.eval.journal import Record
 
 OK, UNPARSED, TRUNCATED = "ok", "unparsed", "truncated"
 # Goes up whenever a completion may be read or compared otherwise than before: scores of two versions are not compared.
-SCORING_VERSION = 3
+SCORING_VERSION = 4
 GRADERS = {
     "number": "mft_cli.eval.grading.answers:grade_answers",
     "math": "mft_cli.eval.grading.answers:grade_answers",
@@ -68,6 +68,7 @@ MORE_METRICS = {
     "instructions": "mft_cli.eval.grading.instructions:instruction_metrics",
     "likelihood": "mft_cli.eval.grading.likelihood:likelihood_metrics",
     "perplexity": "mft_cli.eval.grading.perplexity:perplexity_metrics",
+    "judged": "mft_cli.eval.grading.preferences:preference_metrics",
 }
 # What a grader cannot do without; asked before the first completion is paid for.
 NEEDS = {

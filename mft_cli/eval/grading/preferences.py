@@ -41,6 +41,7 @@ STRUCTURED = re.compile(  # "key": "A", \boxed{A}, <b>A, **A; "is A", "prefer an
     r"[:={\[>*]\s*[\"'*{(\\]*(?:\w*\{)?[AB](?![A-Za-z'’])|\b(?:is|choose|prefer|verdict|winner)\W+(?:answer\W+)?[AB]\b",
     re.IGNORECASE,
 )
+ANNOTATIONS = "annotations.json"
 ANSWER_TOKENS = 8  # eval.judge.extra gives a judge that thinks aloud more
 
 
@@ -53,7 +54,7 @@ def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, con
         )
     pairs = [(record, json.loads(record["gold"])) for record in records]
     answers = judge([question(r, gold, first) for r, gold in pairs for first in (True, False)], config.judge)
-    scores = []
+    scores, judge_facts = [], endpoint_facts(config.judge)
     for index, (record, gold) in enumerate(pairs):
         # the completion is A the first time and B the second
         votes = [vote(answers[2 * index], "A"), vote(answers[2 * index + 1], "B")]
@@ -68,6 +69,7 @@ def grade_preferences(records: Sequence[Record], benchmark: BenchmarkConfig, con
                 "status": UNPARSED if votes == [None, None] else OK,
                 "unclear": votes.count(None),
                 "preference": preference,
+                "judge": judge_facts,
                 "length": len(visible_text(record)),
                 "reference_length": len(gold["output"]),
             }
@@ -126,10 +128,8 @@ def judge(questions: Sequence[str], api: ApiConfig) -> list[str]:
     return [str(journal.done[key]["answer"]) for key in keys]
 
 
-def preference_metrics(
-    scores: Sequence[Record], records: Sequence[Record], out: Path, model: str, api: ApiConfig
-) -> dict[str, object]:
-    """Win rates in percent for metrics.json. Writes model_outputs.json and annotations.json as alpaca_eval has them."""
+def write_annotations(scores: Sequence[Record], records: Sequence[Record], out: Path, model: str) -> None:
+    """model_outputs.json and annotations.json, as the alpaca_eval package has them."""
     golds = [json.loads(score["gold"]) for score in scores]
     outputs = [
         {"dataset": g.get("dataset"), "instruction": g["instruction"], "output": visible_text(r), "generator": model}
@@ -142,17 +142,22 @@ def preference_metrics(
             "generator_1": g.get("generator"),
             "output_2": visible_text(r),
             "generator_2": model,
-            "annotator": api.model,
+            "annotator": s["judge"]["model"],
             "preference": 1 + s["preference"],  # theirs is 1 for the reference, 2 for the model
         }
         for g, r, s in zip(golds, records, scores, strict=True)
     ]
     write_json(out / "model_outputs.json", outputs)
-    write_json(out / "annotations.json", annotations)
+    write_json(out / ANNOTATIONS, annotations)
+
+
+def preference_metrics(scores: Sequence[Record]) -> dict[str, object]:
+    """Win rates in percent for metrics.json, and how many of the judge's replies were unclear."""
+    golds = [json.loads(score["gold"]) for score in scores]
     preferences = [s["preference"] for s in scores]
     differences = [s["length"] - s["reference_length"] for s in scores]
     rate, error = win_rate(preferences)
-    return {
+    wins = {
         "win_rate": rate,
         "standard_error": error,
         "length_controlled_win_rate": length_controlled_win_rate(preferences, differences),
@@ -160,8 +165,9 @@ def preference_metrics(
         "mean_length": sum(s["length"] for s in scores) / len(scores),
         "mean_reference_length": sum(s["reference_length"] for s in scores) / len(scores),
         "reference": sorted({str(g.get("generator")) for g in golds}),
-        "judge": endpoint_facts(api),
+        "judge": scores[0]["judge"],
         "orders": "both, averaged",
         "unclear": sum(s["unclear"] for s in scores),
         "replies": 2 * len(scores),
     }
+    return {"preference": wins}

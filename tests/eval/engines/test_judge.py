@@ -14,6 +14,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval import evaluate
 from mft_cli.eval.grading.length_control import length_controlled_win_rate, win_rate
 from mft_cli.eval.grading.preferences import vote
+from mft_cli.eval.score import score_file, summary
 from tests.support.endpoint import chat, serving
 
 
@@ -96,8 +97,15 @@ def test_a_judged_benchmark(tmp_path: Path) -> None:
         assert len(endpoint.requests) == 4 + 8
         evaluate.evaluate(config, tmp_path / "other")
         assert len(endpoint.requests) == 4 + 8 + 4  # the judgements of equal pairs are there
+        again = score_file(
+            tmp_path / "out/alpaca/generations.jsonl", "alpaca", benchmark, tmp_path / "s", eval_config=config.eval
+        )
     found = metrics["preference"]
+    assert again["preference"] == found, "mft score tells the win rates, too"
     assert (found["win_rate"], metrics["correct"], metrics["unparsed"]) == (50.0, 1, 1)
+    assert (found["unclear"], found["replies"], found["judge"]["model"]) == (2, 8, "judge")
+    assert "2 of 8 replies unclear" in summary(metrics)
+    assert any("1 of 4 completions have no clear verdict of the judge" in warning for warning in metrics["warnings"])
     scores = [json.loads(line) for line in (tmp_path / "out/alpaca/scores.jsonl").read_text().splitlines()]
     assert [s["preference"] for s in scores] == [1.0, 0.0, 0.5, 0.5]
     outputs = json.loads((tmp_path / "out/alpaca/model_outputs.json").read_text())

@@ -63,8 +63,10 @@ def test_unknown_id(completions: Path) -> None:
 def test_metrics_count_where_answers_come_from(completions: Path, tmp_path: Path) -> None:
     metrics = score_file(completions, "x", BENCHMARK, tmp_path / "s")
     assert metrics["answer_from"] == {"box": 1, "conclusion": 1, "last_number": 1, "marker": 1, "none": 2}
-    assert metrics["scoring_version"] == 3
-    assert any("1 of 6 answers are the last number" in warning for warning in metrics["warnings"])
+    assert metrics["scoring_version"] == 4
+    assert any(
+        "2 of 6 answers are a conclusion's number or the last number" in warning for warning in metrics["warnings"]
+    )
     scores = [json.loads(line) for line in (tmp_path / "s" / "scores.jsonl").read_text().splitlines()]
     start, end = scores[0]["answer_span"]
     assert (scores[0]["answer_from"], TEXTS["a"][start:end]) == ("box", "7")
