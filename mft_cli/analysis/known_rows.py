@@ -13,7 +13,7 @@ from mft_cli.rng import digest64
 def known_rows(config: TrainConfig, count: int, with_steps: bool) -> list[Row]:
     """Of the first source. Raises UserError for rows without a short answer, or without steps where they are needed."""
     name, source = next(iter(config.data.sources.items()))
-    rows = load_rows(source, name=name, seed=config.seed).rows
+    rows = load_rows(source, name=name, seed=config.seed, on_bad_row=config.data.on_bad_row).rows
     chosen = sorted(rows, key=lambda row: digest64("analysis", config.seed, row.id))[:count]
     if with_steps and not all(row.meta.get("steps") for row in chosen):
         raise UserError(f"data.sources.{name}: its rows carry no steps; take a generated world, data=chains")

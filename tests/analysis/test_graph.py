@@ -96,6 +96,18 @@ def test_rows_without_steps_are_refused(tmp_path: Path):
         known_rows(build(TrainConfig, values), 2, with_steps=True)
 
 
+def test_a_row_that_cannot_be_read_is_left_out_where_the_advice_is_followed(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "1+1?", "answer": "2"}\nbroken\n')
+    values = compose_values("train", ["model=local", "model.path=x", "data=local", "prompt=raw"])
+    values["data"]["sources"]["local"] |= {
+        "path": str(tmp_path / "rows.jsonl"), "question": "question", "response": "answer", "answer": "answer",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"rows\.jsonl:2.* data\.on_bad_row=drop"):
+        known_rows(build(TrainConfig, values), 5, with_steps=False)
+    values["data"]["on_bad_row"] = "drop"
+    assert [row.answer for row in known_rows(build(TrainConfig, values), 5, with_steps=False)] == ["2"]
+
+
 def test_another_number_has_as_many_digits():
     from random import Random
 
