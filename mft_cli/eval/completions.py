@@ -53,7 +53,7 @@ def arrange(
     by_problem = {id: by_problem.get(id, {}) for id in golds}
     by_problem = first_samples(by_problem) if common_samples else by_problem
     if not partial:
-        check_complete(f"{path}: {name}", by_problem, benchmark.samples if not common_samples else 1, shown)
+        check_complete(path, name, by_problem, benchmark.samples if not common_samples else 1, shown)
     return [
         {**line, "id": id, "sample": sample, "gold": golds[id] if line.get("gold") is None else str(line["gold"])}
         for id, lines in by_problem.items()
@@ -93,7 +93,7 @@ def first_samples(by_problem: ByProblem) -> ByProblem:
     return {id: dict(enumerate(lines[s] for s in sorted(lines)[:fewest])) for id, lines in by_problem.items()}
 
 
-def check_complete(subject: str, by_problem: ByProblem, samples: int, shown: Mapping[str, str]) -> None:
+def check_complete(path: Path, name: str, by_problem: ByProblem, samples: int, shown: Mapping[str, str]) -> None:
     """Raises UserError unless all problems have the same samples, `samples` or more; names those that lack some."""
     samples = max([samples, *(1 + max(lines) for lines in by_problem.values() if lines)])
     lacking = {id: len(lines) for id, lines in by_problem.items() if len(lines) < samples}
@@ -102,8 +102,11 @@ def check_complete(subject: str, by_problem: ByProblem, samples: int, shown: Map
     missing, total = sum(samples - count for count in lacking.values()), samples * len(by_problem)
     told = [f"problem {shown.get(id, id)[:60]} has {count} of {samples}" for id, count in lacking.items()][:MOST_TOLD]
     more = f", and {len(lacking) - MOST_TOLD} more problems" if len(lacking) > MOST_TOLD else ""
-    common = ", or score what all have with samples=min" if min(lacking.values()) else ""
+    advice = (
+        "score what all have with samples=min"
+        if min(lacking.values())
+        else f"set eval.benchmarks.{name}.limit to the number of problems that were drawn for them"
+    )
     raise UserError(
-        f"{subject}: {missing} of {total} completions are missing ({', '.join(told)}{more}); generate them, or set "
-        f"limit and samples to what was generated{common}"
+        f"{path}: {name}: {missing} of {total} completions are missing ({', '.join(told)}{more}); generate them, or {advice}"
     )

@@ -82,6 +82,7 @@ def test_the_common_part_of_a_problem_without_any_is_refused(tmp_path: Path) -> 
             write(tmp_path, lines), "b", benchmark(tmp_path, rows("task_id", NAMES)), tmp_path, common_samples=True
         )
     assert "samples=min" not in str(error.value)
+    assert "set eval.benchmarks.b.limit to the number of problems" in str(error.value)
 
 
 def test_places_and_digests_still_name_problems(tmp_path: Path) -> None:
