@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mft_cli.cli import claims, lab
 from mft_cli.config import laboratory
@@ -20,10 +21,10 @@ model: {path: new:chains, new: {layers: 1, width: 16, heads: 2, feed_forward: 16
 data: {sources: {chains: {split: facts, rows: 16}}}
 train: {max_steps: 1, precision: fp32, global_batch_size: 4}
 """
-CLAIM = """claim: One step is better than two.
+CLAIM = """claim: One step is better than two, and than a third one on top.
 source: {document: "000", section: none, published: none}
 common: [experiment=laboratory, data.sources.chains.rows=8, train.global_batch_size=4]
-arms: {one: [train.max_steps=1], two: [train.max_steps=2]}
+arms: {one: [train.max_steps=1], two: [train.max_steps=2], on_top: [from=two, train.max_steps=1]}
 contrasts: {gain: {one/chains_ordered: 1, two/chains_ordered: -1}}
 seeds: [1]
 benchmarks: [chains_ordered]
@@ -67,7 +68,7 @@ def test_what_it_does_not_know(words: list[str]):
 
 
 def test_pretrain_then_a_claim_from_nothing(conf: Path, monkeypatch, capsys):
-    """A model, two runs, their evaluations, the verdict; the second time nothing is trained."""
+    """A model, three runs, their evaluations, the verdict; the second time nothing is trained."""
     made: list[str] = []
     text = laboratory.CONF.joinpath("experiment", "pretrain_lab_small.yaml")
     own = conf / "own"
@@ -86,7 +87,12 @@ def test_pretrain_then_a_claim_from_nothing(conf: Path, monkeypatch, capsys):
     assert "lab_small: not made yet; mft lab pretrain lab_small" in capsys.readouterr().out
     claims.main(["run", "steps"])
     told = capsys.readouterr().out
-    assert "2 runs of 2, 1 seed an arm, 4 problems" in told
+    assert "3 runs of 3, 1 seed an arm, 4 problems" in told
+    folders = {
+        arm: design.overrides_of(design.read("steps"), arm, 1, Path("outputs/claims"))[-1] for arm in ("two", "on_top")
+    }
+    two, on_top = (Path(word.removeprefix("run_dir=")) for word in folders.values())
+    assert yaml.safe_load((on_top / "config.yaml").read_text())["model"]["path"] == str(two / "export")
     assert "not committed when it first ran" in told
     monkeypatch.setattr("mft_cli.cli.train.run_training", made.append)
     claims.main(["run", "steps"])

@@ -113,7 +113,7 @@ class HfEngine(Engine):
         logits, cache, mask = self._prefill([request.prompt for _, request in unit])
         rows = [Row(index, request, sampling) for index, request in unit]
         while True:
-            chosen = [row.choose(line) for row, line in zip(rows, logits, strict=True)]
+            chosen = next_tokens(rows, logits, sampling)
             tokens(len(rows))
             keep = []
             for position, row in enumerate(rows):
@@ -157,6 +157,16 @@ class HfEngine(Engine):
             extra["logits_to_keep"] = 1
         out = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
         return out.logits[:, -1].float(), out.past_key_values
+
+
+def next_tokens(rows: Sequence[Row], logits: Tensor, sampling: Sampling) -> list[int]:
+    """Each row's next token from logits [rows, vocab], appended to it; plain greedy decoding takes all with one call."""
+    if sampling.temperature or sampling.logprobs or sampling.repetition_penalty != 1:
+        return [row.choose(line) for row, line in zip(rows, logits, strict=True)]
+    tokens = [int(token) for token in logits.argmax(-1).tolist()]  # of equal logits the first one, as for one row
+    for row, token in zip(rows, tokens, strict=True):
+        row.ids.append(token)
+    return tokens
 
 
 class Row:

@@ -17,6 +17,7 @@ from mft_cli.files import digest_of
 from mft_cli.stats.hierarchy import Effect
 
 FOLDER = CONF / "experiment" / "claims"
+FROM = "from="  # a word of an arm: the arm whose finished run of the same seed it starts from
 CHANGEABLE = ("claim", "source", "at_paper_size", "remark")  # wording: another one is no other design
 
 
@@ -46,7 +47,10 @@ class Claim:
 
     claim: str = key(..., "The claim in one sentence.")
     source: ClaimSource = key(..., "Who claims it.")
-    arms: dict[FileName, list[str]] = key(..., "Arm -> overrides of mft train.")
+    arms: dict[FileName, list[str]] = key(
+        ...,
+        "Arm -> overrides of mft train; from=ARM, first: starts from the finished model of an earlier arm, seed by seed.",
+    )
     contrasts: dict[str, dict[str, float]] = key(..., "What has to be above zero: name -> {arm/benchmark: weight}.")
     seeds: list[Seed] = key(..., "Each arm is trained with each of them.")
     benchmarks: list[str] = key(..., "What every run is evaluated on.")
@@ -91,6 +95,7 @@ def read(name: str) -> Claim:
         hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(names())}"
         raise UserError(f"no claim {name!r}; {hint}")
     claim = read_yaml(Claim, FOLDER / f"{name}.yaml")
+    check_starts(name, claim)
     for contrast, terms in claim.contrasts.items():
         if strange := set(terms) - {f"{arm}/{benchmark}" for arm in claim.arms for benchmark in claim.benchmarks}:
             raise UserError(
@@ -100,14 +105,35 @@ def read(name: str) -> Claim:
     return claim
 
 
+def check_starts(name: str, claim: Claim) -> None:
+    """Raises UserError for a from= that names no earlier arm: arms run in their order."""
+    for number, (arm, words) in enumerate(claim.arms.items()):
+        earlier = list(claim.arms)[:number]
+        for start in (word.removeprefix(FROM) for word in words if word.startswith(FROM)):
+            if start not in earlier or words.index(FROM + start):
+                raise UserError(
+                    f"claim {name}: arms.{arm}: {FROM}{start}: expected first among its words, with one of the arms "
+                    f"before it ({', '.join(earlier) or 'there is none'})"
+                )
+
+
 def overrides_of(claim: Claim, arm: str, seed: int, out: Path) -> list[str]:
     """The words of one run. Claims that share a run share its folder."""
     benchmarks = [
         f"eval=[{','.join(claim.benchmarks)}]",
         *(f"eval.benchmarks.{b}.limit={claim.problems}" for b in claim.benchmarks),
     ]
-    words = [*claim.common, *claim.arms[arm], *benchmarks, f"seed={seed}"]
+    words = [*claim.common, *started(claim, arm, seed, out), *benchmarks, f"seed={seed}"]
     return [*words, f"run_dir={out / 'runs' / digest_of(words)[:16]}"]
+
+
+def started(claim: Claim, arm: str, seed: int, out: Path) -> list[str]:
+    """An arm's overrides, with the model that it starts from instead of from=."""
+    words = claim.arms[arm]
+    if not words or not words[0].startswith(FROM):
+        return words
+    run_dir = overrides_of(claim, words[0].removeprefix(FROM), seed, out)[-1].removeprefix("run_dir=")
+    return ["model=local", f"model.path={Path(run_dir) / 'export'}", *words[1:]]
 
 
 def as_facts(claim: Claim) -> Values:

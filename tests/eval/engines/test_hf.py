@@ -11,7 +11,7 @@ from mft_cli.config.schema.inputs import ModelConfig, SourceConfig
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.eval.engines.base import Completion, Request, Sampling, entropy_of_top, finish
-from mft_cli.eval.engines.hf import HfEngine, load_model
+from mft_cli.eval.engines.hf import HfEngine, Row, load_model, next_tokens
 from mft_cli.eval.evaluate import evaluate
 from mft_cli.eval.gold import gold_logprobs
 
@@ -43,6 +43,15 @@ def test_greedy_is_what_generate_gives_one_by_one(model, tokenizer) -> None:
         settings = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": END, "pad_token_id": END}
         out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
         assert found[index] == finish(tokenizer, out[0, len(prompt) :].tolist(), sampling)
+
+
+def test_greedy_tokens_of_a_batch_are_those_of_single_rows() -> None:
+    sampling = Sampling(0.0, 1.0, (), (END,))
+    logits = torch.randint(0, 4, (64, 96), generator=torch.Generator().manual_seed(0)).float()  # full of ties
+    together, alone = ([Row(i, Request((1,), 2), sampling) for i in range(64)] for _ in range(2))
+    chosen = next_tokens(together, logits, sampling)
+    assert chosen == [row.choose(line) for row, line in zip(alone, logits, strict=True)]
+    assert [row.ids for row in together] == [row.ids for row in alone] == [[token] for token in chosen]
 
 
 def test_sampling_does_not_depend_on_the_neighbours(model, tokenizer) -> None:

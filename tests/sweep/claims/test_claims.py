@@ -110,6 +110,23 @@ def test_claims_that_share_runs_share_their_folders(tmp_path: Path):
     assert design.overrides_of(CLAIM, "a", 1, tmp_path) != design.overrides_of(CLAIM, "a", 2, tmp_path)
 
 
+def test_an_arm_starts_from_the_run_of_another_arm_and_the_same_seed(tmp_path: Path):
+    arms = {"a": ["method=sft"], "b": ["from=a", "method=mask_finetune"], "c": ["from=b"]}
+    claim = replace(CLAIM, arms=arms)
+    folder = {arm: design.overrides_of(claim, arm, 2, tmp_path)[-1].removeprefix("run_dir=") for arm in arms}
+    b, c = (design.overrides_of(claim, arm, 2, tmp_path) for arm in "bc")
+    assert b[:3] == ["model=local", f"model.path={folder['a']}/export", "method=mask_finetune"]
+    assert c[:2] == ["model=local", f"model.path={folder['b']}/export"]
+    assert not any("from=" in word for word in b + c)
+    assert design.overrides_of(claim, "a", 2, tmp_path) == design.overrides_of(CLAIM, "a", 2, tmp_path)
+
+
+@pytest.mark.parametrize("arms", [{"a": ["from=b"], "b": []}, {"a": [], "b": ["seed=1", "from=a"]}, {"a": ["from=a"]}])
+def test_an_arm_that_cannot_start_is_told(arms: dict[str, list[str]]):
+    with pytest.raises(UserError, match=r"claim made_up: arms\.[ab]: from=[ab]: expected first among its words"):
+        design.check_starts("made_up", replace(CLAIM, arms=arms))
+
+
 def test_smallest_detectable_by_hand():
     # two terms of weight 1: seeds 2 x 0.03^2 / 3 = 0.0006 on 2 degrees of freedom, problems 2 x 0.15 / 200 = 0.0015 on 199
     claim = replace(CLAIM, assumed=Assumed(discordant=0.3, seed_deviation=0.03))
