@@ -5,43 +5,51 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from mft_cli.config.schema.runs import EvalRunConfig, TrainConfig
 from mft_cli.config.validate import to_plain
 from mft_cli.console import Log
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
+from mft_cli.eval.evaluate import evaluate
 from mft_cli.export.card import add_scores_to_card
 from mft_cli.files import JsonObject, read_json, read_object, write_json
 from mft_cli.models.folder import read_export_facts
 from mft_cli.run_dir import RunDir
-from mft_cli.signals import run_forwarding
+from mft_cli.signals import run_forwarding, stoppable
 from mft_cli.train.restart import move_evaluations_away
 from mft_cli.train.weights_and_biases import send_scores
 
 
 def evaluate_exports(run: RunDir, config: TrainConfig, log: Log) -> None:
-    """`mft eval` on the exports, in a process of its own: the trainer's memory is free by then on a GPU, too."""
+    """`mft eval` on the exports, by default in a process of its own: the trainer's memory is free by then on a GPU, too."""
     move_stale_evaluations(run, config.eval.checkpoints, log)
     all_scores: dict[str, JsonObject] = {}
     evaluated = exports_to_evaluate(run, config.eval.checkpoints) if config.eval.benchmarks else []
     for folder, out in evaluated:
-        asked = EvalRunConfig(model=config.model, eval=config.eval, launch=config.launch)
-        plain = to_plain(asked)
-        plain["model"] = {**plain["model"], "path": str(folder), "revision": None}
-        frozen = run.root / f"{out.name}.json"
-        write_json(frozen, plain)
+        exported = replace(config.model, path=str(folder), revision=None)
+        asked = EvalRunConfig(model=exported, eval=config.eval, launch=config.launch)
+        write_json(run.root / f"{out.name}.json", to_plain(asked))
         log(f"evaluating {folder}")
         start = time.monotonic()
-        command = [sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"]
-        code = run_forwarding(command)
-        if code:
-            raise failure_of(code, folder)
+        if config.eval.own_process:
+            evaluate_apart(run.root / f"{out.name}.json", folder, out)
+        else:
+            with stoppable():
+                evaluate(asked, out)
         scores = {p.parent.name: read_json(p) for p in sorted(out.glob("*/metrics.json"))}
         add_scores_to_card(folder, scores)
         log(f"evaluated in {time.monotonic() - start:.0f} s")
         all_scores |= {f"{out.name}/{name}": metrics for name, metrics in scores.items()}
     send_scores(run, config.log, all_scores, log)
+
+
+def evaluate_apart(frozen: Path, folder: Path, out: Path) -> None:
+    """In a process of its own, by the settings in `frozen`. Raises what `failure_of` says."""
+    code = run_forwarding([sys.executable, "-m", "mft_cli", "eval", f"--frozen={frozen}", f"--out={out}"])
+    if code:
+        raise failure_of(code, folder)
 
 
 def failure_of(code: int, folder: Path) -> Exception:

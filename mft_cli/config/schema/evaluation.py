@@ -153,6 +153,11 @@ class EvalConfig:
         needs="every_steps",
     )
     checkpoints: Literal["last", "best", "all"] = key("last", "Which checkpoints of a training run are evaluated.")
+    own_process: bool = key(
+        True,
+        "mft train: evaluate in a process of its own, when the trainer's memory is free; false: in the training's, which saves "
+        "the seconds that a process needs to start (small models).",
+    )
     prompt: PromptConfig | None = key(None, "Prompt for all; null: the one recorded in the export, else chat or raw.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", "Precision of generation; auto: as train.precision."
