@@ -66,7 +66,7 @@ def listing(extra: Iterable[Path] = ()) -> tuple[list[JsonObject], dict[str, lis
             "problems": benchmark.limit or benchmark.problems,
             "here": here,
             "counted": counted + (", by base problem" if benchmark.group else ""),
-            "source": source_name(benchmark.source),
+            "source": source_name(benchmark.source) if benchmark.source.path else "",
             "suites": [suite for suite, inside in suites.items() if name in inside],
         })  # fmt: skip
     return rows, suites, problems

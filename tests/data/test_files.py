@@ -61,7 +61,7 @@ def test_gzip_and_xml(tmp_path: Path):
         ("rows.json", b"[{", "invalid JSON"),
         ("rows.json", b'"\xff"', "UTF-8"),
         ("rows.json", b"{}", "expected a JSON list"),
-        ("rows.txt", b"", "cannot tell the format"),
+        ("rows.bin", b"", "cannot tell the format"),
     ],
 )
 def test_broken_files_are_named_in_one_sentence(tmp_path: Path, name: str, content: bytes, says: str):

@@ -53,7 +53,12 @@ def test_every_file_composes_and_is_a_benchmark_or_a_suite():
     } <= asked
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_perplexity_is_of_texts_that_are_named():
+    (row,) = [row for row in LISTED if row["benchmark"] == "perplexity"]
+    assert (row["here"], row["source"], row["problems"]) == ("yours", "", None)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "perplexity"])
 def test_a_benchmark_says_where_it_comes_from(name: str):
     one = benchmark(name)
     assert one.problems or name in ("finqa_arithmetic", "gsm_ic_clean"), "the published number of problems"
