@@ -144,7 +144,7 @@ def test_worked_examples_agree_with_lm_evaluation_harness(name: str, model: Path
     rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[name][:1])
     extra = {"subject": ROWS[name][0]["subject"]} if name == "mmlu" else {}
     examples = [{**row, **extra} for row in ROWS[name][1:]] * SHOTS[name]
-    split = write_jsonl(tmp_path / "examples.jsonl", [{**row, "number": n} for n, row in enumerate(examples)])
+    split = write_jsonl(tmp_path / "examples.jsonl", examples)
     more = {"shots": SHOTS[name], "shots_path": str(split)}
     config = evaluation(
         model, tmp_path, [name],
