@@ -97,7 +97,9 @@ def test_two_models_are_paired_over_texts(tiny_model: Path, rows: Path, tmp_path
             tiny_model, rows, run_dir=str(tmp_path / name), **({"eval.max_model_len": length} if length else {})
         )
         folders.append(mft_cli.evaluate(config))
-    (pair,) = mft_cli.compare(*folders, out=tmp_path / "report").pairs
+    summary = mft_cli.compare(*folders, out=tmp_path / "report")
+    (pair,) = summary.pairs
+    assert (summary.flips, pair.same_text) == ([], None)  # nothing was generated
     assert pair.refused == ""
     assert pair.gold is not None
     assert pair.gold.n == 2
