@@ -151,6 +151,6 @@ def test_mistakes_are_told(tmp_path: Path, monkeypatch):
         design.read("masked_thought_ratios")
     text = (design.FOLDER / "masked_thought_ratio.yaml").read_text()
     monkeypatch.setattr(design, "FOLDER", tmp_path)
-    (tmp_path / "wrong.yaml").write_text(text.replace("r10/", "r1/"))
-    with pytest.raises(UserError, match=r"contrasts.against 0.1.r1/chains_ordered: expected arm/benchmark"):
+    (tmp_path / "wrong.yaml").write_text(text.replace("r60/", "r6/"))
+    with pytest.raises(UserError, match=r"contrasts.against 0.6.r6/chains_short: expected arm/benchmark"):
         design.read("wrong")
