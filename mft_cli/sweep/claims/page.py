@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,11 +35,18 @@ def page(states: Sequence[State], out: Path) -> str:
         "# Results", "",
         f"Written by `mft claims report` from the runs in `{out}`; the designs are in `conf/experiment/claims`. {RULE}", "",
         "Differences are in points (hundredths) of the share of problems that are solved, unless a claim names another metric.", "",
+        f"{tally(states)}.", "",
         *table(HEAD, rows),
     ]  # fmt: skip
     for state in states:
         lines += section(state)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def tally(states: Sequence[State]) -> str:
+    """12 claims: 3 holds, 4 does not hold, 5 not run."""
+    counts = Counter(state.verdict for state in states)
+    return f"{count(len(states), 'claim')}: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
 
 
 def short(state: State) -> str:
