@@ -44,9 +44,9 @@ def page(states: Sequence[State], out: Path) -> str:
 
 
 def tally(states: Sequence[State]) -> str:
-    """12 claims: 3 holds, 4 does not hold, 5 not run."""
+    """12 claims. holds: 3; does not hold: 4; not run: 5."""
     counts = Counter(state.verdict for state in states)
-    return f"{count(len(states), 'claim')}: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    return f"{count(len(states), 'claim')}. " + "; ".join(f"{verdict}: {n}" for verdict, n in sorted(counts.items()))
 
 
 def short(state: State) -> str:

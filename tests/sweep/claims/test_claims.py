@@ -58,7 +58,7 @@ def test_the_page_counts_its_verdicts(tmp_path: Path):
     ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5})
     state = state_of("made_up", CLAIM, tmp_path)
     unknown = state_of("another", replace(CLAIM, seeds=[8, 9]), tmp_path)
-    assert "3 claims: 2 holds, 1 not run." in page.page([state, unknown, state], tmp_path)
+    assert "3 claims. holds: 2; not run: 1." in page.page([state, unknown, state], tmp_path)
 
 
 def test_every_contrast_has_to_hold(tmp_path: Path):
