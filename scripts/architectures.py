@@ -30,7 +30,8 @@ from mft_cli.export.card import ExportFacts
 from mft_cli.export.whole import ExportSettings, export
 from mft_cli.models.architectures import WORKING
 from mft_cli.models.kernels import fast_modules
-from mft_cli.models.kernels.attention import packed_kwargs, resolve
+from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.backends import resolve
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
 from mft_cli.models.loading import flops_per_token, load_model
 from mft_cli.models.pretrained import read_model

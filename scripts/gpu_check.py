@@ -24,7 +24,7 @@ from gpu_speed import speed
 from mft_cli.config.compose import CONF
 from mft_cli.errors import UserError
 from mft_cli.methods.selection import keep_largest
-from mft_cli.models.kernels.attention import IMPLEMENTATIONS, register
+from mft_cli.models.kernels.backends import IMPLEMENTATIONS, register
 from mft_cli.models.pretrained import read_model
 from mft_cli.rng import Draw
 
@@ -90,7 +90,7 @@ def numbers(check: Check) -> None:
 def attention(check: Check) -> None:
     """Loss and gradient norm of a step in bf16 under every attention that runs here, against one call a document."""
     expected = None
-    for name in ("sdpa", "flex", "flash_attention_2"):
+    for name in IMPLEMENTATIONS:
         model, train = {"attention": name}, {"precision": "bf16"}
         try:
             trainer = start(settings(check, f"attention-{name}", model=model, train=train))

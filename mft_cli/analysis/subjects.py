@@ -20,7 +20,7 @@ from mft_cli.errors import UserError
 from mft_cli.methods import make
 from mft_cli.models.device import set_up_device
 from mft_cli.models.folder import ModelFolder, open_model
-from mft_cli.models.kernels.attention import resolve
+from mft_cli.models.kernels.backends import WITHOUT_MASK, resolve
 from mft_cli.models.loading import load_model, load_tokenizer
 from mft_cli.report.read.runs import short_labels
 
@@ -38,7 +38,7 @@ class Subject:
 
     def load(self, device: torch.device) -> nn.Module:
         """The model in fp32, for packed rows, not training."""
-        attention = "sdpa" if self.config.attention in ("auto", "flash_attention_2") else self.config.attention
+        attention = "sdpa" if self.config.attention in ("auto", *WITHOUT_MASK) else self.config.attention
         model: nn.Module = load_model(
             str(self.folder.path), self.config, dtype=torch.float32, attention=resolve(attention, device.type)
         )

@@ -59,11 +59,12 @@ def train_or_submit(config: TrainConfig) -> Path:
     """Train here; launch=slurm outside a job submits one that does. Returns the run's folder."""
     if config.launch.name != "slurm" or (inside_job() and not config.launch.dry_run):
         return run_training(config)
+    from mft_cli.plan.saving import with_time_to_save
     from mft_cli.slurm.submit import submit_run
     from mft_cli.train.settings import run_folder
 
     folder = run_folder(config)
-    jobs = submit_run(config, folder / "slurm")
+    jobs = submit_run(with_time_to_save(config), folder / "slurm")
     if not config.launch.dry_run:
         print(f"submitted SLURM job {', then '.join(jobs)}; run folder {folder}, output in {folder}/slurm")
     return folder
@@ -79,9 +80,11 @@ def run_training(config: TrainConfig) -> Path:
     resolve_local(config.data)
     check_planned(config.eval, config.method.decoders)  # not after the hours of training
     with requeueing(config.launch):
+        from mft_cli.distributed.launch import world_size
+        from mft_cli.plan.saving import with_time_to_save
         from mft_cli.train.run import train
 
-        return train(config)
+        return train(config if world_size(config.launch) == 1 else with_time_to_save(config))
 
 
 HELP = """mft train: fine-tune a model with a method, export it, evaluate it

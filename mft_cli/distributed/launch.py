@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import queue
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.console import Logger
+from mft_cli.distributed.causes import cause_of, cause_of_tasks, failure_text, last_line, tail
 from mft_cli.distributed.cores import threads_of_rank
 from mft_cli.distributed.meeting import meeting_file, on_one_node
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, UserError
+from mft_cli.distributed.processes import Rank
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, UserError
 from mft_cli.signals import handling
 from mft_cli.slurm import srun as allocation
 from mft_cli.slurm.srun import place_from_slurm as place_from_slurm
@@ -30,8 +26,8 @@ from mft_cli.slurm.srun import rank_exit_code as rank_exit_code
 
 SETTLE_S = 1.0  # after a failure the other ranks may still show that they fail of the same cause
 KILL_AFTER_S = 5.0  # between TERM and KILL: after a failure the other ranks hang in a collective and save nothing
-PR_SET_PDEATHSIG = 1
-TAIL_LINES = 60
+GRACE_S = 120.0  # where launch.grace_s does not say it
+PORTS_TRIED = 3
 
 
 def ranks_per_node(launch: LaunchConfig) -> int:
@@ -70,17 +66,17 @@ def start_ranks(
     thread: signals are handled there, and the ranks are ended with the thread that started them.
     Returns 0 if all ranks did, 75 if they stopped after a signal, else the exit code of the rank that failed first
     (1 if a signal ended it). The names of the signals that came are appended to `heard`, and to `cause` in words why that
-    rank failed, where it is one of this node's: the others fail with it, of what they miss. Raises UserError for settings
+    rank failed: the others fail with it, of what they miss. Raises UserError for settings
     that cannot be started.
     """
     logs.mkdir(parents=True, exist_ok=True)
     heard = [] if heard is None else heard
     if launch.name == "slurm":
-        return start_srun(command, launch, logs, log, heard)
+        return start_srun(command, launch, logs, log, heard, cause)
     with meeting_file() as meeting:
         environments = local_environments(launch, meeting)
         ranks = [Rank(int(e["RANK"]), command, e, logs, echo=e["RANK"] == "0") for e in environments]
-        group = Group(ranks, launch.grace_s, log, heard)
+        group = Group(ranks, launch.grace_s or GRACE_S, log, heard)
         first = group.run()
     if first is not None:
         if text := failure_text(first, ranks):
@@ -91,14 +87,24 @@ def start_ranks(
     return EXIT_STOPPED if any(r.code != EXIT_DONE for r in ranks) else EXIT_DONE
 
 
-def start_srun(command: list[str], launch: LaunchConfig, logs: Path, log: Logger, heard: list[str]) -> int:
-    """One srun for all ranks. A signal goes on as USR1: srun answers INT with a status line and TERM by killing."""
-    call, environment = allocation.srun_call(command, launch, ranks_per_node(launch), logs)
-    srun = Rank(0, call, environment, logs, echo=True)
-    allocation.clear_stopped(logs)
-    started = time.time()
-    group = Group([srun], launch.grace_s, log, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
-    first = group.run()
+def start_srun(
+    command: list[str], launch: LaunchConfig, logs: Path, log: Logger, heard: list[str], cause: list[str] | None = None
+) -> int:
+    """One srun for all ranks; where the port that was chosen is taken on the first node, another one with the next."""
+    for attempt in range(PORTS_TRIED):
+        call, environment = allocation.srun_call(command, launch, ranks_per_node(launch), logs, attempt)
+        srun = Rank(0, call, environment, logs, echo=True)
+        allocation.clear_marks(logs)
+        started = time.time()
+        # a signal goes on as USR1: srun answers INT with a status line and TERM by killing
+        grace_s = launch.grace_s or GRACE_S
+        group = Group([srun], grace_s, log, heard, forward_as=signal.SIGUSR1, end_with=signal.SIGTERM)
+        first = group.run()
+        if not allocation.port_was_taken(logs) or launch.port or heard:
+            break
+        log(
+            f"port {environment['MASTER_PORT']} is taken on {environment['MASTER_ADDR']}: the ranks start again with another"
+        )
     stopped = allocation.stopped(logs)
     if first is None or stopped == int(environment["WORLD_SIZE"]):  # all have saved, however srun itself was ended
         return EXIT_STOPPED if srun.code != EXIT_DONE or stopped else EXIT_DONE
@@ -109,6 +115,8 @@ def start_srun(command: list[str], launch: LaunchConfig, logs: Path, log: Logger
         if "Traceback" in text and last_line(text) not in shown:
             log(f"a rank failed; the end of {path}:\n{text}")
             break
+    if cause is not None:
+        cause.append(cause_of_tasks(srun, group.killed_for))
     # srun gives the highest code of the tasks, or 128 + the signal
     return first.code if 0 < first.code < 128 else EXIT_OURS
 
@@ -129,74 +137,6 @@ def local_environments(launch: LaunchConfig, meeting: Path) -> list[dict[str, st
     here = {**os.environ} if nodes > 1 else on_one_node(os.environ, meeting)
     variables = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
     return [{**here, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in added.items()}} for added in variables]
-
-
-@dataclass
-class Rank:
-    """One started process: its exit code once it has ended (negative: the signal), its log, what copies its output."""
-
-    number: int
-    command: list[str]
-    environment: dict[str, str]
-    logs: Path
-    echo: bool
-    code: int = 0
-    offset: int = 0
-    copiers: list[threading.Thread] = field(default_factory=list)
-
-    @property
-    def log(self) -> Path:
-        return self.logs / f"rank{self.number}.log"
-
-    def start(self) -> None:
-        log = self.log.open("ab", buffering=0)
-        self.offset = log.tell()
-        out, err = (subprocess.PIPE, subprocess.PIPE) if self.echo else (log, subprocess.STDOUT)
-        # A session of its own: a terminal's Ctrl-C reaches only the supervisor, which passes it on once.
-        self.process = subprocess.Popen(
-            self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-            start_new_session=True, preexec_fn=die_with(os.getpid()),
-        )  # fmt: skip
-        if not self.echo:
-            log.close()
-        for source, target in ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr)):
-            if source is not None:
-                self.copiers.append(threading.Thread(target=copy, args=(source, target, log), daemon=True))
-                self.copiers[-1].start()
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    def kill(self) -> None:
-        """Ends the rank and whatever it has started in its process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
-def die_with(parent: int) -> Callable[[], None]:
-    """For the child, before exec: TERM when the supervisor is gone, even by kill -9."""
-    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec only the call itself is safe
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(EXIT_OURS)
-
-    return ask
-
-
-def copy(source: IO[bytes], target: IO[str], log: IO[bytes]) -> None:
-    """Passes bytes on as they come, so that progress lines that end in a carriage return stay alive."""
-    open_terminal = True
-    while chunk := os.read(source.fileno(), 65536):
-        log.write(chunk)
-        if open_terminal:
-            try:
-                target.buffer.write(chunk)  # type: ignore[attr-defined]
-                target.flush()
-            except (OSError, ValueError):  # `mft ... | head`: the run goes on, the log is complete
-                open_terminal = False
 
 
 class Group:
@@ -294,44 +234,3 @@ class Group:
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self.plan.append((time.monotonic() + seconds, action))
-
-
-def failure_text(first: Rank, ranks: list[Rank]) -> str:
-    """One line, and the end of the failed rank's log unless rank 0 has shown the same on the terminal.
-
-    Empty for a user's mistake that rank 0 has told.
-    """
-    shown = next((tail(r.log, r.offset) for r in ranks if r.echo), "")
-    text = tail(first.log, first.offset)
-    told = first.echo or not text or last_line(text) in shown
-    if told and first.code == EXIT_USER:
-        return ""
-    how = f"exit code {first.code}" if first.code > 0 else f"signal {signal.Signals(-first.code).name}"
-    line = f"rank {first.number} failed first ({how}); its output is in {first.log}"
-    return line if told else f"{line}, which ends:\n{text}"
-
-
-def cause_of(first: Rank, killed_for: str) -> str:
-    """Why the rank that failed first did, in a line. `killed_for`: why this process killed it, if it did."""
-    if first.code < 0 and killed_for:
-        return f"the ranks were killed for {killed_for}"
-    if first.code < 0:
-        memory = " (out of memory?)" if -first.code == signal.SIGKILL else ""
-        return f"rank {first.number} was ended by {signal.Signals(-first.code).name}{memory}"
-    text = tail(first.log, first.offset)
-    known = f": {last_line(text)}" if "Traceback" in text else f" with exit code {first.code}"
-    return f"rank {first.number} failed{known}"
-
-
-def tail(path: Path, offset: int) -> str:
-    """The last traceback after byte `offset`, or the last lines; at most 60 lines."""
-    with path.open("rb") as file:
-        file.seek(max(offset, path.stat().st_size - 65536))
-        lines = file.read().decode(errors="replace").rstrip().split("\n")[-TAIL_LINES:]
-    starts = [i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line]
-    return "\n".join(lines[starts[-1] :] if starts else lines)
-
-
-def last_line(text: str) -> str:
-    """Without the `[rank1]: ` that torch puts in front."""
-    return re.sub(r"^\[rank\d+\]: ?", "", text.rsplit("\n", 1)[-1])

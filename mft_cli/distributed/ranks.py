@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
 import socket
 from collections.abc import Callable
@@ -11,15 +13,20 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from mft_cli.distributed.rendezvous import TIMEOUT, open_store
+from mft_cli.distributed.rendezvous import meet
+from mft_cli.distributed.watch import Watch
 from mft_cli.errors import UserError
 
 T = TypeVar("T")
+PREPARING = datetime.timedelta(hours=12)  # one rank may tokenize, write or evaluate while the others wait
 
 
 @dataclass
 class Ranks:
-    """One process among `world`. With one process every method is the identity."""
+    """One process among `world`. With one process every method is the identity.
+
+    `sum` and `any` belong to steps and wait for minutes. All else waits for hours, for what one rank prepares or writes.
+    """
 
     rank: int = 0
     world: int = 1
@@ -27,13 +34,25 @@ class Ranks:
     local_world: int = 1
     # what collectives take: the GPU with NCCL
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: dist.ProcessGroup | None = None  # of processors, for what takes hours
+    watch: Watch | None = None
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around a wait for the others' part of a step: who keeps them waiting is named. All ranks come as often."""
+        return self.watch.waiting() if self.watch else contextlib.nullcontext()
+
+    def note_step(self, seconds: float) -> None:
+        """How long a step took: what waits are compared with."""
+        if self.watch:
+            self.watch.seconds.append(seconds)
 
     def sum(self, values: list[float]) -> list[float]:
         """Sums over all ranks, in float64; the same on every rank to the bit. Processors do it: no GPU is waited for."""
         if self.world == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
+        with self.waiting():
+            dist.all_reduce(tensor)
         return [float(v) for v in tensor.tolist()]
 
     def any(self, flag: bool) -> bool:
@@ -41,14 +60,14 @@ class Ranks:
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
     def from_first(self, value: T) -> T:
         """Rank 0's value, on every rank."""
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -56,7 +75,7 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list[T | None] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.patient)
         return values  # type: ignore[return-value]
 
     def one_after_first(self, task: Callable[[], T]) -> T:
@@ -80,21 +99,25 @@ class Ranks:
         return result  # type: ignore[return-value]
 
 
-def join(device: torch.device) -> Ranks:
-    """This process's place, from torch's environment names (RANK, WORLD_SIZE, LOCAL_RANK), see also `open_store`.
+def join(device: torch.device, minutes: float = 20.0) -> Ranks:
+    """This process's place, from torch's environment names (RANK, WORLD_SIZE, LOCAL_RANK), see also `meet`.
 
-    Forms the process group: gloo on CPU, NCCL (with gloo for objects on the CPU) on GPUs.
+    Forms the process group: gloo on CPU, NCCL (with gloo for objects on the CPU) on GPUs. `minutes`: how long ranks wait for
+    each other, to come and within a step. Raises UserError if they do not come.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(device=device)
-    rank = int(os.environ["RANK"])
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=open_store(rank, world), rank=rank, world_size=world, timeout=TIMEOUT)
+    rank, patience = int(os.environ["RANK"]), datetime.timedelta(minutes=minutes)
+    store = meet(rank, world, minutes)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
+    watch = Watch(store, rank, world, 60 * minutes)
+    watch.start()
     ranks = Ranks(
         rank=rank, world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         local_world=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))), device=device,
+        patient=dist.new_group(backend="gloo", timeout=PREPARING), watch=watch,
     )  # fmt: skip
     if device.type == "cuda":
         refuse_shared_gpus(ranks.gather(f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}"))
@@ -115,6 +138,11 @@ def refuse_shared_gpus(names: list[str]) -> None:
 def is_lost_connection(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank ended; what that one says is the cause."""
     return "gloo" in str(error) and any(words in str(error) for words in ("Connection reset", "Connection closed"))
+
+
+def gave_up(error: RuntimeError) -> bool:
+    """Whether a collective was given up because another rank did not come to it in time."""
+    return "Timed out waiting" in str(error)
 
 
 def leave() -> None:

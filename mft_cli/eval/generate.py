@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mft_cli.config.schema.evaluation import BenchmarkConfig
@@ -15,6 +15,7 @@ from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Completion, Loading, Request, Sampling
 from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine
+from mft_cli.eval.engines.placement import tensor_parallel
 from mft_cli.eval.plan import Subject, pick_prompt
 from mft_cli.files import JsonObject
 from mft_cli.models.folder import open_model
@@ -64,7 +65,8 @@ def generate(config: EvalRunConfig, asked: Asked) -> list[JsonObject]:
     requests = [r for q in asked.questions for r in requests_of(q, renderer, asked, config, subject)]
     context = max(len(r.prompt) + r.max_new_tokens for r in requests)
     loading = Loading.of(folder, name, device, dtype, context, config.model.trust_remote_code)
-    engine = load_engine(loading, tokenizer, config.eval)
+    wide = tensor_parallel(config.eval, name, folder.path, dtype, device)
+    engine = load_engine(loading, tokenizer, replace(config.eval, tensor_parallel=wide))
     results, start = Results(), time.perf_counter()
     try:
         engine.generate(requests, set(), sampling, results.add, lambda tokens: None)

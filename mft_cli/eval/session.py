@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -21,7 +21,8 @@ from mft_cli.data.prompts import UnsafeText
 from mft_cli.errors import UserError
 from mft_cli.eval.certainty import confidence_metrics, refused_prompts
 from mft_cli.eval.engines.base import Completion, Engine, Likelihood, Loading, Pair, confidence
-from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine, replica_devices
+from mft_cli.eval.engines.load import choose_engine, device_and_dtype, load_engine
+from mft_cli.eval.engines.placement import replica_devices, tensor_parallel
 from mft_cli.eval.engines.replicas import Replicas
 from mft_cli.eval.gold import gold_logprobs, likelihoods, write_gold
 from mft_cli.eval.grading.graders import gold_parts
@@ -88,12 +89,12 @@ class Session:
             self._open_folder(name, version)
 
     def _open_folder(self, name: str, version: str) -> None:
-        config = self.config
-        self.device, self.dtype = device_and_dtype(config)
-        self.devices = replica_devices(config.eval, config.launch, self.device)
+        self.device, self.dtype = device_and_dtype(self.config)
+        folder = open_model(self.config.model)
+        wide = tensor_parallel(self.config.eval, name, folder.path, self.dtype, self.device)
+        config = self.config = replace(self.config, eval=replace(self.config.eval, tensor_parallel=wide))
+        self.devices = replica_devices(config.eval, config.launch, self.device, wide)
         facts: JsonObject = {"name": name, "version": version, "dtype": self.dtype, "device": self.device}
-        wide = config.eval.tensor_parallel
-        folder = open_model(config.model)
         if name == config.eval.decode:
             from mft_cli.eval.engines.decoders import decoder_class, decoder_settings
 

@@ -139,14 +139,20 @@ def choose_device(launch: LaunchConfig, visible_gpus: int, environment: Mapping[
     return torch.device("cuda", local_rank)
 
 
-def idle_notice(visible_gpus: int, ranks: int) -> str | None:
-    """One line where a node's `ranks` use fewer GPUs than are visible to them; None where all work."""
+def idle_notice(launch: LaunchConfig, visible_gpus: int, ranks: int, environment: Mapping[str, str]) -> str | None:
+    """One line where a node's `ranks` use fewer GPUs than are visible to them; None where all work.
+
+    Raises UserError in a SLURM job, whose GPUs are paid for, unless launch.allow_idle_gpus.
+    """
     if visible_gpus <= ranks:
         return None
-    return (
-        f"warning: {visible_gpus - ranks} of {visible_gpus} visible GPUs are idle: launch.gpus={visible_gpus} uses all of "
-        f"them; CUDA_VISIBLE_DEVICES hides those that are for others"
-    )
+    idle = f"{visible_gpus - ranks} of {visible_gpus} visible GPUs are idle"
+    if "SLURM_JOB_ID" in environment and not launch.allow_idle_gpus:
+        raise UserError(
+            f"{idle}, and this SLURM job holds them: give every GPU a rank with launch.gpus={visible_gpus}, or sbatch "
+            f"--ntasks-per-node={visible_gpus}; ask for {ranks} a node; or set launch.allow_idle_gpus=true"
+        )
+    return f"warning: {idle}: launch.gpus={visible_gpus} uses all of them; CUDA_VISIBLE_DEVICES hides those that are for others"
 
 
 def set_up_device(launch: LaunchConfig) -> torch.device:

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from mft_cli.config.schema.launching import LaunchConfig
@@ -17,6 +18,7 @@ from mft_cli.errors import EXIT_DONE, EXIT_STOPPED, UserError
 
 LOGS = "MFT_RANK_LOGS"
 LOOPBACK = "127.0.0.1"
+STOPPED, FAILED, TAKEN = ".stopped", ".failed", "port.taken"  # files next to the logs: what tasks tell their driver
 FIRST_PORT, PORTS = 20000, 12000  # below the ports that the kernel hands out by itself
 
 
@@ -38,8 +40,11 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def srun_call(command: list[str], launch: LaunchConfig, per_node: int, logs: Path) -> tuple[list[str], dict[str, str]]:
-    """The srun command line of all ranks and its environment. Raises UserError outside of an allocation."""
+def srun_call(
+    command: list[str], launch: LaunchConfig, per_node: int, logs: Path, attempt: int = 0
+) -> tuple[list[str], dict[str, str]]:
+    """The srun command line of all ranks and its environment; every `attempt` has another port. Raises UserError outside of an
+    allocation."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         raise UserError(
@@ -58,7 +63,7 @@ def srun_call(command: list[str], launch: LaunchConfig, per_node: int, logs: Pat
     options += [f"--container-mounts={mounts}"] if mounts else []
     here = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
     alone = count == 1 and "SLURMD_NODENAME" in here  # this process is on the node: a port can be tried out
-    port = launch.port or (free_port() if alone else FIRST_PORT + int(job) % PORTS)
+    port = launch.port or (free_port() if alone else FIRST_PORT + (int(job) + attempt * 101) % PORTS)
     host = launch.host or (LOOPBACK if count == 1 else first_host())
     added = {
         "WORLD_SIZE": count * per_node, "LOCAL_WORLD_SIZE": per_node, "MASTER_ADDR": host,
@@ -102,17 +107,39 @@ def place_from_slurm() -> None:
 def rank_exit_code(code: int) -> int:
     """What a rank exits with. In a task of our srun, 75 is written to a file and 0 returned: --kill-on-bad-exit would
     end the tasks that still save, and srun's code, the highest one, would let 75 hide a failure."""
-    if code != EXIT_STOPPED or LOGS not in os.environ or "SLURM_PROCID" not in os.environ:
+    if code == EXIT_DONE or LOGS not in os.environ or "SLURM_PROCID" not in os.environ:
         return code
-    (Path(os.environ[LOGS]) / f"rank{os.environ['SLURM_PROCID']}.stopped").touch()
-    return EXIT_DONE
+    mark = Path(os.environ[LOGS]) / f"rank{os.environ['SLURM_PROCID']}"
+    if code == EXIT_STOPPED:
+        mark.with_suffix(STOPPED).touch()
+        return EXIT_DONE
+    mark.with_suffix(FAILED).write_text(str(time.time()))
+    return code
 
 
-def clear_stopped(logs: Path) -> None:
-    for path in logs.glob("rank*.stopped"):
-        path.unlink()
+def note_taken_port() -> None:
+    """For the first rank: its driver takes another port."""
+    if LOGS in os.environ:
+        (Path(os.environ[LOGS]) / TAKEN).touch()
+
+
+def port_was_taken(logs: Path) -> bool:
+    return (logs / TAKEN).exists()
+
+
+def clear_marks(logs: Path) -> None:
+    for pattern in (f"rank*{STOPPED}", f"rank*{FAILED}", TAKEN):
+        for path in logs.glob(pattern):
+            path.unlink()
 
 
 def stopped(logs: Path) -> int:
     """How many ranks have stopped after saving."""
-    return len(list(logs.glob("rank*.stopped")))
+    return len(list(logs.glob(f"rank*{STOPPED}")))
+
+
+def first_failed(logs: Path) -> int | None:
+    """The number of the rank that failed first, by its own clock; None if none has said that it failed."""
+    marks = {path: path.read_text() for path in logs.glob(f"rank*{FAILED}")}
+    times = {path: float(text) for path, text in marks.items() if text}
+    return int(min(times, key=lambda p: times[p]).stem.removeprefix("rank")) if times else None

@@ -26,6 +26,8 @@ from mft_cli.errors import UserError
 from mft_cli.files import write_json
 from mft_cli.slurm.requeue import in_short, is_unreachable
 
+SIGNAL_S = 120  # where launch.slurm.signal_s does not say it
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -82,7 +84,7 @@ def job_parameters(launch: LaunchConfig, name: str) -> Values:
     """submitit's parameters of a job: `launch.slurm.*`, one task a rank, the batch step signalled before the limit."""
     s = launch.slurm
     more: Values = {
-        "signal": f"B:USR1@{s.signal_s}",
+        "signal": f"B:USR1@{s.signal_s or SIGNAL_S}",
         "requeue" if s.requeue else "no-requeue": True,
         **({"mem": s.memory} if s.memory else {}),
         **{option: value or True for option, value in s.extra.items()},

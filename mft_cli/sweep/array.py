@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.launching import LaunchConfig
+from mft_cli.config.schema.runs import RunConfig, TrainConfig
 from mft_cli.errors import UserError
 from mft_cli.report.wording import count
 from mft_cli.slurm.submit import Driver, job_parameters, submit
@@ -63,20 +64,24 @@ def send(ledger: Ledger, numbers: Sequence[int], dry_run: bool) -> None:
 
 def shared_launch(ledger: Ledger, numbers: Sequence[int]) -> LaunchConfig:
     """launch.* of the array. Raises UserError if the jobs differ in it, or for the mistake that all of them have."""
-    launches: list[LaunchConfig] = []
+    from mft_cli.plan.saving import with_time_to_save
+
+    configs: list[RunConfig] = []
     mistakes: list[UserError] = []
     for number in numbers:
         try:
-            launches.append(VERBS[ledger.verb].read(ledger.values(number)).launch)
+            configs.append(VERBS[ledger.verb].read(ledger.values(number)))
         except UserError as error:  # the job itself says what is wrong, and costs the others nothing
             mistakes.append(error)
-    if not launches:
+    if not configs:
         raise mistakes[0]
-    if any(launch != launches[0] for launch in launches):
+    launch = configs[0].launch
+    if any(config.launch != launch for config in configs):
         raise UserError("launch.* differs between the jobs of this sweep; the tasks of one SLURM array share it")
-    if launches[0].slurm.eval_job:
+    if launch.slurm.eval_job:
         raise UserError("launch.slurm.eval_job=true is for single runs; the jobs of a sweep evaluate themselves")
-    return launches[0]
+    first = configs[0]
+    return with_time_to_save(first).launch if isinstance(first, TrainConfig) else launch
 
 
 def wait(ledger: Ledger, numbers: Sequence[int]) -> None:

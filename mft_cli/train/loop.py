@@ -122,7 +122,9 @@ class Trainer:
             loss: Any = sum(method.weights[n] * s / max(1, counts[n]) for n, s in losses.sums.items())
             engine.backward(loss, last=i == len(mine.micro_batches) - 1)
             results.append((losses.detached(), micro_batch))
-        sums = total([row.divided(counts) for row in logged(results)], ranks)
+        with ranks.waiting():  # on GPUs, for what the other ranks' gradients are summed with
+            rows = logged(results)
+        sums = total([row.divided(counts) for row in rows], ranks)
         step_loss = sum(method.weights[n] * v for n, v in sums.terms.items())
         learning_rate = t.learning_rate * learning_rate_factor(k, self.state.total_steps, t)
         outcome = engine.step(learning_rate, step_loss)
@@ -169,6 +171,7 @@ class Trainer:
                 start = time.monotonic()
                 result = self.step(state.step)
                 seconds = time.monotonic() - start
+                self.engine.ranks.note_step(seconds)
                 self.account(result, seconds)
                 speed = result.tokens / seconds
                 progress.update(state.step, loss=f"{result.loss:.4f}", **{"tokens/s": f"{speed:,.0f}"})
@@ -235,6 +238,7 @@ class Trainer:
             self.method.refresh(self.engine.model, self.engine.master)
             if self.sample:
                 self.sample(state.step)
+            self.engine.ranks.barrier()  # in the next step the others would give up waiting after minutes
         stopping = self.engine.ranks.any(self.stop.name is not None)
         broken = state.bad_in_a_row >= self.config.train.max_bad_steps
         minutes = (time.monotonic() - self.last_save) / 60
@@ -242,6 +246,7 @@ class Trainer:
         time_due = self.engine.ranks.any(c.every_minutes > 0 and minutes >= c.every_minutes)
         if due or time_due or stopping or broken or (improved and c.keep_best):
             self.save()
+            self.engine.ranks.barrier()  # the first rank has pruned the old ones
         if broken:
             shown = ", ".join(result.examples[:8]) + (" ..." if len(result.examples) > 8 else "")
             raise UserError(

@@ -16,7 +16,7 @@ from mft_cli.config.validate import build, to_plain, to_yaml
 from mft_cli.console import Log
 from mft_cli.data.deal import balance_of, idle_notice
 from mft_cli.distributed.launch import start_ranks, world_size
-from mft_cli.distributed.ranks import Ranks, is_lost_connection, join, leave
+from mft_cli.distributed.ranks import Ranks, gave_up, is_lost_connection, join, leave
 from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
 from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json, write_sealed
 from mft_cli.models.device import set_up_device
@@ -98,10 +98,16 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     place_from_slurm()
     config: TrainConfig = build(TrainConfig, read_json(frozen))
     run = RunDir(folder)
-    ranks = join(set_up_device(config.launch))
+    minutes = config.launch.timeout_minutes
+    ranks = join(set_up_device(config.launch), minutes)
     try:
         train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop)
     except RuntimeError as error:
+        if gave_up(error):
+            behind = f"; {ranks.watch.behind} behind" if ranks.watch and ranks.watch.behind else ""
+            raise RankFailed(
+                f"rank {ranks.rank} gave up waiting for another rank after {minutes:g} minutes (launch.timeout_minutes){behind}"
+            ) from None
         if not is_lost_connection(error):
             raise
         raise RankFailed(f"rank {ranks.rank}: another rank has gone ({first_line(error)})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from mft_cli.models.checksums import check_sums
 from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, idle_notice, set_up_device, training_precision
 from mft_cli.models.folder import Source, adapter_rows, find_source
 from mft_cli.models.kernels import fast_modules
-from mft_cli.models.kernels.attention import resolve
+from mft_cli.models.kernels.backends import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.loading import flops_per_token, held_dtype, load_model, load_tokenizer, locate
 from mft_cli.models.probes import Sight, probe, refuse_untrainable, unpacked_notice
@@ -85,7 +86,9 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     """Tokenizer, rows, model, method, engine, and the position to go on from."""
     device = set_up_device(config.launch)
     ranks = ranks or Ranks(device=device)
-    if device.type == "cuda" and (line := idle_notice(torch.cuda.device_count(), ranks.local_world)):
+    if device.type == "cuda" and (
+        line := idle_notice(config.launch, torch.cuda.device_count(), ranks.local_world, os.environ)
+    ):
         log(line)
     precision = training_precision(config.train.precision, hardware_of(device))
     if line := emulation_notice(f"train.precision={precision}", precision, hardware_of(device)):
@@ -99,13 +102,14 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     if ranks.any(stop.name is not None):
         raise Stopped(f"stopped by {stop.name or 'a signal'} before the first step; nothing to save yet", stop.name)
     torch.manual_seed(config.seed)
-    attention = resolve(backend(config.model, method, precision), device.type)
+    attention = resolve(config.model.attention, device.type, precision, method.hides_positions)
     ds_config = zero_settings.ds_config(config.deepspeed, config.train, config.run_dir, precision, ranks.world)
     quantization = four_bits(DTYPES[precision]) if config.peft.name == "qlora" else None
     whole = quantization is None and zero_settings.stage(config.deepspeed) != 3
     held = held_dtype(tokenizers.path, tokenizers.source.base, DTYPES[precision]) if whole else torch.float32
     with partitioned_loading(ds_config):
         weights = load_weights(tokenizers, loaded, attention, quantization, held, device, log)
+    ranks.barrier()  # disks differ: the engine's first collectives wait for minutes only
     settings = weights.model.config.to_dict()
     check_trained_model(config.eval, settings, tokenizers.extended.chat_template, config.prompt, device.type)
     model, adapters, fast = prepare_model(
@@ -121,6 +125,7 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
     state = TrainerState(total_steps=total_steps(config.train, len(loaded.train)) if method.trains else 0)
     machine = hardware() | {"ranks": ranks.world, "zero_stage": zero_settings.stage(config.deepspeed)}
     state = resume(run, config.checkpoint, engine, state, machine, log)
+    ranks.barrier()  # all have read and verified their parts
     choices: Provenance = {
         "precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts(),
         "ranks": ranks.world, "deepspeed": ds_config, "packing": packing,
@@ -332,14 +337,6 @@ def check_peft(peft: PeftConfig, train: TrainingConfig, method: Method, device: 
         raise UserError(
             "train.optimizer=adamw_8bit_paged pages a GPU's memory, and torch sees no GPU: set it to adamw_8bit"
         )
-
-
-def backend(config: ModelConfig, method: Method, precision: str) -> str:
-    """model.attention; auto avoids flash-attention where it cannot be: with hidden positions (no mask) and in fp32."""
-    named = config.attention
-    if named == "flash_attention_2" and precision == "fp32":
-        raise UserError("model.attention=flash_attention_2 computes in 16 bits only: set train.precision=bf16, or sdpa")
-    return "sdpa" if named == "auto" and (method.hides_positions or precision == "fp32") else named
 
 
 def spare_rows(model: PreTrainedModel, vocabulary: int, new: int) -> dict[str, tuple[int, torch.Tensor]]:

@@ -14,6 +14,8 @@ import pytest
 
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.distributed import launch
+from mft_cli.distributed.causes import cause_of
+from mft_cli.distributed.processes import Rank
 from mft_cli.errors import UserError
 from mft_cli.slurm import srun as allocation
 from tests.support.tiny import ROOT
@@ -251,10 +253,10 @@ def test_second_interrupt_kills_at_once(tmp_path):
 
 
 def test_a_second_interrupt_is_no_lack_of_memory(tmp_path):
-    rank = launch.Rank(0, ["true"], {"RANK": "0"}, tmp_path, echo=False)
+    rank = Rank(0, ["true"], {"RANK": "0"}, tmp_path, echo=False)
     rank.code = -signal.SIGKILL
-    assert "out of memory?" in launch.cause_of(rank, "")
-    assert launch.cause_of(rank, "a second interrupt") == "the ranks were killed for a second interrupt"
+    assert "out of memory?" in cause_of(rank, "")
+    assert cause_of(rank, "a second interrupt") == "the ranks were killed for a second interrupt"
 
 
 def test_no_rank_outlives_a_killed_supervisor(tmp_path):
@@ -337,6 +339,40 @@ def test_srun_stopped_and_failed(tmp_path, cluster):
     rc, out, err = finish(tasks(tmp_path, cluster, code))
     assert rc == 1, "75 does not hide a failure"
     assert (out + err).count("ValueError: cause") == 1
+
+
+def test_the_cause_is_the_first_failure_under_slurm_too(tmp_path, cluster):
+    code = (
+        "import time; rank = int(os.environ['RANK']); time.sleep(0.3 * (rank != 2))\n"
+        "print('mft: ' + ('the disk is full' if rank == 2 else 'another rank has gone'), file=sys.stderr, flush=True)\n"
+        "sys.exit(rank_exit_code(1))"
+    )
+    rc, out, _ = finish(tasks(tmp_path, cluster, code))
+    assert rc == 1
+    assert "CAUSE rank 2 failed: the disk is full\n" in out
+    assert finish(tasks(tmp_path, cluster, ""))[0] == 0, "an earlier failure is forgotten"
+
+
+def test_the_cause_is_a_task_that_was_killed(tmp_path, cluster):
+    srun = tmp_path / "bin" / "srun"
+    end = "print('srun: error: n8: task 3: Out Of Memory\\nsrun: error: n7: task 0: Exited with exit code 1', file=sys.stderr)"
+    srun.write_text(srun.read_text().replace("sys.exit(max", f"{end}\nsys.exit(max"))
+    rc, out, _ = finish(tasks(tmp_path, cluster, "sys.exit(rank_exit_code(1))"))
+    assert rc == 1
+    assert "CAUSE rank 3 on n8: Out Of Memory\n" in out
+
+
+def test_a_port_that_is_taken_on_the_first_node_is_followed_by_another(tmp_path, cluster):
+    code = (
+        "from mft_cli.slurm.srun import note_taken_port\n"
+        "if os.environ['MASTER_PORT'] == '20041':\n"
+        "    if os.environ['RANK'] == '0': note_taken_port()\n"
+        "    sys.exit(rank_exit_code(2))"
+    )
+    rc, out, err = finish(tasks(tmp_path, cluster, code))
+    assert rc == 0, err
+    assert "SAY port 20041 is taken on n7: the ranks start again with another" in out
+    assert out.endswith("0 0 4 2 n7 20142 two words\n")
 
 
 def test_saved_ranks_are_stopped_however_slurm_ends_them(tmp_path, cluster):

@@ -6,15 +6,18 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
+import torch.distributed as dist
 
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.distributed import launch, rendezvous
 from mft_cli.distributed.meeting import MEETING, meeting_file
 from mft_cli.errors import UserError
+from mft_cli.slurm import srun
 from tests.support.tiny import ROOT
 
 RANK = """
@@ -86,6 +89,44 @@ def test_only_this_user_can_open_the_meeting_file():
 def test_an_address_of_another_machine_is_the_users_mistake():
     with pytest.raises(UserError, match=r"launch\.host=192\.0\.2\.1, launch\.port=29500: rank 0 cannot listen there"):
         rendezvous.listen("192.0.2.1", 29500)
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch):
+    store = dist.HashStore()
+    monkeypatch.setattr(rendezvous, "open_store", lambda *place: store)
+    store.set("mft/here/1", "n1")
+    with pytest.raises(UserError, match=r"ranks 2-3 are not here after 0.01 minutes \(launch.timeout_minutes\)"):
+        rendezvous.meet(0, 4, 0.01)
+    store.set("mft/here/2", "n2")
+    assert rendezvous.meet(3, 4, 0.01) is store
+
+
+def test_a_first_rank_that_cannot_be_reached_is_told_in_minutes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rendezvous, "RESOLVE_S", 0.1)
+    monkeypatch.setenv("MASTER_ADDR", "no-such-node.invalid")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.delenv(MEETING, raising=False)
+    with pytest.raises(UserError, match=r"launch.host=no-such-node.invalid: no address of that name"):
+        rendezvous.meet(1, 2, 0.01)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(reserved.getsockname()[1]))
+        with pytest.raises(UserError, match=r"rank 1 on .* does not reach rank 0 at launch.host=127.0.0.1"):
+            rendezvous.meet(1, 2, 0.01)
+
+
+def test_a_taken_port_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv(srun.LOGS, str(tmp_path))
+    other = rendezvous.listen("127.0.0.1", 0)
+    port = other.getsockname()[1]
+    monkeypatch.setattr(rendezvous, "TAKEN_S", 0.1)
+    with pytest.raises(UserError, match=f"launch.port={port}: rank 0 cannot listen there"):
+        rendezvous.listen("127.0.0.1", port)
+    assert srun.port_was_taken(tmp_path)
+    monkeypatch.setattr(rendezvous, "TAKEN_S", 30.0)
+    threading.Timer(0.7, other.close).start()
+    rendezvous.listen("127.0.0.1", port).close()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_decoding_sees_what_training_saw(runs, hidden):
     from mft_cli.config.schema.methods import ChunkRefineConfig
     from mft_cli.methods.chunk_refine import ChunkRefine, layout_of
     from mft_cli.methods.refine.layout import choose_tokens, find_chunks, lay_out
-    from mft_cli.models.kernels.attention import resolve
+    from mft_cli.models.kernels.backends import resolve
     from mft_cli.rng import Draw
 
     export = runs[hidden]

@@ -42,7 +42,7 @@ def ready(tiny_model):
     from transformers import AutoModelForCausalLM
 
     from mft_cli.config.schema.inputs import ModelConfig
-    from mft_cli.models.kernels.attention import resolve
+    from mft_cli.models.kernels.backends import resolve
     from mft_cli.models.loading import load_tokenizer
     from mft_cli.models.vocabulary import extend_model
 

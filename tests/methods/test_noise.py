@@ -22,7 +22,8 @@ from mft_cli.methods import make
 from mft_cli.methods.base import Method
 from mft_cli.methods.masked_thought import MaskedThought
 from mft_cli.methods.noise import NoisyThought, is_marked, neftune, race
-from mft_cli.models.kernels.attention import packed_kwargs, register
+from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.backends import register
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
 from mft_cli.rng import Draw, bits, spread
 from mft_cli.train.loop import Trainer

@@ -109,7 +109,13 @@ def test_choosing_a_device_changes_nothing_and_setting_it_up_does(monkeypatch: p
         torch.set_num_threads(before)
 
 
-def test_idle_gpus_are_told() -> None:
-    assert "7 of 8 visible GPUs are idle: launch.gpus=8" in (device.idle_notice(8, 1) or "")
-    assert device.idle_notice(8, 8) is None
-    assert device.idle_notice(1, 8) is None  # --gpus-per-task=1: each rank sees its GPU alone
+def test_idle_gpus_are_told_and_refused_in_a_slurm_job() -> None:
+    launch, job = LaunchConfig(), {"SLURM_JOB_ID": "7"}
+    assert "7 of 8 visible GPUs are idle: launch.gpus=8" in (device.idle_notice(launch, 8, 1, {}) or "")
+    for visible, ranks in ((8, 8), (1, 8)):  # one is visible to each rank: --gpus-per-task=1
+        assert device.idle_notice(launch, visible, ranks, job) is None
+    with pytest.raises(
+        UserError, match=r"7 of 8 visible GPUs are idle.*--ntasks-per-node=8.*launch.allow_idle_gpus=true"
+    ):
+        device.idle_notice(launch, 8, 1, job)
+    assert "are idle" in (device.idle_notice(LaunchConfig(allow_idle_gpus=True), 8, 1, job) or "")

@@ -11,7 +11,7 @@ import torch
 
 from mft_cli.errors import UserError
 from mft_cli.models.architectures import unsupported
-from mft_cli.models.kernels.attention import register
+from mft_cli.models.kernels.backends import register
 from mft_cli.models.kernels.cross_entropy import own_logits
 from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, probe, probe_rows, refuse_untrainable
 from tests.support.tiny import mft, tiny_overrides

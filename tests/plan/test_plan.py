@@ -316,7 +316,8 @@ def saved_bytes(layers: int, dtype: str, fast: bool, documents: list[int]) -> in
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mft_cli.models.kernels import fast_modules
-    from mft_cli.models.kernels.attention import packed_kwargs, register
+    from mft_cli.models.kernels.attention import packed_kwargs
+    from mft_cli.models.kernels.backends import register
     from mft_cli.models.kernels.cross_entropy import hidden_states
 
     config = LlamaConfig(
@@ -372,7 +373,7 @@ def test_the_clean_pass_computes_what_the_plan_says(noise: str, products: int):
 
     from mft_cli.data.pack import Batch
     from mft_cli.methods.noise import marks, noisy_inputs
-    from mft_cli.models.kernels.attention import register
+    from mft_cli.models.kernels.backends import register
     from mft_cli.rng import Draw
 
     numbers = {

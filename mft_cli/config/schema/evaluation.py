@@ -137,7 +137,11 @@ class EvalConfig:
     api: ApiConfig = key(ApiConfig, "The endpoint of eval.engine=api.", needs="engine=api")
     judge: ApiConfig = key(ApiConfig, "The endpoint of the language model that judges (answer_type judged).")
     replicas: Processes | None = key(None, "Copies of the model over one work queue; null: one a GPU, one on a CPU.")
-    tensor_parallel: Processes = key(1, "GPUs that share one copy of the model (vllm).", needs="engine=auto|vllm")
+    tensor_parallel: Processes | None = key(
+        None,
+        "GPUs that share one copy of the model (vllm); null: the fewest that it fits on.",
+        needs="engine=auto|vllm",
+    )
     logprobs: bool = key(False, "Keep each completion's mean token log-probability and mean token entropy.")
     token_logprobs: bool = key(False, "With logprobs: keep every token's log-probability, too.", needs="logprobs=true")
     logprobs_top: AtLeastOne = key(

@@ -48,8 +48,9 @@ class ModelConfig:
     new: NewModelConfig = key(NewModelConfig, "The model that path=new:chains makes.", needs="path=new:chains")
     revision: str | None = key(None, "Hub revision (branch, tag or commit); null is the default branch.")
     trust_remote_code: bool = key(False, "Run Python code that comes with the model. Off unless you trust its author.")
-    attention: Literal["auto", "sdpa", "flex", "flash_attention_2"] = key(
-        "auto", "Attention backend; auto is flash-attention where installed on a GPU, else sdpa."
+    attention: Literal["auto", "sdpa", "varlen", "flex", "flash_attention_2"] = key(
+        "auto",
+        "Attention backend; auto: on GPUs in 16 bits torch's varlen, else flash_attn, with hidden positions flex; else sdpa.",
     )
     chat_template: str | None = key(None, "Jinja file that replaces the tokenizer's chat template.")
     template_options: Values = key(

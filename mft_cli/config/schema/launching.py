@@ -50,7 +50,10 @@ class SlurmConfig:
     container: str | None = key(None, "Container image in which the ranks run (srun --container-image, pyxis).")
     container_mounts: list[str] = key([], "Folders that the container sees, such as /data:/data.")
     setup: list[str] = key([], "Shell lines before the command, such as module load cuda.")
-    signal_s: AtLeastOne = key(120, "Seconds before the time limit at which the run is told to save and requeue.")
+    signal_s: AtLeastOne | None = key(
+        None,
+        "Seconds before the time limit at which the run is told to save and requeue; null: 120, more for a large checkpoint.",
+    )
     requeue: bool = key(True, "Put a job that was stopped by preemption or its time limit back into the queue.")
     max_requeues: Count = key(100, "Restarts after which a job is not requeued any more.")
     max_parallel: Processes = key(256, "Jobs of a sweep's array that run at the same time.")
@@ -74,6 +77,12 @@ class LaunchConfig:
     node_rank: Count | None = key(None, "This node's number, from 0; null: the allocation's, else 0.")
     host: str | None = key(None, "Rendezvous host (node 0); null: the allocation's first node, else this machine.")
     port: Annotated[int, Field(ge=1, le=65535)] | None = key(None, "Rendezvous port; null: a free one.")
-    grace_s: Seconds = key(120.0, "Seconds that the processes have to save after a signal.")
+    timeout_minutes: Annotated[float, Field(gt=0, le=10080)] = key(
+        20.0, "Minutes that ranks wait for each other: at the start, and within a step. Preparing data may take hours."
+    )
+    grace_s: Seconds | None = key(
+        None, "Seconds that the processes have to save after a signal; null: 120, more for a large checkpoint."
+    )
+    allow_idle_gpus: bool = key(False, "Let a SLURM job start whose ranks use fewer GPUs than are visible to them.")
     dry_run: bool = key(False, "Print what would be submitted to SLURM, and stop.")
     slurm: SlurmConfig = key(SlurmConfig, "What a SLURM job asks for.")

@@ -102,7 +102,7 @@ class MaskedThoughtConfig(MethodConfig):
         return self.implementation if self.noise == "token" else "mft_cli.methods.noise:NoisyThought"
 
     def check(self, model: ModelConfig) -> None:
-        if self.drop_attention and model.attention == "flash_attention_2":
+        if self.drop_attention and model.attention in ("varlen", "flash_attention_2"):
             raise UserError(
                 "method.drop_attention=true needs model.attention=sdpa or flex: flash-attention takes no mask"
             )

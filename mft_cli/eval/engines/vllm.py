@@ -73,7 +73,7 @@ class VllmEngine(Engine):
                 enable_chunked_prefill=False if on_cpu else None,
                 generation_config="vllm",  # sampling comes from the configuration alone, not from the folder
                 trust_remote_code=loading.trust,
-                tensor_parallel_size=config.tensor_parallel,
+                tensor_parallel_size=config.tensor_parallel or 1,
                 max_logprobs=max(20, config.logprobs_top),
                 disable_log_stats=True,
                 use_tqdm_on_load=False,

@@ -5,14 +5,13 @@ A row holds documents back to back. The model's forward pass gets their lengths 
 checkpointing runs a layer again. No mask function is registered for these names, so transformers builds no [T, T] mask;
 it also means that an `attention_mask` given to the model would be dropped in silence: packed rows take none.
 
-Three implementations: `mft_packed` calls one kernel per document, `mft_flex` is torch's flex_attention with a block
-mask, `mft_varlen` is the flash_attn package's kernel for rows of several lengths (CUDA only).
+Two implementations are here: `packed_attention` calls one kernel per document, `flex_packed_attention` is torch's
+flex_attention with a block mask. varlen.py has those of GPUs, backends.py their names and what `auto` chooses.
 Queries are [R, H, T, D], keys and values [R, K, T, D] with K dividing H; outputs [R, T, H, D].
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 
@@ -21,10 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from mft_cli.errors import UserError
 from mft_cli.models.kernels.short_attention import LIMIT, short_attention
 
-BACKENDS = ("auto", "sdpa", "flex", "flash_attention_2")
 ARGUMENT = "packed_rows"
 # Arguments with which an architecture asks for attention that is not computed here (s_aux by sdpa alone); None and False are harmless.
 UNSUPPORTED = ("s_aux", "position_bias", "cache", "head_mask", "output_attentions")
@@ -103,7 +100,7 @@ def packed_kwargs(lengths: list[list[int]], hidden_keys: Tensor | None = None) -
     return {ARGUMENT: PackedRows(lengths, hidden_keys)}
 
 
-# ---- the three implementations --------------------------------------------------------------------------------------
+# ---- implementations --------------------------------------------------------------------------------------
 
 
 def packed_attention(
@@ -202,28 +199,6 @@ def make_block_mask(rows: PackedRows, window: int | None, device: torch.device) 
     return create_block_mask(allowed, len(rows.lengths), None, width, width, device=str(device))
 
 
-def flash_packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
-    **kwargs: object,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """flash_attn's kernel for documents of several lengths. 16-bit CUDA tensors, no hidden keys."""
-    from flash_attn import flash_attn_varlen_func
-
-    rows = checked(module, query, attention_mask, kwargs)
-    if rows.hidden_keys is not None:
-        raise ValueError("flash-attention takes no mask, so it cannot hide positions: set model.attention=sdpa or flex")
-    if query.dtype == torch.float32:
-        raise ValueError("flash-attention computes in 16 bits only: set train.precision=bf16 or model.attention=sdpa")
-    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    ends, longest = rows.boundaries(query.device), max(rows.flat)
-    out = flash_attn_varlen_func(
-        q, k, v, ends, ends, longest, longest, dropout_p=dropout, softmax_scale=scaling, causal=True,
-        window_size=(-1, -1) if sliding_window is None else (sliding_window - 1, 0), softcap=softcap or 0.0,
-    )  # fmt: skip
-    return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
-
-
 def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwargs: dict[str, object]) -> PackedRows:
     """The rows of this forward pass. Raises ValueError on anything that this module would compute wrongly."""
     rows = kwargs.get(ARGUMENT)
@@ -240,36 +215,3 @@ def checked(module: nn.Module, query: Tensor, attention_mask: Tensor | None, kwa
     if (len(rows.lengths), sum(rows.lengths[0])) != (query.shape[0], query.shape[2]):
         raise ValueError(f"document lengths {rows.lengths} do not fit rows of shape {(query.shape[0], query.shape[2])}")
     return rows
-
-
-IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., tuple[Tensor, None]]]] = {
-    "sdpa": ("mft_packed", packed_attention),
-    "flex": ("mft_flex", flex_packed_attention),
-    "flash_attention_2": ("mft_varlen", flash_packed_attention),
-}
-
-
-def resolve(name: str, device_type: str) -> str:
-    """Registers backend `name` (one of BACKENDS) and returns what from_pretrained takes as attn_implementation.
-
-    `auto` is flash-attention where it is installed on a GPU, else sdpa. Raises UserError if it cannot run here.
-    """
-    flash = device_type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    if name == "auto":
-        name = "flash_attention_2" if flash else "sdpa"
-    if name not in IMPLEMENTATIONS:
-        raise UserError(f"model.attention={name} is not known; choose one of {', '.join(BACKENDS)}")
-    if name == "flex" and device_type == "cpu":
-        raise UserError("model.attention=flex cannot train on a CPU (torch has no backward of it there); choose sdpa")
-    if name == "flash_attention_2" and not flash:
-        raise UserError("model.attention=flash_attention_2 needs a GPU and the flash_attn package; choose auto or sdpa")
-    return register(name)
-
-
-def register(name: str) -> str:
-    """Makes an implementation known to transformers, whether or not it can run here; its name there."""
-    from transformers import AttentionInterface
-
-    implementation, function = IMPLEMENTATIONS[name]
-    AttentionInterface.register(implementation, function)
-    return implementation

@@ -13,14 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mft_cli.config.schema.evaluation import EvalConfig
-from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.config.schema.runs import EvalRunConfig
 from mft_cli.config.validate import to_plain
 from mft_cli.errors import UserError
 from mft_cli.eval import evaluate
 from mft_cli.eval.engines import replicas as engine_replicas
-from mft_cli.eval.engines.load import replica_devices
 from mft_cli.files import write_json
 from tests.support.sums import on_model, sums
 from tests.support.tiny import ROOT, problems
@@ -118,15 +115,3 @@ def test_killed_at_a_random_moment_with_replicas_ends_in_the_same_file(
     assert 0 < len(journal.read_text().splitlines()) < 72
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert same(out, whole)
-
-
-def test_gpus_are_shared_out(monkeypatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
-    launch = LaunchConfig()
-    assert replica_devices(EvalConfig(), launch, "cuda") == ["2", "3", "5", "7"]
-    assert replica_devices(EvalConfig(tensor_parallel=2), launch, "cuda") == ["2,3", "5,7"]
-    assert replica_devices(EvalConfig(replicas=1, tensor_parallel=3), launch, "cuda") == ["2,3,5"]
-    assert replica_devices(EvalConfig(), LaunchConfig(gpus=2), "cuda") == ["2", "3"]
-    assert replica_devices(EvalConfig(), launch, "cpu") == [None]
-    with pytest.raises(UserError, match=r"needs 6 GPUs, but 4 are visible"):
-        replica_devices(EvalConfig(replicas=3, tensor_parallel=2), launch, "cuda")

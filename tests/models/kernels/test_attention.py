@@ -12,17 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mft_cli.errors import UserError
 from mft_cli.models.kernels import short_attention
-from mft_cli.models.kernels.attention import (
-    BACKENDS,
-    PackedRows,
-    flex_packed_attention,
-    may_attend,
-    packed_kwargs,
-    register,
-    resolve,
-)
+from mft_cli.models.kernels.attention import PackedRows, flex_packed_attention, may_attend, packed_kwargs
+from mft_cli.models.kernels.backends import register, resolve
 
 SMALL = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -263,22 +255,13 @@ def test_flex_refuses_dropout() -> None:
         model(sample()[0], use_cache=False, **packed_kwargs(LENGTHS))
 
 
-def test_resolve() -> None:
-    assert BACKENDS[0] == "auto"
-    assert resolve("auto", "cpu") == resolve("sdpa", "cpu") == "mft_packed"
-    with pytest.raises(UserError, match="GPU"):
-        resolve("flash_attention_2", "cpu")
-    with pytest.raises(UserError, match="backward"):
-        resolve("flex", "cpu")
-    with pytest.raises(UserError, match="choose one of"):
-        resolve("eager", "cpu")
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("backend", ["sdpa", "flex", "auto"])
-def test_on_cuda(backend: str) -> None:
-    implementation = resolve(backend, "cuda")
-    dtype = torch.bfloat16 if implementation == "mft_varlen" else torch.float32
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("sdpa", "fp32"), ("flex", "fp32"), ("auto", "fp32"), ("auto", "bf16")]
+)
+def test_on_cuda(backend: str, precision: str) -> None:
+    implementation = resolve(backend, "cuda", precision)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = tiny("llama", implementation, hidden_size=128, head_dim=32).to("cuda", dtype)
     ids, labels = (x.cuda() for x in sample())
     positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in LENGTHS]).cuda()

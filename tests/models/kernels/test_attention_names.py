@@ -13,7 +13,7 @@ PROGRAM = """
 import sys, torch
 from transformers.utils import is_flash_attn_2_available
 from mft_cli.config.schema.inputs import ModelConfig
-from mft_cli.models.kernels.attention import IMPLEMENTATIONS, register
+from mft_cli.models.kernels.backends import IMPLEMENTATIONS, register
 from mft_cli.models.loading import load_model
 import importlib.util
 assert importlib.util.find_spec("flash_attn") is not None
@@ -41,4 +41,4 @@ def test_models_load_where_flash_attn_is_installed(tmp_path: Path, tiny_model: P
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["sdpa", "flex", "flash_attention_2"]
+    assert done.stdout.split() == ["sdpa", "varlen", "flex", "flash_attention_2"]
