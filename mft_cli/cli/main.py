@@ -118,6 +118,7 @@ def help_text(verb: str) -> str:
 VERBS = {
     "init": "write a commented file of settings for your model, your data and a method",
     "train": "fine-tune a model with a method, export it, evaluate it",
+    "fetch": "bring model, data and benchmarks, where compute nodes have no network",
     "eval": "evaluate a model on benchmarks",
     "score": "score a file of completions again, without a model",
     "report": "compare runs: tables, curves, one HTML page",

@@ -6,6 +6,7 @@ import os
 
 from mft_cli.cli.options import composed, read_options
 from mft_cli.config.schema.runs import TrainConfig
+from mft_cli.data.files import OFFLINE
 
 
 def main(arguments: list[str]) -> None:
@@ -13,8 +14,8 @@ def main(arguments: list[str]) -> None:
     from mft_cli.plan.settings import PlanOptions
 
     options, rest = read_options(PlanOptions, "plan", arguments, TrainConfig)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan waits for no download, nor for a hub that does not answer
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    for name, value in OFFLINE.items():  # a plan waits for no download, nor for a hub that does not answer
+        os.environ.setdefault(name, value)
 
     def task(config: TrainConfig) -> None:
         from mft_cli.plan.run import plan

@@ -32,6 +32,8 @@ FORMATS = {
 }  # fmt: skip
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 LONGEST_INTEGER = 4300  # digits; Python refuses to convert more
+# for processes whose files another one has brought
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 Raw = Iterator[tuple[int, str, Any]]  # index, where, values or a BadRow
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from mft_cli.config.checks import check_launch
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.console import Logger
+from mft_cli.data.files import OFFLINE
 from mft_cli.distributed.causes import cause_of, cause_of_tasks, failure_text, last_line, tail
 from mft_cli.distributed.cores import threads_of_rank
 from mft_cli.distributed.meeting import meeting_file, on_one_node
@@ -134,7 +135,7 @@ def local_environments(launch: LaunchConfig, meeting: Path) -> list[dict[str, st
         "MASTER_PORT": launch.port or allocation.free_port(),  # on one node no more than a name, of shared memory
         "OMP_NUM_THREADS": threads_per_rank(launch),
     }  # fmt: skip
-    here = {**os.environ} if nodes > 1 else on_one_node(os.environ, meeting)
+    here = OFFLINE | ({**os.environ} if nodes > 1 else on_one_node(os.environ, meeting))
     variables = [{**shared, "LOCAL_RANK": k, "RANK": node * per_node + k} for k in range(per_node)]
     return [{**here, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in added.items()}} for added in variables]
 

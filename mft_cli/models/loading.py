@@ -79,15 +79,20 @@ def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerFast:
 def held_dtype(path: str, config: ModelConfig, computed: torch.dtype) -> torch.dtype:
     """What a model that computes in `computed` is loaded in: that, if its files hold nothing else and so nothing is rounded,
     else fp32. fp32 for a model of the hub that is not downloaded yet, too."""
-    try:
-        folder = Path(path)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(path, revision=config.revision, local_files_only=True))
-    except (OSError, ValueError):
+    folder = Path(path) if Path(path).is_dir() else cached_snapshot(path, config.revision)
+    if folder is None:
         return torch.float32
     names = {torch.bfloat16: "BF16", torch.float16: "F16"}
     stored = {dtype for file in folder.glob("*.safetensors") for dtype in dtypes_in(file)}
     return computed if stored == {names.get(computed)} else torch.float32
+
+
+def cached_snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the hub's cache; None where it is not there. Nobody is asked."""
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
 
 
 def dtypes_in(file: Path) -> set[str]:

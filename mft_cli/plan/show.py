@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from mft_cli.data.deal import Balance
 from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
+from mft_cli.plan.saving import before_limit, seconds_for
 from mft_cli.plan.trained import Trained
 from mft_cli.plan.work import DataFacts, PassWork, Work
 
@@ -17,6 +19,11 @@ LEFT_OUT = (
     "Left out: the CUDA context, NCCL's buffers, gaps in the allocator's memory, and what a checkpoint's copy needs while "
     "it is written (docs/plan.md)."
 )
+
+
+RANK_BYTES = 4e9  # a rank's process besides weights: not measured on a GPU
+RANK_CORES = 4  # Python, the backward pass, pinned copies, NCCL: a rule of thumb
+PINNED = 1.5  # as DeepSpeed's own estimate of offload allows
 
 
 def gb(value: float) -> str:
@@ -153,8 +160,24 @@ def asked_for(p: Plan) -> str:
     return f"this configuration: {how}, {gb(chosen.total)}{cpu}: {'fits' if chosen.fits else 'too much'}"
 
 
+def slurm_line(p: Plan) -> list[str]:
+    """The options of a job for the stage that the configuration has; nothing for an offload that is not in the table."""
+    name, g = own_stage(p.config.deepspeed), p.settings
+    chosen = next((s for s in p.stages if s.stage == name), None)
+    if chosen is None:
+        return []
+    counted = max(chosen.loading.bytes, PINNED * chosen.cpu_total)
+    memory = math.ceil((counted + RANK_BYTES * g.gpus_per_node) / 2**30)
+    signal = before_limit(seconds_for(p.disk.checkpoint, 1 if name == "none" else g.nodes))
+    return [
+        f"SLURM    --nodes={g.nodes} --ntasks-per-node={g.gpus_per_node} --gpus-per-node={g.gpus_per_node} "
+        f"--cpus-per-task={RANK_CORES} --mem={memory}G --signal=B:USR1@{signal}",
+        f"         memory: loading or offload, and {RANK_BYTES / 1e9:g} GB a rank for libraries, CUDA's context and data",
+    ]
+
+
 def verdict(p: Plan) -> list[str]:
-    lines = [asked_for(p)]
+    lines = [asked_for(p), *slurm_line(p)]
     for checkpointing in (False, True):
         how = "with" if checkpointing else "without"
         chosen = p.lowest(checkpointing)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from mft_cli.config.schema.launching import LaunchConfig
+from mft_cli.data.files import OFFLINE
 from mft_cli.errors import EXIT_DONE, EXIT_STOPPED, UserError
 
 LOGS = "MFT_RANK_LOGS"
@@ -61,7 +62,7 @@ def srun_call(
     options += [f"--container-image={launch.slurm.container}"] if launch.slurm.container else []
     mounts = ",".join(launch.slurm.container_mounts)
     options += [f"--container-mounts={mounts}"] if mounts else []
-    here = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
+    here = OFFLINE | {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK")}
     alone = count == 1 and "SLURMD_NODENAME" in here  # this process is on the node: a port can be tried out
     port = launch.port or (free_port() if alone else FIRST_PORT + (int(job) + attempt * 101) % PORTS)
     host = launch.host or (LOOPBACK if count == 1 else first_host())

@@ -28,6 +28,7 @@ from mft_cli.train import restart
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
 from mft_cli.train.follower_threads import telling_of_threads
+from mft_cli.train.fetch import fetch_for_ranks
 from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
@@ -76,6 +77,7 @@ def train_on_ranks(run: RunDir, config: TrainConfig, log: Log) -> None:
 
 def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> None:
     """The ranks of this node (with SLURM: of all nodes), to their end. Raises Stopped, UserError, RankFailed."""
+    fetch_for_ranks(config, log)
     write_json(frozen, to_plain(config))
     command = [sys.executable, "-m", "mft_cli", "rank", f"--frozen={frozen}", f"--run={run.root}"]
     cause: list[str] = []
