@@ -42,6 +42,7 @@ class Provenance(TypedDict, total=False):
     precision: str
     attention: str
     packing: bool  # whether several examples lay in a sequence; false too where the model cannot
+    micro_batch_size: int  # that a GPU chose
     fast_modules: int
     without_effect: list[str]  # settings that were set for nothing
     method: list[str]  # choices that the method made

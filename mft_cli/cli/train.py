@@ -50,9 +50,10 @@ def rank_verb(arguments: list[str]) -> None:
 
     stop = StopSignal()  # before torch is imported: a rank that a signal ends leaves the others waiting for it
 
+    from mft_cli.plan.rows import rows_that_fit
     from mft_cli.train.run import train_rank
 
-    train_rank(Path(value_of(arguments, "--frozen")), Path(value_of(arguments, "--run")), stop)
+    train_rank(Path(value_of(arguments, "--frozen")), Path(value_of(arguments, "--run")), stop, rows_that_fit)
 
 
 def train_or_submit(config: TrainConfig) -> Path:
@@ -81,10 +82,12 @@ def run_training(config: TrainConfig) -> Path:
     check_planned(config.eval, config.method.decoders)  # not after the hours of training
     with requeueing(config.launch):
         from mft_cli.distributed.launch import world_size
+        from mft_cli.plan.rows import rows_that_fit
         from mft_cli.plan.saving import with_time_to_save
         from mft_cli.train.run import train
 
-        return train(config if world_size(config.launch) == 1 else with_time_to_save(config))
+        several = world_size(config.launch) > 1
+        return train(with_time_to_save(config) if several else config, rows_that_fit)
 
 
 HELP = """mft train: fine-tune a model with a method, export it, evaluate it

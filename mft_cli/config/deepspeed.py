@@ -61,7 +61,7 @@ def check(config: schema.DeepspeedConfig, t: schema.TrainingConfig, *, compiled:
     build(DeepspeedFile, values, f"{source}: " if config.config_file else f"{source}.")
     ours = {
         "train_batch_size": t.global_batch_size,
-        "train_micro_batch_size_per_gpu": t.micro_batch_size,
+        "train_micro_batch_size_per_gpu": t.rows_at_once,
         "gradient_clipping": t.max_grad_norm,
     }
     for name, keys in MFT_KEYS.items():
@@ -125,7 +125,7 @@ def ds_config(
     values = given(config)
     for name in ("optimizer", "scheduler", "bf16", "fp16", "amp"):
         values.pop(name, None)
-    micro = train.micro_batch_size
+    micro = train.rows_at_once
     values |= {
         # One forward pass of one rank. How many make a step differs from step to step: the engine marks the last one.
         "train_micro_batch_size_per_gpu": micro,

@@ -30,7 +30,7 @@ class Layout:
     @classmethod
     def of(cls, config: TrainingConfig, max_length: int, world: int) -> Layout:
         """`max_length`: of an example, in tokens."""
-        return cls(config.row_length or max(1024, max_length), config.packing, config.micro_batch_size, world)
+        return cls(config.row_length or max(1024, max_length), config.packing, config.rows_at_once, world)
 
 
 def deal(lengths: np.ndarray, layout: Layout) -> list[list[Rows]]:

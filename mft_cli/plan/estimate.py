@@ -61,7 +61,7 @@ def row_width(config: TrainConfig, data: DataFacts) -> int:
 
 def make_micro(config: TrainConfig, data: DataFacts, row: int) -> Micro:
     t = config.train
-    positions = t.micro_batch_size * row
+    positions = t.rows_at_once * row
     if config.peft.name == "qlora" and t.precision == "fp32":
         raise UserError("peft=qlora computes in 16 bits: set train.precision=bf16")
     return Micro(

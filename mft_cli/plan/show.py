@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from mft_cli.console import duration
 from mft_cli.data.deal import Balance
+from mft_cli.models.device import Precision
 from mft_cli.plan.activations import Item, layer_terms
 from mft_cli.plan.estimate import Plan
 from mft_cli.plan.memory import STAGES, StageMemory, gradient_bytes, optimizer_bytes, own_stage
+from mft_cli.plan.rows import RESERVE, largest
 from mft_cli.plan.saving import before_limit, seconds_for
 from mft_cli.plan.trained import Trained
 from mft_cli.plan.work import DataFacts, PassWork, Work
@@ -71,7 +73,7 @@ def state_lines(p: Plan) -> list[str]:
 
 def activation_lines(p: Plan) -> list[str]:
     m, t, s = p.problem.micro, p.config.train, p.shape
-    rows = f"M = micro_batch_size {t.micro_batch_size} x {'row' if t.packing else 'longest example'} {p.row:,} tokens"
+    rows = f"M = micro_batch_size {t.rows_at_once} x {'row' if t.packing else 'longest example'} {p.row:,} tokens"
     terms = layer_terms(s, m)
     lines = [
         f"activations: {rows} = {m.positions:,} positions, {m.compute} bytes a number",
@@ -92,7 +94,18 @@ def activation_lines(p: Plan) -> list[str]:
         f"  logits: at most train.logits_chunk {m.chunk:,} of {m.labels:,} label positions at once: {chunk:,} x V "
         f"{s.vocabulary:,} x {m.compute} B = {gb(chunk * s.vocabulary * m.compute)}"
     )
+    if t.micro_batch_size == "auto":
+        lines.append(
+            f"  train.micro_batch_size=auto: counted as one row; a run on such GPUs tries {rows_tried(p)} first"
+        )
     return lines
+
+
+def rows_tried(p: Plan) -> int:
+    """What train.micro_batch_size=auto begins with."""
+    precision: Precision = "fp32" if p.problem.micro.compute == 4 else "bf16"
+    settings = replace(p.settings, reserve=RESERVE)
+    return largest(p.config, settings, p.shape, p.trained, precision)
 
 
 def stage_lines(p: Plan) -> list[str]:

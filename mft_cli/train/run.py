@@ -29,6 +29,7 @@ from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
 from mft_cli.train.follower_threads import telling_of_threads
 from mft_cli.train.fetch import fetch_for_ranks
+from mft_cli.train.fit import Fits
 from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
@@ -38,8 +39,11 @@ FALLBACK_MESSAGES: dict[type[BaseException], str] = {
 }
 
 
-def train(config: TrainConfig) -> Path:
-    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped, RankFailed."""
+def train(config: TrainConfig, should_fit: Fits | None = None) -> Path:
+    """Train, export and evaluate. Returns the run's folder. Raises UserError, Stopped, RankFailed.
+
+    `should_fit`: the rows of a forward pass that a GPU should have memory for, where it is to choose them.
+    """
     run = RunDir(run_folder(config))
     if config.launch.node_rank and config.launch.name == "local":  # other nodes only run their ranks
         if not is_done(run, config):
@@ -57,7 +61,7 @@ def train(config: TrainConfig) -> Path:
             if changed := changed_versions(run.get_provenance(), environment()):
                 log(f"it was trained with other versions: {'; '.join(changed)}")
         elif world_size(config.launch) == 1:
-            train_in(run, config, join(set_up_device(config.launch)), log)
+            train_in(run, config, join(set_up_device(config.launch)), log, should_fit=should_fit)
         else:
             train_on_ranks(run, config, log)
         evaluate_exports(run, config, log)
@@ -95,7 +99,7 @@ def start_and_wait(run: RunDir, config: TrainConfig, frozen: Path, log: Log) -> 
         raise RankFailed(f"{run.root}: {message} (logs of the ranks: {run.root / 'logs'})")
 
 
-def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
+def train_rank(frozen: Path, folder: Path, stop: StopSignal, should_fit: Fits | None = None) -> None:
     """One rank: reads the frozen configuration, finds the others, trains."""
     place_from_slurm()
     config: TrainConfig = build(TrainConfig, read_json(frozen))
@@ -103,7 +107,7 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
     minutes = config.launch.timeout_minutes
     ranks = join(set_up_device(config.launch), minutes)
     try:
-        train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop)
+        train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop, should_fit)
     except RuntimeError as error:
         if gave_up(error):
             behind = f"; {ranks.watch.behind} behind" if ranks.watch and ranks.watch.behind else ""
@@ -117,13 +121,20 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal) -> None:
         leave()
 
 
-def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal | None = None) -> None:
+def train_in(
+    run: RunDir,
+    config: TrainConfig,
+    ranks: Ranks,
+    log: Log,
+    stop: StopSignal | None = None,
+    should_fit: Fits | None = None,
+) -> None:
     """Everything up to the export, with the run's state kept true whatever happens. Raises Stopped, UserError."""
     stop = stop or StopSignal()
     log(f"run folder {run.root}")
     run.hold()
     with recording_outcome(run, ranks), telling_of_threads(log):
-        set_up_and_train(run, config, ranks, log, stop)
+        set_up_and_train(run, config, ranks, log, stop, should_fit)
     free_memory()
     if ranks.world == 1:  # the driver goes on to the evaluation, which handles signals itself
         stop.release()
@@ -131,11 +142,13 @@ def train_in(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: Sto
         raise Stopped(f"stopped by {stop.name} after the last step; the run is done and exported", stop.name)
 
 
-def set_up_and_train(run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal) -> None:
+def set_up_and_train(
+    run: RunDir, config: TrainConfig, ranks: Ranks, log: Log, stop: StopSignal, should_fit: Fits | None
+) -> None:
     if ranks.rank == 0:
         prepare_folder(run, config, log)
         run.set_state("running", **run.progress())
-    ready = assemble(run, config, stop, log, ranks)
+    ready = assemble(run, config, stop, log, ranks, should_fit)
     trainer, state = ready.trainer, ready.trainer.state
     log(f"{state.total_steps - state.step} of {state.total_steps} steps to go, {describe(trainer)}")
     if ranks.world > 1:

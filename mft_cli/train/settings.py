@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import read_yaml, to_plain
@@ -20,9 +21,15 @@ FREE = ("run_dir", "note", "log", "checkpoint", "launch", "deepspeed", "eval", "
 TIMING_KEYS = {"train.epochs", "train.max_steps"}  # may change with checkpoint.retime=true
 
 
+def decisive(config: TrainConfig) -> Values:
+    """The settings that decide the trained weights. What a GPU chooses is written as a processor's: it rounds otherwise, no more."""
+    values = {k: v for k, v in to_plain(config).items() if k not in FREE}
+    return {**values, "train": {**values["train"], "micro_batch_size": config.train.rows_at_once}}
+
+
 def settings_digest(config: TrainConfig) -> str:
     """Digest of the settings that decide the trained weights."""
-    return digest_of({k: v for k, v in to_plain(config).items() if k not in FREE})
+    return digest_of(decisive(config))
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -35,9 +42,8 @@ def run_folder(config: TrainConfig) -> Path:
 
 def changed_keys(run: RunDir, config: TrainConfig) -> dict[str, tuple[object, object]]:
     """Key -> (value in the folder, value now), of the settings that decide the trained weights."""
-    old, new = flatten(to_plain(stored_config(run))), flatten(to_plain(config))
-    decisive = [k for k in sorted(old | new) if k.split(".")[0] not in FREE]
-    return {k: (old.get(k), new.get(k)) for k in decisive if old.get(k) != new.get(k)}
+    old, new = flatten(decisive(stored_config(run))), flatten(decisive(config))
+    return {k: (old.get(k), new.get(k)) for k in sorted(old | new) if old.get(k) != new.get(k)}
 
 
 def stored_config(run: RunDir) -> TrainConfig:

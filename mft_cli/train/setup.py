@@ -52,6 +52,7 @@ from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
 from mft_cli.train.engine import TorchEngine
 from mft_cli.train.engine_deepspeed import DeepSpeedEngine
+from mft_cli.train.fit import Fits, choose_rows
 from mft_cli.train.live import LiveEvaluation
 from mft_cli.train.loop import Trainer
 from mft_cli.train.metrics import Metrics, NoMetrics, cut_back, peak_flops
@@ -82,7 +83,14 @@ class Assembly:
     adapters: Adapters | None
 
 
-def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks: Ranks | None = None) -> Assembly:
+def assemble(
+    run: RunDir,
+    config: TrainConfig,
+    stop: StopSignal,
+    log: Log,
+    ranks: Ranks | None = None,
+    should_fit: Fits | None = None,
+) -> Assembly:
     """Tokenizer, rows, model, method, engine, and the position to go on from."""
     device = set_up_device(config.launch)
     ranks = ranks or Ranks(device=device)
@@ -136,6 +144,8 @@ def assemble(run: RunDir, config: TrainConfig, stop: StopSignal, log: Log, ranks
         metrics=NoMetrics(), log=log, stop=stop, pad_id=padding_id(tokenizers.extended, weights.model), state=state,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
+    if config.train.micro_batch_size == "auto" and device.type == "cuda":
+        choices["micro_batch_size"] = choose_rows(trainer, precision, should_fit, log)
     if ranks.rank == 0:
         record(run, config, choices, loaded, state.step, log)
         cut_back(run.samples, state.step, log)

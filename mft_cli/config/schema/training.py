@@ -15,7 +15,9 @@ class TrainingConfig:
     """Optimizer, schedule and steps."""
 
     global_batch_size: AtLeastOne = key(32, "Examples in an optimizer step, over all ranks.")
-    micro_batch_size: AtLeastOne = key(1, "Rows in one forward pass of one rank.")
+    micro_batch_size: AtLeastOne | Literal["auto"] = key(
+        "auto", "Rows in one forward pass of one rank; auto: as many as fit a GPU's memory, 1 on processors."
+    )
     packing: bool = key(True, "Lay several examples into one row; off: one example a row, padded.")
     row_length: AtLeastOne | None = key(
         None, "Tokens in a packed row; null: 1024, or data.max_length if larger.", needs="packing=true"
@@ -52,6 +54,11 @@ class TrainingConfig:
         "Early stopping: end after this many measurements in a row (checkpoint.best_by) without a new best; 0: never.",
     )
     max_bad_steps: AtLeastOne = key(5, "Stop after this many steps in a row without a finite loss and gradient.")
+
+    @property
+    def rows_at_once(self) -> int:
+        """micro_batch_size; 1 where a GPU is still to choose it."""
+        return 1 if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
 @dataclass(config=STRICT)
