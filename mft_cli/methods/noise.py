@@ -20,7 +20,7 @@ from mft_cli.data.pack import Batch, taken, true_at
 from mft_cli.methods.base import Corrupted, Inputs, label_count, model_inputs
 from mft_cli.methods.cost import ExtraPass
 from mft_cli.methods.masked_thought import MaskedThought
-from mft_cli.models.kernels.cross_entropy import BLOCK_ELEMENTS, hidden_states, logits_below, with_head
+from mft_cli.models.kernels.cross_entropy import block_rows, hidden_states, logits_below, with_head
 from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.rng import Draw, spread
 
@@ -210,7 +210,7 @@ def sample(model: nn.Module, hidden: Tensor, draws: Tensor, vocabulary: int, tem
 
 @torch.no_grad()
 def _sample(model: nn.Module, hidden: Tensor, draws: Tensor, vocabulary: int, temperature: float) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // vocabulary)
+    rows = block_rows(hidden.device, vocabulary)
     parts = zip(hidden.split(rows), draws.split(rows), strict=True)
     return torch.cat(
         [race(logits_below(model, part, vocabulary) / temperature, part_draws) for part, part_draws in parts]
@@ -235,6 +235,6 @@ def expected(model: nn.Module, hidden: Tensor, vocabulary: int, temperature: flo
 
 
 def _expected(model: nn.Module, hidden: Tensor, table: Tensor, temperature: float) -> Tensor:
-    rows = max(1, BLOCK_ELEMENTS // len(table))
+    rows = block_rows(hidden.device, len(table))
     parts = (logits_below(model, part, len(table)) / temperature for part in hidden.split(rows))
     return torch.cat([torch.softmax(logits, -1).to(table.dtype) @ table for logits in parts])

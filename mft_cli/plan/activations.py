@@ -40,6 +40,11 @@ class Micro:
     extra: int | None = None  # products with the head in a pass before the training's own; None: there is no such
 
     @property
+    def block(self) -> int:
+        """Logits that the softmax works on at a time."""
+        return BLOCK_ELEMENTS["cpu" if self.cpu else "cuda"]
+
+    @property
     def short(self) -> bool:
         """Whether documents go through mft_cli.models.kernels.short_attention, which keeps its probabilities."""
         return self.cpu and self.document <= LIMIT
@@ -97,7 +102,7 @@ def head_forward(s: Shape, m: Micro, trained: Trained) -> float:
     the head's gradient in fp32, and the product that is being added to it."""
     chunks = -(-m.labels // m.chunk)
     logits = m.compute * min(m.chunk, m.labels) * s.vocabulary
-    block = 4 * min(BLOCK_ELEMENTS, m.labels * s.vocabulary) if m.compute < 4 else 0
+    block = 4 * min(m.block, m.labels * s.vocabulary) if m.compute < 4 else 0
     if not trained.trains_head:
         return logits * min(chunks, 2) + block
     gradient = 4 * s.head
@@ -160,7 +165,7 @@ def extra_pass(s: Shape, m: Micro) -> list[Item]:
     layer = m.positions * sum(value for _, value in layer_terms(s, m))
     items = [Item("extra pass", f"one layer, M {m.positions:,}", layer)]
     if m.extra:
-        blocks = Item("extra pass's blocks of logits", f"4 x 4 B x {BLOCK_ELEMENTS:,}", 16 * BLOCK_ELEMENTS)
+        blocks = Item("extra pass's blocks of logits", f"4 x 4 B x {m.block:,}", 16 * m.block)
         items.append(blocks)
     if m.extra > 1:
         items.append(Item("embedding table", f"{m.compute} B x V x D", m.compute * s.head))

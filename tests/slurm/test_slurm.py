@@ -281,6 +281,19 @@ def test_two_ranks_are_preempted(site, tiny_model, problem_file):
     assert site.state()["step"] == 300
 
 
+def test_the_first_cause_of_a_failed_job_is_kept(site, tiny_model, problem_file):
+    """Of two tasks one is killed, as for want of memory; the other then misses it."""
+    words = tiny_overrides(tiny_model, problem_file, run_dir="run", **steps(100000))
+    job = site.train(*words, options=("--ntasks-per-node=2",))
+    trained = site.folder / "run" / "checkpoints" / "step-00000050"
+    site.until(trained.exists, lambda: f"a checkpoint: {site.output(job)}")
+    ranks = [p for p in psutil.process_iter() if site.trains(p, "--run=run")]
+    (victim,) = [p for p in ranks if p.environ().get("RANK", p.environ().get("SLURM_PROCID")) == "1"]
+    victim.kill()
+    assert site.ended(job)["JobState"] == "FAILED", site.output(job)
+    assert re.fullmatch(r"rank 1 on \w+: Killed", site.state()["message"]), site.output(job)
+
+
 def test_a_preempted_sweep_of_zero3_ranks_ends_in_the_same_numbers(site, tiny_model, problem_file):
     """An array over mask ratios, two ZeRO-3 ranks a job: the first is put back into the queue, nothing else changes."""
     same = [

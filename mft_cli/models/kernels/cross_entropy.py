@@ -26,7 +26,8 @@ from mft_cli.models.architectures import unsupported
 
 T = TypeVar("T")
 Result = tuple[Tensor, Tensor, Tensor]  # sum (differentiable scalar), loss of each position [N], argmax [N]
-BLOCK_ELEMENTS = 2**21  # fp32 logits that the softmax works on at a time: 8 MiB, so that they stay in the cache
+# fp32 logits that the softmax works on at a time: 8 MiB stay in a processor's cache; a GPU wants few and large kernels: 128 MiB
+BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}
 _plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _modules: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
@@ -202,7 +203,7 @@ def _logits_to_gradient(
 
     Softmax is fp32, a few rows at a time: a whole chunk in fp32 would be twice the memory and leave the cache.
     """
-    rows = max(1, BLOCK_ELEMENTS // logits.shape[1])
+    rows = block_rows(logits.device, logits.shape[1])
     losses, predicted = [], []
     for start in range(0, len(logits), rows):
         here = slice(start, start + rows)
@@ -213,6 +214,11 @@ def _logits_to_gradient(
         if needs_gradient and logits.dtype != torch.float32:
             logits[here] = block
     return torch.cat(losses), torch.cat(predicted)
+
+
+def block_rows(device: torch.device, vocabulary: int) -> int:
+    """Rows of logits that are worked on at a time."""
+    return max(1, BLOCK_ELEMENTS.get(device.type, BLOCK_ELEMENTS["cpu"]) // vocabulary)
 
 
 def _block_to_gradient(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mft_cli.models.kernels import cross_entropy
 from mft_cli.models.kernels.cross_entropy import (
@@ -60,7 +61,7 @@ def test_values_and_gradients_are_those_of_plain_cross_entropy(
     hidden, head, labels, weights = case(n, d, v, bias, seed=seed)
     weights = weights if weighted else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "BLOCK_ELEMENTS", block)
+        patch.setitem(cross_entropy.BLOCK_ELEMENTS, "cpu", block)
         total, each, predicted = summed_cross_entropy(
             hidden, head, labels, weights, vocab_size=v - cut, chunk_tokens=chunk
         )
@@ -205,3 +206,29 @@ def test_peft_wrapped_model() -> None:
     assert any(p.grad is not None for p in model.parameters())
     on_head = peft.get_peft_model(plain, peft.LoraConfig(target_modules=["lm_head"]))
     assert not head_is_plain(on_head)
+
+
+class Counted(TorchDispatchMode):
+    """Operations, each of them a kernel on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        self.count += "view" not in str(operation) and "slice" not in str(operation)
+        return operation(*arguments, **(keywords or {}))
+
+
+def test_a_gpu_works_on_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations of 1,024 labels at 128k words, without storage (meta): 4 blocks instead of 64."""
+    counts = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(cross_entropy.BLOCK_ELEMENTS, "meta", cross_entropy.BLOCK_ELEMENTS[device])
+        hidden = torch.empty(1024, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        head = nn.Linear(16, 128_000, bias=False, device="meta", dtype=torch.bfloat16)
+        labels = torch.empty(1024, dtype=torch.long, device="meta")
+        with Counted() as counted:
+            summed_cross_entropy(hidden, head, labels)[0].backward()
+        counts[device] = counted.count
+    assert counts["cuda"] <= 90 < 900 <= counts["cpu"]
