@@ -27,9 +27,9 @@ from mft_cli.slurm.srun import place_from_slurm
 from mft_cli.train import restart
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
-from mft_cli.train.follower_threads import telling_of_threads
 from mft_cli.train.fetch import fetch_for_ranks
 from mft_cli.train.fit import Fits
+from mft_cli.train.follower_threads import telling_of_threads
 from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
