@@ -454,7 +454,7 @@ def test_a_rank_listens_before_it_imports_torch(tmp_path):
     code = (
         "import signal, sys; sys.argv = ['mft', 'rank', '--frozen=none.json', '--run=run']\n"
         "import mft_cli.train.run as train\n"
-        "def seen(frozen, run, stop):\n"
+        "def seen(frozen, run, stop, should_fit):\n"
         "    signal.raise_signal(15); signal.raise_signal(10); print(stop.name)\n"
         "train.train_rank = seen\n"
         "from mft_cli.cli.main import main; main()"
