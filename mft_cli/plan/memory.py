@@ -228,13 +228,13 @@ def cpu_items(p: Problem, stage: str) -> list[Item]:
 def loading(p: Problem, stage: str) -> Item:
     """Memory of a node's processors while the weights go from their files to the GPUs.
 
-    Every rank holds the model as the files have it (here: in the precision that it computes in), which nothing has to be
-    cloned of; stage 3 reads in fp32, and every rank its part.
+    The files' own pages, which all ranks of a node have in common, in the files' precision (here: the one that it computes in),
+    and nothing has to be cloned; stage 3 reads in fp32, and every rank its part.
     """
     b, t, ranks = p.micro.compute, p.trained, p.gpus_per_node
     if stage.startswith("zero3"):
         return Item("loading", f"4 B x {t.total:,} x {ranks}/{p.gpus}", 4.0 * t.total * ranks / p.gpus)
-    return Item("loading", f"{b} B x {t.total:,} x {ranks} ranks", float(b) * t.total * ranks)
+    return Item("loading", f"{b} B x {t.total:,}, one copy for all ranks", float(b) * t.total)
 
 
 def table(p: Problem, limit: float) -> list[StageMemory]:

@@ -12,7 +12,8 @@ from torch import nn
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.config.schema.training import TrainingConfig
 from mft_cli.distributed.zero import is_rounded
-from mft_cli.models.loading import held_dtype
+from mft_cli.models.kernels.backends import register
+from mft_cli.models.loading import held_dtype, load_model
 from mft_cli.train import setup
 from mft_cli.train.engine import TorchEngine
 from tests.methods.test_contract import make_trainer, settings
@@ -40,6 +41,25 @@ def test_weights_are_held_as_the_files_have_them(tiny_model, in_16_bits, tmp_pat
         (tmp_path / "nowhere", torch.bfloat16, torch.float32),
     ):
         assert held_dtype(str(path), ModelConfig(path=str(path)), computed) == held
+
+
+def mapped(file: Path) -> list[range]:
+    """Addresses at which a file's pages are this process's memory, too."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+def test_the_ranks_of_a_node_share_one_copy_of_the_weights(in_16_bits, tiny_model):
+    """Weights that nothing has to round are the files' own pages, which all processes of a machine have in common."""
+    for path, dtype in ((in_16_bits, torch.bfloat16), (tiny_model, torch.float32)):
+        model = load_model(str(path), ModelConfig(path=str(path)), dtype=dtype, attention=register("sdpa"))
+        places = mapped(path / "model.safetensors")
+        assert all(any(p.data_ptr() in place for place in places) for p in model.parameters())
+    rounded = load_model(
+        str(tiny_model), ModelConfig(path=str(tiny_model)), dtype=torch.bfloat16, attention=register("sdpa")
+    )
+    places = mapped(tiny_model / "model.safetensors")
+    assert not any(any(p.data_ptr() in place for place in places) for p in rounded.parameters())
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
