@@ -133,7 +133,10 @@ def stage_lines(p: Plan) -> list[str]:
     return lines
 
 
-FP32_FILES = "  files in fp32 take 4 B a weight while they load, and under zero1 and zero2 every rank 4 B more for each trained one that 16 bits round"
+FP32_FILES = (
+    "  files in fp32 take 4 B a weight while they load, and under zero1 and zero2 every rank 4 B more for each trained one that "
+    "16 bits round"
+)
 
 
 def item_line(item: Item) -> str:
