@@ -68,6 +68,7 @@ def fits(trainer: Trainer, rows: int) -> bool:
         method.begin_step(engine.model, 0.0, engine.master)
         batch = trainer.batch(trainer.train, longest_rows(trainer.train, layout), 0)
         batch = trainer.on_device(method.corrupt(batch, 0.0, trainer.draw)).batch
+        trainer.before_forward(batch)
         sums = engine.run(method.loss, batch).sums
         engine.backward(sum(sums.values()), last=False)  # type: ignore[arg-type]
         return True

@@ -144,6 +144,8 @@ def assemble(
         metrics=NoMetrics(), log=log, stop=stop, pad_id=padding_id(tokenizers.extended, weights.model), state=state,
         flops_per_token=flops, peak_flops=peak_flops(device, config.log), hardware=machine,
     )  # fmt: skip
+    if adapters is not None:
+        trainer.before_forward = adapters.draw_dropout_for
     if config.train.micro_batch_size == "auto" and device.type == "cuda":
         choices["micro_batch_size"] = choose_rows(trainer, precision, should_fit, log)
     if ranks.rank == 0:
@@ -157,8 +159,6 @@ def assemble(
                 run.live, Path(tokenizers.path), config, model, tokenizers.renderer, loaded.derived_from, hidden
             )
         trainer.sample = sampler(run.samples, config.log, config.seed, model, method, tokenizers.renderer, loaded)
-    if adapters is not None:
-        trainer.before_forward = adapters.draw_dropout_for
     source = tokenizers.source
     return Assembly(
         trainer=trainer, model=model, loaded=loaded, method=method, base_tokenizer=tokenizers.as_loaded, tokenizer=tokenizers.extended,
