@@ -285,7 +285,7 @@ def test_buffers_follow_deepspeeds_settings():
 
 def test_the_configurations_own_row_is_named(tmp_path: Path):
     """A DeepSpeed file of the user's counts as the configuration does: its stage, its buffers, its type of gradients."""
-    assert "this configuration: none without gradient checkpointing, 126.8 GB: too much" in as_text(planned())
+    assert "this configuration: none without gradient checkpointing, 126.9 GB: too much" in as_text(planned())
     own = {"stage": 2, "reduce_bucket_size": 1e8, "overlap_comm": False}
     file = tmp_path / "ds.json"
     file.write_text(json.dumps({"zero_optimization": own, "data_types": {"grad_accum_dtype": "bf16"}}))
@@ -402,7 +402,7 @@ def test_the_clean_pass_computes_what_the_plan_says(noise: str, products: int):
 def test_logits_are_chunked():
     shape: Shape = measure(ARCHITECTURES["meta-llama/Llama-2-7b-hf"], "table")
     micro = Micro(positions=8192, labels=1024, chunk=1024, document=8192, compute=2, fast=True, cpu=False)
-    block = 4 * 2**21
+    block = 4 * 1024 * 32000  # the whole chunk at once: it is below 2**25
     assert head_forward(shape, micro, Trained(1, 0)) == 1024 * 32000 * 2 + 6 * 32000 * 4096 + block
     assert head_forward(shape, micro, Trained(1, 0, trains_head=False)) == 1024 * 32000 * 2 + block
 

@@ -56,9 +56,12 @@ def test_ranks_ask_nobody(hub_cache: Path, problem_file: Path, tmp_path: Path, m
     assert not asked.exists(), asked.read_text()
 
 
-def test_fetch_says_where_things_lie(hub_cache: Path, problem_file: Path, tmp_path: Path):
+def test_fetch_says_where_things_lie(
+    hub_cache: Path, problem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     words = tiny_overrides(Path("somebody/tiny"), problem_file)
-    done = mft("fetch", *words, "eval=gsm_symbolic", cwd=tmp_path, env={"HF_HOME": str(hub_cache), "HF_HUB_CACHE": ""})
+    done = mft("fetch", *words, "eval=gsm_symbolic", cwd=tmp_path, env={"HF_HOME": str(hub_cache)})
     assert done.returncode == 0, done.stderr
     assert f"model      somebody/tiny: {hub_cache}" in done.stdout
     assert f"data       local: {problem_file}" in done.stdout

@@ -231,4 +231,5 @@ def test_a_gpu_works_on_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         with Counted() as counted:
             summed_cross_entropy(hidden, head, labels)[0].backward()
         counts[device] = counted.count
-    assert counts["cuda"] <= 90 < 900 <= counts["cpu"]
+    assert counts["cuda"] < 200
+    assert counts["cpu"] > 900
