@@ -22,11 +22,12 @@ from mft_cli.train.loop import Trainer
 
 # (configuration, precision, GPUs, GPUs of a node, bytes of a GPU) -> rows that should fit
 Fits = Callable[[TrainConfig, Precision, int, int, float], int]
+# bytes of a parameter that the first step will take, too
 MOMENTS = {
     "adamw": 8,
     "adamw_8bit": 2,
     "adamw_8bit_paged": 0,
-}  # bytes of a parameter that the first step will take, too
+}
 
 
 def choose_rows(trainer: Trainer, precision: Precision, should_fit: Fits | None, log: Logger) -> int:
