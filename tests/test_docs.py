@@ -19,6 +19,7 @@ from mft_cli.cli.main import VERBS, module_of
 from mft_cli.cli.options import composed
 from mft_cli.config import load
 from mft_cli.config.schema import EvalRunConfig, TrainConfig
+from mft_cli.config.schema.critique import CritiqueRunConfig
 from mft_cli.config.validate import aliases, walk
 from mft_cli.plan.settings import PlanOptions
 from tests.support.fake_runs import fake_evaluation, fake_run
@@ -149,6 +150,25 @@ def test_tutorials_run_as_they_stand(page: Path, folder: Path):
     done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "Traceback" not in done.stderr
+
+
+# ---- keys -----------------------------------------------------------------------------------------------------------
+
+KEYS = {k for cls in (TrainConfig, EvalRunConfig, CritiqueRunConfig) for k, *_ in walk(cls)}
+SECTIONS = {k.partition(".")[0] for k in KEYS if "." in k}
+NAMED = re.compile(rf"(?<![\w./@-])((?:{'|'.join(sorted(SECTIONS))})(?:\.[\w<>-]+)+)(?==|`)")
+FILES = re.compile(r"\.(csv|html|json|jsonl|log|md|safetensors)$")
+UNREAD = ("LOG.md", "CHANGELOG.md", "keys.md")  # they say what was, or are generated
+PARENTS = {k[: dot.start()] for k in KEYS for dot in re.finditer(r"\.", k)}
+KNOWN = re.compile("|".join(re.escape(k).replace("<name>", r"[\w<>-]+") for k in KEYS | PARENTS))
+
+
+def test_pages_name_keys_that_there_are():
+    read = [p for p in PAGES if p.name not in UNREAD]
+    named = {(name, p.name) for p in read for name in NAMED.findall(text_of(p)) if not FILES.search(name)}
+    assert len(named) > 300
+    unknown = {n for n, _ in named if not KNOWN.fullmatch(n) and not n.startswith("deepspeed.config.")}
+    assert [(n, page) for n, page in sorted(named) if n in unknown and f"{n}=0.2" not in WRONG] == []
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
