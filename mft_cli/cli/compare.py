@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mft_cli.report.render import tables
 from mft_cli.report.render.blocks import blocks
 from mft_cli.report.render.measures import Block
 from mft_cli.report.summary import Summary, summarise
-from mft_cli.report.wording import NONE, one_line, percent
+from mft_cli.report.wording import NONE, one_line, percent, probability, signed, signed_interval
 
 
 @dataclass(config=STRICT, frozen=True)
@@ -62,14 +63,15 @@ def compare(folders: list[Path], out: Path, baseline: str | None = None) -> Summ
         print(f"\n{benchmark}")
         print("\n".join(_scores(summary, benchmark)))
         print("\n".join(_pairs([pair for pair in shared if pair.benchmark == benchmark])))
+        print("".join(_likelihoods([pair for pair in shared if pair.benchmark == benchmark])), end="")
     _print_seeds(summary)
     print(f"\n{tables.how_many(summary)}")
     print("detectable: the smallest true difference that such a comparison finds in four of five repetitions")
     for block in blocks(summary):
         print("\n".join(_block(block)))
-    print("\n".join(chain.from_iterable(_flips(pair) for pair in shared[:6])))
+    print("\n".join(chain.from_iterable(_flips(pair) for pair in shared[:6] if pair.generated)))
     paths = write(summary, out)
-    flips = sum(len(pair.gained) + len(pair.lost) for pair in summary.pairs)
+    flips = sum(len(pair.gained) + len(pair.lost) for pair in summary.pairs if pair.generated)
     shown = sum(len(part.shown) for part in summary.flips)
     print(
         f"\nboth completions of {shown} of {flips} flips: {paths.html}\nof all: {paths.flips}\nall numbers: {paths.json}"
@@ -107,6 +109,17 @@ def _pairs(pairs: list[Pair]) -> list[str]:
         rows.append((name, row.n, f"{row.difference} {row.interval}", f"+{row.gained}/−{row.lost}",
                      percent(pair.agreement), row.p, row.p_holm, row.detectable, row.verdict))  # fmt: skip
     return ["  " + line for line in text_table(rows)]
+
+
+def _likelihoods(pairs: list[Pair]) -> Iterator[str]:
+    """Of texts that were only read: lines with the differences of their log-likelihoods."""
+    for pair in pairs:
+        if not pair.generated and pair.gold and pair.gold.interval is not None:
+            bounds = signed_interval(list(pair.gold.interval), 4)
+            yield (
+                f"  log-likelihood of a token, {one_line(pair.second)} − {one_line(pair.first)}: "
+                f"{signed(pair.gold.difference, 4)} {bounds} nats, p {probability(pair.gold.p)}: {pair.gold.verdict}\n"
+            )
 
 
 def _block(block: Block) -> list[str]:

@@ -112,7 +112,10 @@ def command_of(run: Path) -> str:
     """The command that made a run, from its run.json; empty where there is none."""
     file = run / "run.json"
     words = read_json(file).get("command") if file.is_file() else None
-    return without_folders(shlex.join(map(str, words))) if isinstance(words, list) else ""
+    if not isinstance(words, list) or not words:
+        return ""
+    program = "mft" if Path(str(words[0])).name == "__main__.py" else str(words[0])  # python -m mft_cli
+    return without_folders(shlex.join([program, *map(str, words[1:])]))
 
 
 def push(upload: Upload, private: bool) -> str:

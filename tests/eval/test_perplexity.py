@@ -16,6 +16,7 @@ from mft_cli.errors import UserError
 from mft_cli.eval.evaluate import evaluate
 from mft_cli.eval.grading.perplexity import perplexity_lines, perplexity_metrics
 from mft_cli.eval.ranking import windows
+from mft_cli.report.wording import signed
 from tests.support.harness import harness, write_jsonl
 
 TEXTS = ["Tom has 7 apples and gives 2 of them to Ann.", "The answer is 4.\nIt is a number.  We add 5 and take 3 away."]
@@ -90,7 +91,9 @@ def test_windows_predict_every_token_once():
     assert windows([1, 2, 3, 4, 5], 0, 3) == [([0], [1, 2]), ([2], [3, 4]), ([3, 4], [5])]
 
 
-def test_two_models_are_paired_over_texts(tiny_model: Path, rows: Path, tmp_path: Path):
+def test_two_models_are_paired_over_texts(
+    tiny_model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folders = []
     for name, length in (("a", None), ("b", 5)):
         config = evaluation(
@@ -99,7 +102,10 @@ def test_two_models_are_paired_over_texts(tiny_model: Path, rows: Path, tmp_path
         folders.append(mft_cli.evaluate(config))
     summary = mft_cli.compare(*folders, out=tmp_path / "report")
     (pair,) = summary.pairs
-    assert (summary.flips, pair.same_text) == ([], None)  # nothing was generated
+    assert (summary.flips, summary.agreements, pair.same_text) == ([], [], None)  # nothing was generated
+    said = capsys.readouterr().out
+    assert f"  log-likelihood of a token, b − a: {signed(pair.gold and pair.gold.difference, 4)} [" in said
+    assert "ALARM" not in said
     assert pair.refused == ""
     assert pair.gold is not None
     assert pair.gold.n == 2

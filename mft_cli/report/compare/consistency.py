@@ -29,10 +29,14 @@ class Agreement:
 
 
 def agreements(subjects: list[Subject]) -> list[Agreement]:
-    """One for each benchmark with two comparable runs."""
+    """One for each benchmark with two comparable runs that generated answers."""
     result = []
     for benchmark in dict.fromkeys(subject.benchmark for subject in subjects):
-        here = [subject for subject in subjects if subject.benchmark == benchmark and not subject.problem]
+        here = [
+            subject
+            for subject in subjects
+            if subject.benchmark == benchmark and subject.generated and not subject.problem
+        ]
         kept = [subject for subject in here if not refusal(here[0], subject)]
         if len(kept) < 2:
             continue

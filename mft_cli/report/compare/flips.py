@@ -66,31 +66,25 @@ class PairFlips:
 def same_text(first: Evaluation, second: Evaluation) -> tuple[int, int] | None:
     """How many completions are the same text, of how many; None where the two have other problems, or generated nothing."""
     a, b = first.completions(), second.completions()
-    if not a or a.keys() != b.keys() or not has_texts(first):
+    if not a or a.keys() != b.keys() or not first.generated:
         return None
     return sum(a[key].get("completion") == b[key].get("completion") for key in a), len(a)
 
 
-def has_texts(evaluation: Evaluation) -> bool:
-    """False where all completions are empty: texts were only read (perplexity)."""
-    return not evaluation.generations or any(row.get("completion") != "" for row in evaluation.generations)
-
-
-def flipped(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> list[Pair]:
-    changed = [pair for pair in pairs if pair.gained or pair.lost]
-    return [pair for pair in changed if has_texts(evaluations[pair.benchmark, pair.first])]
+def flipped(pairs: list[Pair]) -> list[Pair]:
+    return [pair for pair in pairs if pair.generated and (pair.gained or pair.lost)]
 
 
 def collect(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> list[PairFlips]:
     """Flips of every compared pair, within the page's limits; gained and lost in equal shares where both abound."""
-    changed = flipped(pairs, evaluations)
+    changed = flipped(pairs)
     limit = min(PER_PAIR, max(2, IN_ALL // len(changed))) if changed else 0
     return [_flips_of(pair, evaluations, chosen(pair.gained, pair.lost, limit), TEXT_LIMIT) for pair in changed]
 
 
 def every(pairs: list[Pair], evaluations: dict[tuple[str, str], Evaluation]) -> Iterator[PairFlips]:
     """All flips of every compared pair, with whole texts."""
-    return (_flips_of(pair, evaluations, (pair.gained, pair.lost), None) for pair in flipped(pairs, evaluations))
+    return (_flips_of(pair, evaluations, (pair.gained, pair.lost), None) for pair in flipped(pairs))
 
 
 def _flips_of(

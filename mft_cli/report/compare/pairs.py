@@ -58,12 +58,13 @@ class Pair(Comparison):
     gold_refused: str = ""
     cautions: list[str] = field(default_factory=list)
     contaminated: list[str] = field(default_factory=list)  # whose training data holds the benchmark
+    generated: bool = True  # False: texts were only read
     same_text: tuple[int, int] | None = None  # completions that are the same text, of how many
 
 
 def compare(first: Subject, second: Subject) -> Pair:
     """The comparison, or its refusal; verdicts come later, when the number of comparisons is known."""
-    pair = Pair(first.benchmark, first.label, second.label, refused=refusal(first, second))
+    pair = Pair(first.benchmark, first.label, second.label, refused=refusal(first, second), generated=first.generated)
     if pair.refused:
         return pair
     problems = list(first.values)  # the order of scores.jsonl, which is that of the data

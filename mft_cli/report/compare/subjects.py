@@ -29,6 +29,9 @@ class Subject:
     seeds: dict[str, dict[str, float]] = field(default_factory=dict)  # of several: seed -> values
     seed_logprobs: dict[str, dict[str, float]] = field(default_factory=dict)  # of several: seed -> logprobs
     scoring_version: int = 1
+    generated: bool = (
+        True  # False: texts were only read, and a problem's value is the share of tokens that were guessed
+    )
 
 
 def subject(evaluation: Evaluation) -> Subject:
@@ -54,6 +57,7 @@ def subject(evaluation: Evaluation) -> Subject:
         accuracy=metrics.get("accuracy"),
         contaminated=bool(metrics.get("contaminated")),
         problem=obstacle(evaluation),
+        generated=evaluation.generated,
         scoring_version=metrics.get("scoring_version") or 1,  # metrics of before it was written
     )
 
@@ -97,6 +101,7 @@ def average(subjects: list[Subject], label: str) -> Subject:
         seeds={key: member.values for key, member in zip(keys, subjects, strict=True)},
         seed_logprobs={key: member.logprobs for key, member in zip(keys, subjects, strict=True)} if gold else {},
         scoring_version=first.scoring_version,
+        generated=first.generated,
     )
 
 

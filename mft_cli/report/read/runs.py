@@ -41,6 +41,11 @@ class Evaluation:
     gold: list[Record]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def generated(self) -> bool:
+        """False where all completions are empty: texts were only read (perplexity)."""
+        return not self.generations or any(row.get("completion") != "" for row in self.generations)
+
     def completions(self) -> dict[tuple[str, int], Record]:
         """Completions by problem and sample. A line written twice counts once: the later one."""
         return {(str(row.get("id")), int(row.get("sample") or 0)): row for row in self.generations}
