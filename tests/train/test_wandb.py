@@ -121,6 +121,7 @@ def evaluated(folder: Path) -> None:
         "scores": [{"id": i, "sample": 0, "answer": i, "gold": "a", "correct": i == "a"} for i in ("a", "b")],
     }
     folder.mkdir(parents=True)
+    RunDir(folder.parents[1]).set_state("done")
     for name, rows in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -145,7 +146,9 @@ def test_completions_are_a_table(tiny_model, problem_file, tmp_path, opened, mos
 
 def test_masks_are_an_artifact_also_without_a_benchmark(tiny_model, problem_file, tmp_path, opened):
     log = {**WANDB, "wandb_artifacts": True}
-    folder = train(training(tiny_model, problem_file, tmp_path / "run", log=log, method={"name": "mask_finetune"}))
+    folder = train(
+        training(tiny_model, problem_file, tmp_path / "run", log=log, method={"name": "mask_finetune", "layers": "all"})
+    )
     (artifact,) = [artifact for run in opened for artifact in run.artifacts]
     assert (artifact.name, artifact.type) == ("run-parts", "model-parts")
     assert artifact.files == {"masks.mft": (folder / "export/masks.mft").read_bytes()}
