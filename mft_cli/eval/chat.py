@@ -69,10 +69,21 @@ class Chat:
             "input_ids": prompt, "attention_mask": torch.ones_like(prompt), "max_new_tokens": room, "streamer": streamer,
             "eos_token_id": self.end_ids, "pad_token_id": self.end_ids[0], "do_sample": False, **sampling,
         }  # fmt: skip
-        worker = threading.Thread(target=self.model.generate, kwargs=settings, daemon=True)  # type: ignore[arg-type]
+        failures: list[Exception] = []
+
+        def generate() -> None:
+            try:
+                self.model.generate(**settings)
+            except Exception as error:
+                failures.append(error)
+                streamer.end()  # who reads would wait for ever
+
+        worker = threading.Thread(target=generate, daemon=True)
         worker.start()
         yield from streamer
         worker.join()
+        if failures:
+            raise failures[0]
 
 
 def open_chat(config: EvalRunConfig, **settings: Any) -> Chat:

@@ -461,3 +461,13 @@ def test_a_rank_listens_before_it_imports_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, "SIGUSR1\n"), done.stderr
+
+
+def test_a_log_that_a_full_disk_refuses_stops_no_rank(capfdbinary: pytest.CaptureFixture[bytes]):
+    """A pipe that nobody reads any more would: the rank waits in its next print."""
+    reading, writing = os.pipe()
+    os.write(writing, b"a line")
+    os.close(writing)
+    with open(reading, "rb") as source, open("/dev/full", "wb", buffering=0) as log:
+        launch.copy(source, sys.stdout, log)
+    assert capfdbinary.readouterr().out == b"a line"

@@ -44,6 +44,18 @@ def test_a_turn_is_what_the_hf_engine_generates_and_the_next_one_knows_it(tiny_m
     assert asked.endswith("And 5?<|im_end|>\n<|im_start|>assistant\n")
 
 
+def test_a_model_that_fails_in_its_thread_ends_the_reply(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever reads the streamer would wait for ever."""
+    chat = opened(tiny_model)
+
+    def fail(**settings: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(chat.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        "".join(chat.reply("What is 3 + 4?"))
+
+
 def test_one_turn_has_the_ids_of_a_question(tiny_model: Path):
     renderer = opened(tiny_model).renderer
     assert renderer.turns_ids([{"role": "user", "content": "Q 7?"}]) == renderer.prompt_ids("Q 7?")
