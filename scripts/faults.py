@@ -38,7 +38,8 @@ GROUPS: dict[str, Group] = {
 BEGIN, END = "<!-- the table: begin -->", "<!-- the table: end -->"
 WARM = ("mft_cli.train.run", "mft_cli.eval.evaluate", "mft_cli.eval.engines.hf", "mft_cli.config.load", "mft_cli.cli.train",
         "mft_cli.methods.masked_thought", "transformers.models.llama.modeling_llama", "peft", "hydra.core.utils",
-        "torch.utils.tensorboard", "mft_cli.cli.rank", "mft_cli.cli.report", "mft_cli.cli.eval")  # fmt: skip
+        "torch.utils.tensorboard", "mft_cli.cli.rank", "mft_cli.cli.report", "mft_cli.cli.eval",
+        "mft_cli.report", "matplotlib.figure", "matplotlib.backends.backend_agg")  # fmt: skip
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from scripts.fault_injection.forks import Ended, run_mft
 from scripts.fault_injection.scenarios import BY_NAME, Workshop, differences
 from scripts.fault_injection.table import Table, traceback_in
 
-SCENARIOS = ("evaluated", "saves", "lora", "refine", "weight masks", "zero3")
+SCENARIOS = ("plain", "evaluated", "saves", "lora", "refine", "weight masks", "zero3")
 
 
 def flip(data: bytes, rng: random.Random) -> bytes:
@@ -56,8 +56,9 @@ KINDS = [
     FileKind("run/state.json", "goes on from the newest checkpoint", ("stopped", "done")),
     FileKind("run/metrics.jsonl", "told; whole lines are kept", ("stopped", "done")),
     FileKind("run/samples.jsonl", "told; whole lines are kept", ("stopped", "done")),
-    FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", ("stopped", "done")),
-    FileKind("run/training_questions.bin", AGAIN, ("done",)),
+    FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", ("stopped", "done"),
+             ("same",)),
+    FileKind("run/training_questions.bin", AGAIN, ("done",), ("same",)),
     FileKind("run/export*/masks.mft", TOLD, readers=("same", "eval", "masks")),
     FileKind("run/export*/*.safetensors", f"{TOLD}, by the evaluation", readers=EXPORTED),
     FileKind("run/export*/mft.json", TOLD, readers=EXPORTED),
@@ -66,20 +67,20 @@ KINDS = [
     FileKind("run/export*/.mft-digests.json", AGAIN, readers=EXPORTED),
     FileKind("run/export*/SHA256SUMS", TOLD, readers=EXPORTED),
     FileKind("run/export*/*", TOLD, readers=EXPORTED),
-    FileKind("run/export/adapter/README.md", UNREAD),
+    FileKind("run/export/adapter/README.md", UNREAD, readers=("same",)),
     FileKind("run/export*/adapter/*", TOLD, readers=("same", "adapter")),
     FileKind("run/export*/head/*", TOLD, readers=("same", "verify")),
     FileKind("run/eval*/*/generations.jsonl", AGAIN),
     FileKind("run/eval*/*/scores.jsonl", AGAIN),
     FileKind("run/eval*/*/gold.jsonl", AGAIN),
     FileKind("run/eval*/*/metrics.json", AGAIN),
-    FileKind("run/eval*.json", AGAIN),
+    FileKind("run/eval*.json", AGAIN, readers=("same",)),
     FileKind("run/frozen.json", AGAIN, ("stopped",), ("same",)),
     FileKind("run/train.log", UNREAD, ("stopped",), ("same",)),
     FileKind("run/logs/*", UNREAD, ("stopped",), ("same",)),
     FileKind("run/tensorboard/*", UNREAD, ("stopped",), ("same",)),
     FileKind("run/.lock", UNREAD, ("stopped",), ("same",)),
-    FileKind("run/eval*/.lock", UNREAD),
+    FileKind("run/eval*/.lock", UNREAD, readers=("same",)),
 ]  # fmt: skip
 
 

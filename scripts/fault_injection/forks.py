@@ -37,6 +37,7 @@ WORTH_IT = (
     "math_verify",
     "sympy",
     "latex2sympy2_extended",
+    "matplotlib",
 )
 LIMIT_S = 240  # of a command, and of what it started to end after it
 
