@@ -16,6 +16,15 @@ def first_line(error: Exception, most: int = 300) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def memory_problem(error: BaseException) -> str | None:
+    """Whose memory did not suffice; None where it was something else. torch tells of the processor's in words only."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory does not suffice"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "this machine's memory does not suffice"
+    return None
+
+
 class UserError(Exception):
     """Something that the user can correct. Its text is one clear sentence: what, where, what was expected, what to do."""
 

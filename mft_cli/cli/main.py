@@ -10,7 +10,17 @@ from types import ModuleType
 from typing import NoReturn
 
 from mft_cli.console import mend_streams, write
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError
+from mft_cli.errors import (
+    EXIT_DONE,
+    EXIT_OURS,
+    EXIT_STOPPED,
+    EXIT_USER,
+    RankFailed,
+    Stopped,
+    UserError,
+    first_line,
+    memory_problem,
+)
 from mft_cli.files import disk_problem
 from mft_cli.signals import ignore_stop_signals
 
@@ -85,7 +95,10 @@ def run(task: Callable[[], None]) -> int:
             raise
         tell(f"{error}; free space or choose another folder, then start the same command again")
         return EXIT_USER
-    except Exception:
+    except Exception as error:
+        if problem := memory_problem(error):
+            tell(f"{problem} ({first_line(error)}); a smaller model, batch or length needs less")
+            return EXIT_USER
         import traceback
 
         traceback.print_exc()

@@ -17,7 +17,7 @@ from mft_cli.console import Log
 from mft_cli.data.deal import balance_of, idle_notice
 from mft_cli.distributed.launch import start_ranks, world_size
 from mft_cli.distributed.ranks import Ranks, gave_up, is_lost_connection, join, leave
-from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line
+from mft_cli.errors import EXIT_STOPPED, EXIT_USER, RankFailed, Stopped, UserError, first_line, memory_problem
 from mft_cli.files import disk_problem, read_json, remove_leftovers, write_atomically, write_json, write_sealed
 from mft_cli.models.device import set_up_device
 from mft_cli.provenance import changed_versions, environment
@@ -34,6 +34,10 @@ from mft_cli.train.resume import check_same_settings, is_done
 from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
 
+LESS_MEMORY = (
+    "what is saved stays; a smaller train.micro_batch_size or train.row_length, train.gradient_checkpointing=true or "
+    "deepspeed=zero3 need less (mft plan counts before); then start the command again"
+)
 FALLBACK_MESSAGES: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted by a second Ctrl-C: what came after the last save is lost"
 }
@@ -175,6 +179,8 @@ def recording_outcome(run: RunDir, ranks: Ranks) -> Iterator[None]:
         except Exception as error:
             if isinstance(error, OSError):
                 run.check_there("it could not be written to")
+            if problem := memory_problem(error):
+                raise UserError(f"{run.root}: {problem} ({first_line(error)}); {LESS_MEMORY}") from None
             if (reason := disk_problem(error)) is None:
                 raise
             raise UserError(

@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from mft_cli import provenance
 from mft_cli.errors import UserError
@@ -283,3 +284,26 @@ def test_a_checkpoint_when_this_long_has_passed(tiny_model, problem_file, tmp_pa
     keep = {"every_minutes": minutes, "every_steps": 100, "keep_last": 9}
     train(training(tiny_model, problem_file, run, checkpoint=keep))
     assert steps_in(run / "checkpoints") == steps
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "the GPU's memory does not suffice"),
+     (RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+      "this machine's memory does not suffice"),
+     (MemoryError(), "this machine's memory does not suffice")],
+)  # fmt: skip
+def test_too_little_memory_is_a_sentence_and_smaller_batches_go_on(tiny_model, problem_file, tmp_path, error, problem):
+    def fail() -> None:
+        raise error
+
+    more = {"checkpoint": {"every_steps": 1}, "train": {"micro_batch_size": 4}}
+    said = break_at(training(tiny_model, problem_file, tmp_path / "run", **more), 3, fail, UserError)
+    assert problem in said
+    assert "train.micro_batch_size" in said
+    assert state_of(tmp_path / "run")["message"] == said
+    train(training(tiny_model, problem_file, tmp_path / "run", checkpoint={"every_steps": 1}))
+    assert state_of(tmp_path / "run")["state"] == "done"
