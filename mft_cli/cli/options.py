@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def read_options(
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if equals and name in defaults:
-            texts[name] = text
+            texts[name] = os.path.expanduser(text)  # a shell leaves out=~/x as it is
         else:
             refuse_misspelt(argument, verb, list(defaults), configuration)
             rest.append(argument)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ NOT_IN_THE_NAME = ("run_dir", "budget", "csv")  # a larger budget goes on in the
 def critique_folder(config: CritiqueRunConfig) -> Path:
     """run_dir, else a name that the settings decide: the same command goes on where it was."""
     if config.run_dir:
-        return Path(config.run_dir)
+        return Path(os.path.expanduser(config.run_dir))
     return Path("outputs") / f"critique-{'+'.join(config.data.sources)[:48]}-{settings_digest(config)[:8]}"
 
 

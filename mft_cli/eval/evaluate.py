@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def finished(plan: Plan) -> Metrics | None:
 def eval_folder(config: EvalRunConfig) -> Path:
     """run_dir, else a name that model, benchmarks and settings decide: the same command goes on where it was."""
     if config.run_dir:
-        return Path(config.run_dir)
+        return Path(os.path.expanduser(config.run_dir))
     path = Path(config.model.path)
     exported = path.name.startswith(("export", "adapter"))
     while path.name.startswith(("export", "adapter")):  # outputs/<run>/export/adapter

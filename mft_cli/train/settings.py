@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import yaml
@@ -35,7 +36,7 @@ def settings_digest(config: TrainConfig) -> str:
 def run_folder(config: TrainConfig) -> Path:
     """run_dir, else a name that the settings decide: the same command finds its own run again and goes on."""
     if config.run_dir:
-        return Path(config.run_dir)
+        return Path(os.path.expanduser(config.run_dir))
     name = f"{config.method.name}-{config.data.name or 'data'}-s{config.seed}-{settings_digest(config)[:8]}"
     return Path("outputs") / name
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic.dataclasses import dataclass
@@ -13,8 +15,11 @@ from mft_cli.cli.options import print_only, read_options
 from mft_cli.config.schema.base import STRICT, AtLeastOne, key
 from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import expected, hints, names
+from mft_cli.critique.run import critique_folder
 from mft_cli.errors import UserError
 from mft_cli.plan.settings import PlanOptions
+from mft_cli.eval.evaluate import eval_folder
+from mft_cli.train.settings import run_folder
 from tests.support.tiny import mft
 
 
@@ -31,6 +36,14 @@ def test_options_are_typed_and_the_rest_is_kept_in_order():
     assert (options.rows, options.out) == (5, None)
     assert rest == ["data=gsm8k", "seed=3", "a question: rows=7?"]
     assert read_options(Options, "verb", ["rows=5", "out=a/b", "rows=6"])[0] == Options(rows=6, out=Path("a/b"))
+
+
+def test_a_folder_below_the_home_is_meant_as_the_shell_would(monkeypatch: pytest.MonkeyPatch):
+    """Which leaves the ~ in run_dir=~/x as it is: a folder of that name was made here, and its export was not found there."""
+    monkeypatch.setenv("HOME", "/h")
+    asked: Any = types.SimpleNamespace(run_dir="~/x")
+    assert {run_folder(asked), eval_folder(asked), critique_folder(asked)} == {Path("/h/x")}
+    assert read_options(Options, "verb", ["out=~/x"])[0].out == Path("/h/x")
 
 
 def test_keys_of_the_configuration_and_names_of_other_tools_are_left_to_the_schema():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mft_cli.config.schema.launching import LaunchConfig
-from mft_cli.distributed import launch
+from mft_cli.distributed import launch, processes
 from mft_cli.distributed.causes import cause_of
 from mft_cli.distributed.processes import Rank
 from mft_cli.errors import UserError
@@ -469,5 +469,5 @@ def test_a_log_that_a_full_disk_refuses_stops_no_rank(capfdbinary: pytest.Captur
     os.write(writing, b"a line")
     os.close(writing)
     with open(reading, "rb") as source, open("/dev/full", "wb", buffering=0) as log:
-        launch.copy(source, sys.stdout, log)
+        processes.copy(source, sys.stdout, log)
     assert capfdbinary.readouterr().out == b"a line"
