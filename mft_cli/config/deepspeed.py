@@ -11,8 +11,10 @@ from pathlib import Path
 from mft_cli.config import schema
 from mft_cli.config.schema.base import Values
 from mft_cli.config.schema.deepspeed_file import DeepspeedFile
+from mft_cli.config.secrets import refuse_values
 from mft_cli.config.validate import build
 from mft_cli.errors import UserError
+from mft_cli.files import read_json
 
 # What mft has its own keys for. A DeepSpeed file may say the same or "auto", nothing else.
 MFT_KEYS = {
@@ -35,11 +37,12 @@ def given(config: schema.DeepspeedConfig) -> Values:
     if not config.config_file:
         return copy.deepcopy(config.config)
     try:
-        values = json.loads(Path(config.config_file).read_text(encoding="utf-8"))
+        values = read_json(Path(config.config_file))
     except (OSError, ValueError) as error:
         raise UserError(f"deepspeed.config_file={config.config_file}: not a readable JSON file ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"deepspeed.config_file={config.config_file}: expected a JSON object with DeepSpeed's keys")
+    refuse_values(values, f"{config.config_file}: ")  # run.json keeps them
     return values
 
 

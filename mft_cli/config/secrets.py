@@ -18,8 +18,9 @@ FORMS = {  # of a value, or of a part of it -> the environment variable to use i
     r"\bsk-[A-Za-z0-9_-]{16,}": "a variable that eval.api.key_env names, such as OPENAI_API_KEY",
     r"\bwandb_v\d_\w{20,}|^[0-9a-f]{40}$": "WANDB_API_KEY",
     r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})": "GITHUB_TOKEN",
+    r"\b(AIza[\w-]{35}|glpat-[\w-]{20,}|xox[abeprs]-[\w-]{10,}|nvapi-[\w-]{20,})": "the variable of the service that it opens",
     r"://[^/\s:@]*:[^/\s@]+@": "a variable, or a credentials file (~/.netrc)",
-    r"(?i)[?&;]([\w-]*(token|signature|api_?key|password|secret)|sig|key|awsaccesskeyid|x-amz-credential)=[^&\s]": (
+    r"(?i)[?&;#]([\w-]*(token|signature|api_?key|password|secret)|sig|key|awsaccesskeyid|x-amz-credential)=[^&\s]": (
         "a variable, or a credentials file (~/.netrc): the address without its signature"
     ),
 }

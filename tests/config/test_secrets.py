@@ -20,7 +20,12 @@ BY_FORM = {  # made here: a form -> the environment variable that the refusal na
     "0123456789abcdef0123" * 2: "WANDB_API_KEY",
     "ghp_" + "aB3" * 12: "GITHUB_TOKEN",
     "github_pat_" + "aB3_" * 8: "GITHUB_TOKEN",
+    "AIza" + "aB3-_" * 7: "of the service",
+    "glpat-" + "aB3_" * 5: "of the service",
+    "xoxb-" + "1234567890": "of the service",
+    "nvapi-" + "aB3_" * 8: "of the service",
     "https://host/file.jsonl?token=abc": "netrc",
+    "https://host/file.jsonl#access_token=abc": "netrc",
     "https://s3.host/file?X-Amz-Date=1&X-Amz-Signature=abc": "netrc",
     "https://host/file?a=1&api_key=abc": "netrc",
 }
