@@ -21,7 +21,7 @@ from mft_cli.errors import UserError
 DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EPERM, errno.EACCES, errno.EROFS, errno.ENODEV,
     errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EBUSY,
-    errno.ELOOP, errno.EREMOTEIO, errno.ENOLCK,
+    errno.ELOOP, errno.EREMOTEIO, errno.ENOLCK, errno.EISDIR, errno.ENOTDIR,
 }  # fmt: skip
 UMASK = os.umask(0o077)  # it can only be read by being set
 os.umask(UMASK)
