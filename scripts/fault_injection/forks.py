@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import signal
@@ -247,3 +248,4 @@ def import_all(names: Iterable[str]) -> None:
                 importlib.import_module(name)
             if threading.active_count() > 1:
                 raise RuntimeError(f"importing {name} starts a thread: this process cannot be forked any more")
+    gc.freeze()  # a child's collections would copy every page of what is imported
