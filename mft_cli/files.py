@@ -204,7 +204,7 @@ def file_digest(path: Path) -> str:
 @contextlib.contextmanager
 def locked(folder: Path, refusal: str) -> Iterator[None]:
     """The folder is this process's; raises UserError(refusal) while another one has it. A dead one's lock is free,
-    and what it left half-written is removed."""
+    and what it left half-written is removed. Raises UserError at the end if the folder was deleted or moved meanwhile."""
     import fcntl
 
     try:
@@ -227,4 +227,23 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
                 flush=True,
             )
         remove_leftovers(folder)
-        yield
+        inode = inode_of(folder)
+        gone = (
+            f"{folder} was deleted or moved while a command worked there; move it back and start the same command again"
+        )
+        try:
+            yield
+        except OSError:
+            if inode_of(folder) != inode:
+                raise UserError(gone) from None
+            raise
+        if inode_of(folder) != inode:
+            raise UserError(f"{gone} (what came after lies in a new folder of that name)" if folder.exists() else gone)
+
+
+def inode_of(folder: Path) -> int | None:
+    """What tells a folder from a new one of its name; None without one."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from mft_cli.errors import Stopped, UserError
-from mft_cli.files import file_digest, locked, read_sealed, write_sealed
+from mft_cli.files import file_digest, inode_of, locked, read_sealed, write_sealed
 from mft_cli.provenance import Provenance
 
 
@@ -92,13 +92,10 @@ class RunDir:
 
     def hold(self) -> None:
         """From now on it is noticed if the folder is deleted or moved."""
-        self.inode = self.root.stat().st_ino
+        self.inode = inode_of(self.root)
 
     def is_gone(self) -> bool:
-        try:
-            return self.inode is not None and self.root.stat().st_ino != self.inode
-        except FileNotFoundError:
-            return True
+        return self.inode is not None and inode_of(self.root) != self.inode
 
     def check_there(self, doing: str) -> None:
         """Raises UserError if the folder was deleted or moved: what is written now would make a new one of the old name."""

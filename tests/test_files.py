@@ -138,3 +138,19 @@ def test_no_folder_for_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyP
     with pytest.raises(FileNotFoundError) as raised:
         tempfile.gettempdir()
     assert files.disk_problem(raised.value) == "no folder for temporary files can be written: set TMPDIR"
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_folder_that_is_moved_while_a_command_works_there_is_told(tmp_path: Path, new: bool):
+    """An evaluation would end well, and its scores lie in a new folder of the old name; or end in a FileNotFoundError."""
+    folder = tmp_path / "eval"
+    with (
+        pytest.raises(UserError, match="was deleted or moved while a command worked there"),
+        files.locked(folder, "in use"),
+    ):
+        folder.rename(tmp_path / "moved")
+        if new:
+            files.write_json(folder / "metrics.json", {})
+        else:
+            (folder / "metrics.json").read_text()
+    assert (tmp_path / "moved" / ".lock").exists()
