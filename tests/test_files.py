@@ -144,13 +144,15 @@ def test_no_folder_for_temporary_files_is_a_sentence(monkeypatch: pytest.MonkeyP
 def test_a_folder_that_is_moved_while_a_command_works_there_is_told(tmp_path: Path, new: bool):
     """An evaluation would end well, and its scores lie in a new folder of the old name; or end in a FileNotFoundError."""
     folder = tmp_path / "eval"
-    with (
-        pytest.raises(UserError, match="was deleted or moved while a command worked there"),
-        files.locked(folder, "in use"),
-    ):
-        folder.rename(tmp_path / "moved")
-        if new:
-            files.write_json(folder / "metrics.json", {})
-        else:
-            (folder / "metrics.json").read_text()
+
+    def work() -> None:
+        with files.locked(folder, "in use"):
+            folder.rename(tmp_path / "moved")
+            if new:
+                files.write_json(folder / "metrics.json", {})
+            else:
+                (folder / "metrics.json").read_text()
+
+    with pytest.raises(UserError, match="was deleted or moved while a command worked there"):
+        work()
     assert (tmp_path / "moved" / ".lock").exists()
