@@ -35,8 +35,8 @@ from mft_cli.train.settings import run_folder
 from mft_cli.train.setup import assemble, describe
 
 LESS_MEMORY = (
-    "what is saved stays; a smaller train.micro_batch_size or train.row_length, train.gradient_checkpointing=true or "
-    "deepspeed=zero3 need less (mft plan counts before); then start the command again"
+    "what is saved stays, and deepspeed=zero3 or zero3_offload go on with it in less; a smaller train.micro_batch_size or "
+    "train.row_length, and train.gradient_checkpointing=true, need another run_dir (mft plan counts before)"
 )
 FALLBACK_MESSAGES: dict[type[BaseException], str] = {
     KeyboardInterrupt: "interrupted by a second Ctrl-C: what came after the last save is lost"
