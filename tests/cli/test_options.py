@@ -17,8 +17,8 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import expected, hints, names
 from mft_cli.critique.run import critique_folder
 from mft_cli.errors import UserError
-from mft_cli.plan.settings import PlanOptions
 from mft_cli.eval.evaluate import eval_folder
+from mft_cli.plan.settings import PlanOptions
 from mft_cli.train.settings import run_folder
 from tests.support.tiny import mft
 
