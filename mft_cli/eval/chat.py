@@ -70,10 +70,11 @@ class Chat:
             "eos_token_id": self.end_ids, "pad_token_id": self.end_ids[0], "do_sample": False, **sampling,
         }  # fmt: skip
         failures: list[Exception] = []
+        model: Any = self.model
 
         def generate() -> None:
             try:
-                self.model.generate(**settings)
+                model.generate(**settings)
             except Exception as error:
                 failures.append(error)
                 streamer.end()  # who reads would wait for ever

@@ -178,7 +178,9 @@ def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"model.path={config.path}: no .safetensors file in it; give the folder of an exported model")
+        raise UserError(
+            f"model.path={config.path}: no .safetensors file in it, model.safetensors is missing; give the folder of an exported model"
+        )
     for file in files:
         if not is_whole(file):
             raise UserError(f"model.path={config.path}: {file.name} is cut off or damaged; copy or export it again")

@@ -14,7 +14,7 @@ from mft_cli.data.load import Loaded
 from mft_cli.data.sources import local_digest
 from mft_cli.distributed.ranks import Ranks
 from mft_cli.errors import UserError
-from mft_cli.files import read_object
+from mft_cli.files import file_digest, read_object
 from mft_cli.models.checksums import damage
 from mft_cli.run_dir import RunDir
 from mft_cli.train import checkpoint as checkpoints
@@ -55,6 +55,8 @@ def check_same_settings(run: RunDir, config: TrainConfig) -> None:
     changed = {k: v for k, v in changed_keys(run, config).items() if k not in allowed}
     if changed:
         shown = "; ".join(f"{k} was {old}, is {new}" for k, (old, new) in list(changed.items())[:5])
+        if run.get_provenance().get("config_digest", "") not in ("", file_digest(run.config)):
+            shown = f"{run.config} is not as it was written, damaged or changed: {shown}"
         raise UserError(
             f"{run.root} holds a run with other settings ({shown}); choose another run_dir, or checkpoint.resume=false "
             f"to throw its checkpoints away"
