@@ -78,9 +78,8 @@ def copy(source: IO[bytes], target: IO[str], log: IO[bytes]) -> None:
     """Passes bytes on as they come, so that progress lines that end in a carriage return stay alive."""
     open_terminal = True
     while chunk := os.read(source.fileno(), 65536):
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk costs the log's lines; a pipe that nobody reads would stop the rank
+        # a full disk costs the log's lines; a pipe that nobody reads would stop the rank
+        with contextlib.suppress(OSError):
             log.write(chunk)
         if open_terminal:
             try:
