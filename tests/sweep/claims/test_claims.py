@@ -148,7 +148,10 @@ def test_every_design_composes(name: str, tmp_path: Path, monkeypatch):
     claim = design.read(name)
     assert len(claim.seeds) >= 5
     for arm in claim.arms:
-        config = train_config(compose_values("train", design.overrides_of(claim, arm, claim.seeds[0], tmp_path)))
+        words = design.overrides_of(claim, arm, claim.seeds[0], tmp_path)
+        for path in (word.removeprefix("model.path=") for word in words if word.startswith("model.path=")):
+            Path(path).mkdir(parents=True, exist_ok=True)  # the finished model that it starts from
+        config = train_config(compose_values("train", words))
         assert set(config.eval.benchmarks) == set(claim.benchmarks)
         assert all(benchmark.limit == claim.problems for benchmark in config.eval.benchmarks.values())
 
