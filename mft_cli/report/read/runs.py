@@ -201,15 +201,19 @@ def read_run(folder: Path, label: str) -> Run:
 
 def missing(run: Run) -> list[str]:
     """What a training must have written and is not there."""
+    gone = [name for name in ("run.json", "state.json") if run.training and not (run.folder / name).is_file()]
+    notes = [f"{name} is missing, although this was a training: what it tells is not shown" for name in gone]
     damaged = not run.config and (run.folder / "config.yaml").is_file()  # reported when it was read
     if "method.name" not in run.config and run.training and not damaged:
         problem = "does not say method.name" if run.config else "is missing"
-        return [f"config.yaml {problem}, although this was a training: it counts as a model that was only evaluated"]
+        notes.append(
+            f"config.yaml {problem}, although this was a training: it counts as a model that was only evaluated"
+        )
     if "method.name" in run.config and run.step and not run.training:
-        return [
+        notes.append(
             f"metrics.jsonl has no row of training that can be read, although the run is at step {run.step}: no curves"
-        ]
-    return []
+        )
+    return notes
 
 
 def by_step(rows: list[Record], kind: str, notes: list[str]) -> list[Record]:

@@ -55,6 +55,12 @@ def test_a_file_that_is_gone_is_told(run: Path):
     assert "metrics.jsonl is gone" in told(run)
 
 
+@pytest.mark.parametrize("name", ["run.json", "state.json"])
+def test_a_small_file_that_is_gone_is_told(run: Path, name: str):
+    (run / name).unlink()
+    assert told(run) == [f"{name} is missing, although this was a training: what it tells is not shown"]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\n"])
 def test_a_file_without_lines_has_none(tmp_path: Path, content: bytes | None):
     if content is not None:
