@@ -33,9 +33,10 @@ from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.kernels.backends import resolve
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
+from mft_cli.models.kernels.own_attention import has_own_attention
 from mft_cli.models.loading import flops_per_token, load_model
 from mft_cli.models.pretrained import read_model
-from mft_cli.models.probes import probe, refuse_untrainable
+from mft_cli.models.probes import may_pack, settle
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "architectures.md"
 TOLERANCE = 1e-5
@@ -113,7 +114,8 @@ class Row:
     name: str
     architecture: str = ""
     sentence: str = ""  # why it cannot be trained
-    unpacked: bool = False  # its documents leak, so that examples are not packed
+    unpacked: bool = False  # its documents leak, or it has its own attention, so that examples are not packed
+    own_attention: bool = False
     packed: float | None = None  # largest difference of a loss from plain transformers
     padded: float | None = None
     mixed: float = (
@@ -179,10 +181,9 @@ def try_out(name: str, folder: Path) -> Row:
             str(folder / "model"), ModelConfig(path=name), dtype=torch.float32, attention=attention
         ).eval()
         fast_modules.install(model)
-        sight = probe(model, torch.device("cpu"))
-        refuse_untrainable(model, sight)
+        settle(model, torch.device("cpu"))
         flops_per_token(model, 16.0)
-        row.unpacked = sight.other_documents
+        row.unpacked, row.own_attention = not may_pack(model), has_own_attention(model)
         plain = read_model(folder / "model", dtype=torch.float32).eval()
         expected = [losses(plain(input_ids=d[None], use_cache=False).logits[0], d) for d in documents()]
         if not row.unpacked:
@@ -223,7 +224,8 @@ def shown(row: Row) -> str:
         return f"| {row.name} | {row.architecture} | no | | | | {row.sentence.partition(': ')[2] or row.sentence} |"
     state = "yes" if row.works else "NO"
     packed = "not packed" if row.unpacked else f"{row.packed:.0e}"
-    remark = "examples leak in packed sequences: one example a sequence" if row.unpacked else ""
+    why = "its own attention" if row.own_attention else "examples leak in packed sequences"
+    remark = f"{why}: one example a sequence" if row.unpacked else ""
     return f"| {row.name} | {row.architecture} | {state} | {packed} | {row.padded:.0e} | {row.mixed:.2g} | {remark} |"
 
 

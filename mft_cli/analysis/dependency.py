@@ -26,6 +26,7 @@ from mft_cli.files import JsonObject, digest_of, locked
 from mft_cli.methods.base import model_inputs
 from mft_cli.methods.mask_token import choose_mask_token
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
+from mft_cli.models.probes import may_pack
 from mft_cli.models.vocabulary import embedding_rows, extend_model
 from mft_cli.rng import Draw
 from mft_cli.signals import StopSignal
@@ -112,7 +113,7 @@ def log_probabilities(model: nn.Module, variants: list[Variant], batch_tokens: i
     """For every variant float64 [targets, V]: log-probabilities of what may stand at its targets."""
     examples = as_examples(variants)
     results: list[Tensor] = [torch.empty(0)] * len(variants)
-    for row in pack_examples(examples.lengths, batch_tokens, packing=True):
+    for row in pack_examples(examples.lengths, batch_tokens, may_pack(model)):
         batch = make_batch(examples, [row], 0, 0).to(next(model.parameters()).device)
         hidden_keys = (batch.spans & HIDDEN) > 0
         batch.hidden_keys = hidden_keys if bool(hidden_keys.any()) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from mft_cli.eval.journal import Journal
 from mft_cli.files import JsonObject, digest_of, locked
 from mft_cli.methods import make
 from mft_cli.methods.base import Method, label_count
+from mft_cli.models.probes import may_pack
 from mft_cli.signals import StopSignal
 
 VERSION = 1  # of what a record means: another one makes new records
@@ -36,14 +38,19 @@ class Loss:
     """Mean cross entropy of the label tokens of fixed examples, in fp32; sums of batches are added in fp64."""
 
     def __init__(self, examples: Examples, batch_tokens: int, pad_id: int, device: torch.device):
-        rows = pack_examples(examples.lengths, batch_tokens, packing=True)
         self.method: Method = make(SftConfig(), 1024)
-        self.batches: list[Batch] = [make_batch(examples, [row], 0, pad_id).to(device) for row in rows]
-        self.labels = sum(label_count(batch) for batch in self.batches)
+
+        def batches(packing: bool) -> list[Batch]:
+            rows = pack_examples(examples.lengths, batch_tokens, packing)
+            return [make_batch(examples, [row], 0, pad_id).to(device) for row in rows]
+
+        self.batches = lru_cache(batches)
+        self.labels = sum(label_count(batch) for batch in self.batches(True))
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> float:
-        sums = [float(self.method.loss(model, batch).sums["ce"]) for batch in self.batches]
+        batches = self.batches(may_pack(model))
+        sums = [float(self.method.loss(model, batch).sums["ce"]) for batch in batches]
         return math.fsum(sums) / self.labels
 
 

@@ -22,6 +22,7 @@ from mft_cli.models.device import set_up_device
 from mft_cli.models.folder import ModelFolder, open_model
 from mft_cli.models.kernels.backends import WITHOUT_MASK, resolve
 from mft_cli.models.loading import load_model, load_tokenizer
+from mft_cli.models.probes import settle
 from mft_cli.report.read.runs import short_labels
 
 
@@ -37,12 +38,13 @@ class Subject:
         return load_tokenizer(str(self.folder.tokenizer), self.config)
 
     def load(self, device: torch.device) -> nn.Module:
-        """The model in fp32, for packed rows, not training."""
+        """The model in fp32, not training; probes.may_pack tells whether it takes packed sequences."""
         attention = "sdpa" if self.config.attention in ("auto", *WITHOUT_MASK) else self.config.attention
         model: nn.Module = load_model(
             str(self.folder.path), self.config, dtype=torch.float32, attention=resolve(attention, device.type)
         )
-        return model.to(device).eval().requires_grad_(False)
+        settle(model.to(device).eval().requires_grad_(False), device)
+        return model
 
 
 @dataclass

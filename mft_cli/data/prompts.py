@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
+from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
 from mft_cli.errors import UserError
 
-Offsets = list[tuple[int, int]]  # of each token: its first character, and the one after its last
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
 
@@ -33,25 +32,6 @@ def unwritten(message: Turn, last: bool) -> list[str]:
 
 class UnsafeText(ValueError):
     """A text holds a control token of the tokenizer."""
-
-
-@dataclass
-class Segment:
-    """A run of text that is tokenized by itself; `end` is the id that is written after it."""
-
-    text: str
-    loss_mask: bool = False
-    end: int | None = None
-
-
-@dataclass
-class Piece:
-    """A run of token ids; `loss_mask` marks response tokens, `text` and `offsets` are kept for responses."""
-
-    ids: list[int]
-    loss_mask: bool = False
-    text: str = ""
-    offsets: Offsets | None = None
 
 
 def special_tokens(tokenizer: Any) -> dict[int, str]:
@@ -86,6 +66,8 @@ class Renderer:
         self.control = re.compile("|".join(map(re.escape, control))) if control else None
         bare = tokenizer("", add_special_tokens=True)["input_ids"]
         self.bos = [tokenizer.bos_token_id] if bare[:1] == [tokenizer.bos_token_id] and bare else []
+        self.begins_with_blank = begins_with_blank(tokenizer)
+        self.around = "", ""  # what the chat template writes between a generation prompt, an answer, and its end token
         self.end_id = self._try_template()
         self.end_ids = sorted({i for i in (self.end_id, tokenizer.eos_token_id) if i is not None})
         self.stop = list(prompt.stop)
@@ -155,7 +137,10 @@ class Renderer:
     def response_text(self, response: str, answer: str | None = None) -> str:
         if answer is None and "{answer}" in self.prompt.response:
             raise UserError(f"prompt {self.prompt.name} needs the short answer: set `answer` of the data source")
-        return self.prompt.response.replace("{response}", response).replace("{answer}", answer or "")
+        text = self.prompt.response.replace("{response}", response).replace("{answer}", answer or "")
+        self.check(text)
+        opening, closing = self.around
+        return f"{opening}{text}{closing}"
 
     def response_ids(self, response: str, answer: str | None = None) -> list[int]:
         """Ids of the response with its end token."""
@@ -165,9 +150,7 @@ class Renderer:
         return self.tokenized([[self.response_segment(response, answer)]])[0][0]
 
     def response_segment(self, response: str, answer: str | None = None) -> Segment:
-        text = self.response_text(response, answer)
-        self.check(text)
-        return Segment(text, True, self.end_id)
+        return Segment(self.response_text(response, answer), True, self.end_id)
 
     def segments(
         self, question: str, response: str, answer: str | None, system: str | None, choices: Choices | None = None
@@ -261,6 +244,8 @@ class Renderer:
         end = whole.find(content, max(0, start - len(content) + 1)) + len(content) if content else start
         if end < start:
             raise ValueError("the chat template does not write an answer's text where it is asked for")
+        if whole.startswith(self.around[1] + self._end_token(), end):
+            end += len(self.around[1])  # Llama 2 writes a blank before its end token
         if message.get("tool_calls"):
             closing = whole.find(self._end_token(), end)
             return closing if closing >= 0 else end
@@ -284,25 +269,8 @@ class Renderer:
 
     def tokenized(self, rows: Sequence[list[Segment]]) -> list[list[Piece]]:
         """The pieces of each row's segments, up to its last response. The tokenizer gets all texts at once: it is faster so."""
-        contexts = iter(self._batch([s.text for row in rows for s in row if not s.loss_mask])["input_ids"])
-        encoded = self._batch([s.text for row in rows for s in row if s.loss_mask], return_offsets_mapping=True)
-        responses = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [self._joined([self._piece(s, contexts, responses) for s in row]) for row in rows]
-
-    def _batch(self, texts: list[str], **more: bool) -> Mapping[str, Any]:
-        if not texts:
-            return {"input_ids": [], "offset_mapping": []}
-        only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-        encoded: Mapping[str, Any] = self.tokenizer(texts, **only_ids, **more)
-        return encoded
-
-    @staticmethod
-    def _piece(
-        segment: Segment, contexts: Iterator[list[int]], responses: Iterator[tuple[list[int], Offsets]]
-    ) -> Piece:
-        ids, offsets = next(responses) if segment.loss_mask else (next(contexts), None)
-        end = [] if segment.end is None else [segment.end]
-        return Piece([*ids, *end], segment.loss_mask, segment.text if segment.loss_mask else "", offsets)
+        tokenize = in_context if self.prompt.kind == "chat" and self.begins_with_blank else apart
+        return [self._joined(pieces) for pieces in tokenize(self.tokenizer, rows)]
 
     def _joined(self, pieces: list[Piece]) -> list[Piece]:
         """A row's pieces: an end token behind a response is the response's, and nothing is trained on after the last one."""
@@ -345,9 +313,13 @@ class Renderer:
         eos = self.tokenizer.eos_token_id
         if self.prompt.kind == "chat":
             turns: list[Turn] = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
-            after = self.encode(self._chat(turns).rsplit("XYZZY", 1)[-1].lstrip())
-            if after and after[0] in self.special:
-                return int(after[0])
+            whole, asked = self._chat(turns), self._chat(turns[:1], ask=True)
+            before, _, after = whole.rpartition("XYZZY")
+            ends = [token for token in self.encode(after.lstrip())[:1] if token in self.special]
+            if before.startswith(asked):
+                self.around = before.removeprefix(asked), after[: len(after) - len(after.lstrip())] if ends else ""
+            if ends:
+                return int(ends[0])
         if eos is None:
             raise UserError("the tokenizer has no end-of-sequence token")
         return int(eos)

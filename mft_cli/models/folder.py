@@ -83,7 +83,7 @@ def context_of(settings: Mapping[str, object]) -> int | None:
     """Positions that a model has by its config.json; None if it does not say."""
     inner = settings.get("text_config")
     text: Mapping[str, object] = inner if isinstance(inner, dict) else settings
-    context = text.get("max_position_embeddings") or text.get("n_positions")
+    context = next((text[n] for n in ("max_position_embeddings", "n_positions", "max_seq_len") if text.get(n)), None)
     return context if isinstance(context, int) else None
 
 

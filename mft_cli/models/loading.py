@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,11 +21,10 @@ from mft_cli.data.chat_templates import read_template, settled
 from mft_cli.distributed.zero import numel_of
 from mft_cli.errors import UserError, first_line
 from mft_cli.files import read_object
-from mft_cli.models.architectures import unsupported
 from mft_cli.models.gguf import convert_gguf
 from mft_cli.models.new_model import make_new
 from mft_cli.models.packages import package_file
-from mft_cli.models.pretrained import Settings, read_config, read_model, read_tokenizer
+from mft_cli.models.pretrained import Settings, read_model, read_tokenizer
 from mft_cli.models.vocabulary import table
 
 
@@ -105,21 +106,26 @@ def load_model(
     path: str, config: ModelConfig, *, dtype: torch.dtype, attention: str, quantization: BitsAndBytesConfig | None = None,
     device: torch.device | None = None,
 ) -> PreTrainedModel:  # fmt: skip
-    """A causal language model, on the CPU unless it is quantized (on `device`). Raises UserError."""
-    settings: Settings = {"attn_implementation": attention, "use_safetensors": True}
+    """A causal language model, on the CPU unless it is quantized (on `device`). One whose code takes transformers' own
+    attention alone is loaded with that: models.probes.settle tells. Raises UserError.
+    """
+    settings: Settings = {"use_safetensors": True}
     if quantization is not None:
         settings |= {"quantization_config": quantization, "device_map": {"": device}}
+    read = partial(read_model, path, revision=config.revision, trust=config.trust_remote_code, dtype=dtype, **settings)
     try:
-        model = read_model(path, revision=config.revision, trust=config.trust_remote_code, dtype=dtype, **settings)
+        return with_attention(read, attention)
     except Exception as error:
-        if attention in str(error):  # its code chooses among transformers' own by name
-            name = (
-                read_config(path, revision=config.revision, trust=config.trust_remote_code).architectures or ["it"]
-            )[0]
-            reason = unsupported(name, "it takes no attention but transformers' own")
-            raise UserError(f"model.path={config.path}: {reason}") from None
         raise UserError(cannot_load("model", config, error)) from None
-    return model
+
+
+def with_attention(read: Callable[..., PreTrainedModel], attention: str) -> PreTrainedModel:
+    try:
+        return read(attn_implementation=attention)
+    except Exception as error:
+        if attention not in str(error):
+            raise
+        return read()  # its code chooses among transformers' own by name
 
 
 def cannot_load(what: str, config: ModelConfig, error: Exception) -> str:

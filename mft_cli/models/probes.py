@@ -2,12 +2,14 @@
 
 Some architectures carry a state over from token to token (recurrent layers, convolutions) and take no notice of where a
 document starts; some ignore the attention that they are given. Neither fails: they train on wrong numbers. So the loaded
-model, after all swaps, runs on three sequences that differ in a known way, and its hidden states are compared.
+model, after all swaps, runs on three sequences that differ in a known way, and its hidden states are compared. What does
+not run so, or is not causal, is asked again with its own attention.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from mft_cli.errors import UserError, first_line
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.kernels.attention import packed_kwargs
 from mft_cli.models.kernels.cross_entropy import causal_lm, hidden_states, is_plain
+from mft_cli.models.kernels.own_attention import has_own_attention, use_own_attention
 from mft_cli.models.vocabulary import table
 
 LENGTH, CHANGED = 12, 4  # tokens of each of the two documents, and of the end that is changed
@@ -31,6 +34,47 @@ class Sight:
 
     other_documents: bool
     later_tokens: bool
+
+
+class CannotRun(UserError):
+    """A model that does not run on packed sequences, for a `reason`."""
+
+    def __init__(self, model: nn.Module, reason: str):
+        super().__init__(unsupported(architecture(model), reason))
+        self.reason = reason
+
+
+_packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def may_pack(model: nn.Module) -> bool:
+    """Whether a model that was settled keeps the examples of a packed sequence apart."""
+    return _packs[causal_lm(model)]
+
+
+def settle(model: nn.Module, device: torch.device) -> str | None:
+    """Finds out what the model's tokens see; where it takes no attention for packed sequences it gets its own.
+
+    Returns one line where its examples cannot be packed, else None. All ranks have to call, as for `probe`. Raises UserError
+    for a model that cannot be trained.
+    """
+    leaks, refusal = False, "it chooses among transformers' own by name"
+    if not has_own_attention(model):
+        leaks, refusal = with_packing(model, device)
+    if refusal:
+        use_own_attention(model)
+        refuse_untrainable(model, probe(model, device))
+    _packs[causal_lm(model)] = not (leaks or refusal)
+    return unpacked_notice(model, refusal) if leaks or refusal else None
+
+
+def with_packing(model: nn.Module, device: torch.device) -> tuple[bool, str]:
+    """(whether examples of a packed sequence see each other, why the model does not run so at all, else "")."""
+    try:
+        sight = probe(model, device)
+    except CannotRun as error:
+        return False, error.reason
+    return sight.other_documents, "its tokens see later ones" if sight.later_tokens else ""
 
 
 @torch.no_grad()
@@ -48,10 +92,11 @@ def probe(model: nn.Module, device: torch.device) -> Sight:
         packed = packed_kwargs([[LENGTH, LENGTH]] * len(rows))
         states = hidden_states(model, input_ids=rows, position_ids=positions, use_cache=False, **packed)
         is_plain(model)  # its way from hidden states to logits, too
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError) as error:
         reason = "it does not hand the documents of a packed sequence down to its attention"
-        reason = reason if "packed_kwargs" in str(error) else first_line(error)
-        raise UserError(unsupported(architecture(model), reason)) from error
+        raise CannotRun(model, reason if "packed_kwargs" in str(error) else first_line(error)) from error
     finally:
         model.train(training)
     return judge(states)
@@ -84,19 +129,15 @@ def architecture(model: nn.Module) -> str:
 
 
 def refuse_untrainable(model: nn.Module, sight: Sight) -> None:
-    """Raises UserError for a model whose tokens see later ones, and for one whose export could not be compared."""
-    reason = ""
+    """Raises UserError for a model whose tokens see later ones."""
     if sight.later_tokens:
         reason = "its tokens see later ones, so that the labels stand in the inputs"
-    elif not any(getattr(causal_lm(model), f"_supports_{kind}", True) for kind in ("sdpa", "attention_backend")):
-        reason = "it has no attention that could be replaced"
-    if reason:
         raise UserError(unsupported(architecture(model), reason))
 
 
-def unpacked_notice(model: nn.Module) -> str:
-    """One line where packing is switched off."""
-    return (
-        f"{architecture(model)} carries something over from one example of a packed sequence to the next: trained with "
-        "one example a sequence, as with train.packing=false"
-    )
+def unpacked_notice(model: nn.Module, refusal: str) -> str:
+    """One line where packing is switched off; `refusal` says why the model has its own attention, if it has."""
+    leaks = "carries something over from one example of a packed sequence to the next: trained"
+    takes = f"takes no attention for packed sequences ({refusal}): trained with its own and"
+    what = f"{takes} " if refusal else f"{leaks} with "
+    return f"{architecture(model)} {what}one example a sequence, as with train.packing=false"

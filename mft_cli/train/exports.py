@@ -24,6 +24,7 @@ from mft_cli.models.checksums import write_sums
 from mft_cli.models.device import memory_left
 from mft_cli.models.folder import find_source
 from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.vocabulary import embedding_rows
 from mft_cli.train import checkpoint as checkpoints
 from mft_cli.train.loop import Trainer
@@ -223,7 +224,8 @@ def probe_logits(model: nn.Module, ids: torch.Tensor) -> Losses:
     """Logits [1, T, V] of one sequence, in the form in which an engine runs a loss."""
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
     packed = packed_kwargs([[ids.shape[1]]], None)
-    return Losses({"logits": model(input_ids=ids, position_ids=positions, use_cache=False, **packed).logits})
+    # peft calls the model inside it by forward(), which runs no hook
+    return Losses({"logits": causal_lm(model)(input_ids=ids, position_ids=positions, use_cache=False, **packed).logits})
 
 
 def inherited(base: str) -> list[str]:

@@ -23,7 +23,7 @@ from mft_cli.eval.gold import likelihoods
 from mft_cli.eval.plan import Subject
 from mft_cli.eval.session import LoadedModel, Session
 from mft_cli.files import JsonObject
-from mft_cli.models.folder import ModelFolder
+from mft_cli.models.folder import ModelFolder, context_of
 from mft_cli.train.metrics import Row
 from mft_cli.train.samples import generating
 
@@ -75,10 +75,9 @@ class LiveEvaluation:
 
     def loaded(self, step: int) -> LoadedModel:
         tokenizer: Any = self.renderer.tokenizer
-        settings = self.model.config.get_text_config()
         folder = ModelFolder(
             path=self.start, weights_digest=f"step {step}", tokenizer_digest="", end_ids=tuple(self.renderer.end_ids),
-            context=getattr(settings, "max_position_embeddings", None), facts=self.facts, adapter=None, tokenizer=self.start,
+            context=context_of(self.model.config.to_dict()), facts=self.facts, adapter=None, tokenizer=self.start,
         )  # fmt: skip
         facts: JsonObject = {
             "name": "hf", "dtype": str(self.model.dtype).removeprefix("torch."), "device": str(self.model.device),

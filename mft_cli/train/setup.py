@@ -33,12 +33,13 @@ from mft_cli.methods.base import Losses, Method
 from mft_cli.models.adapters import Adapters, attach, four_bits
 from mft_cli.models.checksums import check_sums
 from mft_cli.models.device import DTYPES, emulation_notice, hardware_of, idle_notice, set_up_device, training_precision
-from mft_cli.models.folder import Source, adapter_rows, find_source
+from mft_cli.models.folder import Source, adapter_rows, context_of, find_source
 from mft_cli.models.kernels import fast_modules
 from mft_cli.models.kernels.backends import resolve
 from mft_cli.models.kernels.cross_entropy import causal_lm
+from mft_cli.models.kernels.own_attention import cannot_hide, has_own_attention
 from mft_cli.models.loading import flops_per_token, held_dtype, load_model, load_tokenizer, locate
-from mft_cli.models.probes import Sight, probe, refuse_untrainable, unpacked_notice
+from mft_cli.models.probes import may_pack, settle
 from mft_cli.models.vocabulary import (
     check_tokens_have_rows,
     embedding_rows,
@@ -126,7 +127,7 @@ def assemble(
     length = float((loaded.train.lengths**2).sum() / loaded.train.lengths.sum())
     flops = flops_per_token(model, length, frozen=4.0 if adapters else 6.0)
     engine = make_engine(config.train, model, method, precision, ds_config, device, ranks)
-    packing = may_pack(engine, config.train.packing, log)
+    packing = settled(engine, method, config.train.packing, log)
     if config.launch.compile:
         compile_body(model)
     take_over(run, config, loaded, ranks)
@@ -135,7 +136,7 @@ def assemble(
     state = resume(run, config.checkpoint, engine, state, machine, log)
     ranks.barrier()  # all have read and verified their parts
     choices: Provenance = {
-        "precision": precision, "attention": attention, "fast_modules": fast, "method": method.facts(),
+        "precision": precision, "attention": causal_lm(model).config._attn_implementation, "fast_modules": fast, "method": method.facts(),
         "ranks": ranks.world, "deepspeed": ds_config, "packing": packing,
     }  # fmt: skip
     trainer = Trainer(
@@ -168,21 +169,22 @@ def assemble(
     )  # fmt: skip
 
 
-def may_pack(engine: TorchEngine | DeepSpeedEngine, asked: bool, log: Log) -> bool:
+def settled(engine: TorchEngine | DeepSpeedEngine, method: Method, asked: bool, log: Log) -> bool:
     """Asks the model what its tokens see; whether examples are packed, if that is `asked`. All ranks have to call. Raises UserError."""
-    seen: list[Sight] = []
+    notices: list[str | None] = []
 
     def look(model: torch.nn.Module, device: torch.device) -> Losses:
-        seen.append(probe(model, device))
+        notices.append(settle(model, device))
         return Losses({"probe": torch.zeros((), device=device)})
 
     with torch.no_grad():
         engine.run(look, engine.device)
-    refuse_untrainable(engine.model, seen[0])
-    leaks = engine.ranks.any(seen[0].other_documents)
-    if leaks and asked:
-        log(unpacked_notice(engine.model))
-    return asked and not leaks
+    if method.hides_positions and has_own_attention(engine.model):
+        raise UserError(cannot_hide(engine.model))
+    packs = not engine.ranks.any(not may_pack(engine.model))
+    if asked and notices[0]:
+        log(notices[0])
+    return asked and packs
 
 
 def take_over(run: RunDir, config: TrainConfig, loaded: Loaded, ranks: Ranks) -> None:
@@ -314,8 +316,16 @@ def prepare_model(
     if adapters is None:
         fast = install_fast_modules(model, train)
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     return model, adapters, fast
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Raises UserError for an architecture that cannot."""
+    if not model.supports_gradient_checkpointing:
+        name = type(causal_lm(model)).__name__
+        raise UserError(f"train.gradient_checkpointing=true: {name} cannot recompute its activations; set it to false")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def make_engine(
@@ -361,7 +371,7 @@ def spare_rows(model: PreTrainedModel, vocabulary: int, new: int) -> dict[str, t
 
 def check_context(model: PreTrainedModel, loaded: Loaded) -> None:
     """Raises UserError if an example has more positions than the model knows."""
-    known = getattr(model.config, "max_position_embeddings", None)
+    known = context_of(model.config.to_dict())
     longest = int(loaded.train.lengths.max())
     if known is not None and longest > known:
         raise UserError(

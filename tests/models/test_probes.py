@@ -13,7 +13,8 @@ from mft_cli.errors import UserError
 from mft_cli.models.architectures import unsupported
 from mft_cli.models.kernels.backends import register
 from mft_cli.models.kernels.cross_entropy import own_logits
-from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, probe, probe_rows, refuse_untrainable
+from mft_cli.models.kernels.own_attention import has_own_attention
+from mft_cli.models.probes import CHANGED, LENGTH, Sight, judge, may_pack, probe, probe_rows, settle
 from tests.support.tiny import mft, tiny_overrides
 
 SMALL = {
@@ -63,28 +64,34 @@ def test_recurrent_layers_leak(dtype: torch.dtype):
     assert probe(leaking().to(dtype), torch.device("cpu")) == Sight(other_documents=True, later_tokens=False)
 
 
-def test_a_model_that_ignores_its_attention_is_refused():
-    model = tiny("bloom", vocab_size=61, hidden_size=32, n_layer=2, n_head=4)
-    sight = probe(model, torch.device("cpu"))
-    assert sight.later_tokens
-    with pytest.raises(UserError, match="BloomForCausalLM cannot be trained here: its tokens see later ones"):
-        refuse_untrainable(model, sight)
+def test_a_model_whose_attention_is_not_causal_is_refused():
+    model = tiny("llama", **SMALL)
+
+    class Ahead(torch.nn.Module):  # hides in code of its own that it looks ahead
+        def forward(self, x):
+            return x + x.mean(1, keepdim=True)
+
+    model.model.norm = Ahead()
+    with pytest.raises(UserError, match="LlamaForCausalLM cannot be trained here: its tokens see later ones"):
+        settle(model, torch.device("cpu"))
+    with pytest.raises(UserError, match="RobertaForCausalLM cannot be trained here: its tokens see later ones"):
+        settle(tiny("roberta", **SMALL), torch.device("cpu"))
 
 
 def test_an_architecture_that_does_not_hand_the_documents_down():
-    model = tiny(
-        "stablelm",
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
     with pytest.raises(UserError, match="StableLmForCausalLM cannot be trained here: ") as refused:
-        probe(model, torch.device("cpu"))
+        probe(tiny("stablelm", **SMALL), torch.device("cpu"))
     assert "mft_packed" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_what_settling_finds_is_asked_of_the_model_later():
+    models = {"llama": tiny("llama", **SMALL), "leaking": leaking()}
+    notices = {name: settle(model, torch.device("cpu")) for name, model in models.items()}
+    assert notices["llama"] is None
+    assert "carries something over" in str(notices["leaking"])
+    assert {name: may_pack(model) for name, model in models.items()} == {"llama": True, "leaking": False}
+    assert not has_own_attention(models["leaking"])
 
 
 def test_a_head_that_calls_a_part_of_the_body():

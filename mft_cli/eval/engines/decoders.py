@@ -22,6 +22,7 @@ from mft_cli.eval.engines.base import (
 )
 from mft_cli.eval.engines.hf import HfEngine, Row, load_model
 from mft_cli.methods.decoding import DecoderSettings, decoder_class
+from mft_cli.models.folder import context_of
 
 
 def decoder_settings(config: EvalConfig) -> DecoderSettings:
@@ -69,7 +70,7 @@ class DecoderEngine(HfEngine):
 
     def room(self, request: Request) -> int:
         """Tokens that this completion may have: what is asked for, and what the context has, in whole granules."""
-        known = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        known = context_of(self.model.config.to_dict())
         if known is None:
             return request.max_new_tokens
         size = self.decoder.granularity
