@@ -17,7 +17,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
 from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
-from mft_cli.errors import UserError
+from mft_cli.errors import UserError, first_line
 
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
 
@@ -176,14 +176,17 @@ class Renderer:
         answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         segments: list[Segment] = []
         done = 0  # characters of `whole` that are in segments
-        for i in answers:
+        for i in answers[-1:] if loss_on == "last" else answers:
+            if messages[i].get("weight", 1) == 0:
+                continue
             start = self._answer_start(messages, i, whole, done)
             end = self._answer_end(messages[i], whole, start)
-            trained = (loss_on != "last" or i == answers[-1]) and messages[i].get("weight", 1) != 0
-            segments += [Segment(whole[done:start]), Segment(whole[start:end], trained)]
-            done = self._turn_end(messages, i, whole, end)
-            segments.append(Segment(whole[end:done]))
-        if not any(segment.loss_mask for segment in segments):
+            turn_end = self._turn_end(messages, i, whole, end)
+            if messages[i].get("tool_calls"):
+                end = self._calls_end(i, whole, end, turn_end)
+            segments += [Segment(whole[done:start]), Segment(whole[start:end], True), Segment(whole[end:turn_end])]
+            done = turn_end
+        if not segments:
             raise ValueError("no answer is trained on (every assistant turn has weight 0)")
         return segments
 
@@ -232,32 +235,36 @@ class Renderer:
             raise ValueError(
                 f"turn {i + 1} (assistant): the chat template asks for it with {asked[max(0, common - 20) :][:80]!r}, and writes "
                 f"{whole[max(0, common - 20) :][:80]!r} in the whole conversation; give a template that writes the same with "
-                "model.chat_template=FILE, or set model.template_options"
+                "model.chat_template=FILE, set model.template_options, or train on the last answer alone (loss_on: last)"
             )
         start = whole.find(messages[0]["content"].strip(), done)  # a greeting: nothing was asked
         return start if start >= 0 else done
 
     def _answer_end(self, message: Turn, whole: str, start: int) -> int:
-        """Where an answer that starts at `start` ends: with its text, or where it calls tools, before its end token."""
+        """Where the text of an answer that starts at `start` ends. Raises ValueError."""
         content = message["content"].strip()
         # its first characters may stand in what generation is asked with (a template that opens <think>): the text that ends after it
         end = whole.find(content, max(0, start - len(content) + 1)) + len(content) if content else start
         if end < start:
             raise ValueError("the chat template does not write an answer's text where it is asked for")
-        if whole.startswith(self.around[1] + self._end_token(), end):
-            end += len(self.around[1])  # Llama 2 writes a blank before its end token
-        if message.get("tool_calls"):
-            closing = whole.find(self._end_token(), end)
-            return closing if closing >= 0 else end
-        return end
+        closing = self.around[1]  # Llama 2 writes a blank before its end token
+        return end + len(closing) if whole.startswith(closing + self._end_token(), end) else end
 
     def _turn_end(self, messages: list[Turn], i: int, whole: str, end: int) -> int:
-        """Where turn i ends: where the text of a conversation up to it does, else after its end token."""
+        """Where turn i, whose text ends at `end`, ends: where a conversation up to it does, else after its end token."""
         so_far = self._chat(messages[: i + 1])
         if whole.startswith(so_far):
             return len(so_far)
-        closing = whole.find(self._end_token(), end)
+        following = messages[i + 1]["content"].strip() if i + 1 < len(messages) else ""
+        stop = whole.find(following, end) if following else len(whole)
+        closing = whole.find(self._end_token(), end, stop)
         return closing + len(self._end_token()) if closing >= 0 else end
+
+    def _calls_end(self, i: int, whole: str, end: int, turn_end: int) -> int:
+        """Where the tool calls behind the text of turn i end, with the token that the template writes behind them."""
+        if turn_end == end:
+            raise ValueError(f"turn {i + 1} (assistant): the chat template does not tell where its tool calls end")
+        return end + len(whole[end:turn_end].rstrip())
 
     def _end_token(self) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(self.end_id))
@@ -279,6 +286,8 @@ class Renderer:
                 piece.ids.append(following.ids.pop(0))
         while not pieces[-1].loss_mask:
             pieces.pop()
+        if pieces[-1].ids[-1:] and pieces[-1].ids[-1] not in self.special:
+            pieces[-1].ids.append(self.end_id)  # some templates write none behind the last answer
         if not pieces[0].loss_mask:
             pieces[0].ids = self._start(pieces[0].ids)
         return pieces
@@ -293,7 +302,11 @@ class Renderer:
             raise UnsafeText(f"the text holds the control token {match.group()!r}")
 
     def _chat(self, messages: list[Turn], ask: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+        """The conversation as text. Raises TemplateError; ValueError for what the template's code fails on."""
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+        except (TypeError, AttributeError, KeyError, IndexError) as error:
+            raise ValueError(f"the chat template cannot write this conversation ({first_line(error)})") from None
 
     def _try_template(self) -> int:
         """The token that ends an answer. Raises UserError for a chat template that cannot be rendered with this prompt."""
@@ -301,10 +314,10 @@ class Renderer:
             if self.prompt.kind == "chat" and self.prompt.system is not None:
                 self._chat([{"role": "system", "content": self.prompt.system}, {"role": "user", "content": "Q"}])
             return self._end_of_turn()
-        except TemplateError as error:
+        except (TemplateError, ValueError) as error:
             line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
             raise UserError(
-                f"the chat template cannot be used with prompt={self.prompt.name}: {line}{error.message}; give another with "
+                f"the chat template cannot be used with prompt={self.prompt.name}: {line}{first_line(error)}; give another with "
                 "model.chat_template=FILE, or leave out what it refuses (prompt.system=null)"
             ) from None
 

@@ -237,3 +237,65 @@ def test_what_the_template_writes_beside_the_text_is_taken(tokenizer):
     turns = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]
     answers = [s.text for s in Renderer(tokenizer, PromptConfig()).conversation(turns, "all") if s.loss_mask]
     assert answers == [f"(hm){CHAT[1]['content']}"]
+
+
+CALLING = (  # turns end with <|end|>, the last with <|return|>, calls of tools with <|call|>, as gpt-oss writes them
+    "{% for m in messages %}{{ '<|start|>' + m['role'] }}{% if m['tool_calls'] %}{{ ' to=' + m['tool_calls'][0]['function']['name'] }}"
+    "{{ '<|message|>{}<|call|>' }}{% else %}{{ '<|message|>' + m['content'] }}"
+    "{% if loop.last and m['role'] == 'assistant' %}<|return|>{% else %}<|end|>{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)  # fmt: skip
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
+
+
+def calling(tokenizer) -> Renderer:
+    from tokenizers import AddedToken
+
+    ends = [f"<|{name}|>" for name in ("start", "message", "end", "return", "call")]
+    tokenizer.add_tokens([AddedToken(end, special=True) for end in ends], special_tokens=True)
+    tokenizer.chat_template = CALLING
+    return Renderer(tokenizer, PromptConfig())
+
+
+def test_a_call_of_a_tool_ends_before_what_the_tool_says(tokenizer):
+    turns = [CHAT[0], CALL, {"role": "tool", "content": "3"}, CHAT[1]]
+    assert trained_texts(calling(tokenizer), turns) == [
+        " to=add<|message|>{}<|call|>",
+        "<|message|>It is 3.<|return|>",
+    ]
+
+
+def test_another_end_token_in_the_middle_is_not_trained_on(tokenizer):
+    assert trained_texts(calling(tokenizer), CHAT) == ["<|message|>It is 3.", "<|message|>4<|return|>"]
+
+
+def test_a_call_of_a_tool_whose_end_is_not_told_is_refused_with_the_turn(tokenizer):
+    renderer = calling(tokenizer)
+    tokenizer.chat_template = CALLING.replace("<|call|>", "{% if loop.last %}<|call|>{% endif %}")
+    with pytest.raises(ValueError, match=r"turn 2 \(assistant\): the chat template does not tell where its tool calls"):
+        renderer.conversation([CHAT[0], CALL, {"role": "tool", "content": "3"}, CHAT[1]], "all")
+
+
+def test_an_end_token_is_learnt_where_the_template_writes_none(tokenizer):
+    tokenizer.chat_template = TEMPLATES["plain"].replace("<|im_end|>", "")
+    assert trained_texts(Renderer(tokenizer, PromptConfig()), CHAT) == ["It is 3.", "4<|im_end|>"]
+
+
+def test_a_template_that_opens_the_thought_of_the_last_answer_alone_trains_on_the_last_answer(tokenizer):
+    tokenizer.chat_template = TEMPLATES["empty think in the last turn"].replace(ASK, "") + (
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
+    )
+    renderer = Renderer(tokenizer, PromptConfig())
+    with pytest.raises(ValueError, match=r"turn 2 .*train on the last answer alone \(loss_on: last\)"):
+        renderer.conversation(CHAT, "all")
+    assert trained_texts(renderer, CHAT, "last") == ["4<|im_end|>"]
+
+
+def test_what_a_templates_code_fails_on_is_a_bad_row(tokenizer):
+    tokenizer.chat_template = TEMPLATES["plain"] + "{% if messages[0]['name'] %}{{ 'x' + 3 }}{% endif %}"
+    renderer = Renderer(tokenizer, PromptConfig())
+    with pytest.raises(ValueError, match="the chat template cannot write this conversation"):
+        renderer.conversation([{**CHAT[0], "name": "me"}, CHAT[1]], "all")
+    tokenizer.chat_template += "{{ 'x' + 3 }}"
+    with pytest.raises(UserError, match="the chat template cannot be used with prompt=.*model.chat_template=FILE"):
+        Renderer(tokenizer, PromptConfig())

@@ -34,9 +34,9 @@ def sentence_piece(special: Sequence[str], everywhere: bool = True) -> Tokenizer
     document = json.loads(trained.to_str())
     document["model"] |= {"byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True}
     document["added_tokens"] = [a for a in document["added_tokens"] if a["content"] not in BYTES]
+    document["pre_tokenizer"] = None
     tokenizer = Tokenizer.from_str(json.dumps(document))
     if everywhere:
-        del tokenizer.pre_tokenizer
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
