@@ -63,6 +63,8 @@ VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
     "patch_size": 14,
 }  # fmt: skip
+FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 KINDS: dict[str, tuple[str, dict]] = {
     "llama": ("llama", B),
     "mistral": ("mistral", B | {"sliding_window": 7}),
@@ -78,7 +80,7 @@ KINDS: dict[str, tuple[str, dict]] = {
         "gemma3", {"text_config": B | {"sliding_window": 5}, "vision_config": VISION, "mm_tokens_per_image": 4},
     ),
     "phi3": ("phi3", B),
-    "gpt2": ("gpt2", OLD | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
+    "gpt2": ("gpt2", OLD | GPT),
     "gpt_neox": ("gpt_neox", B | {"num_key_value_heads": None}),
     "olmo2": ("olmo2", B),
     "olmo3": ("olmo3", B | {"sliding_window": 5}),
@@ -90,7 +92,8 @@ KINDS: dict[str, tuple[str, dict]] = {
     "glm4": ("glm4", B),
     "stablelm": ("stablelm", B),
     "nemotron": ("nemotron", B),
-    "falcon": ("falcon", OLD | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False}),
+    "falcon": ("falcon", OLD | FALCON | {"alibi": False}),
+    "falcon with alibi": ("falcon", OLD | FALCON | {"alibi": True}),
     "opt": (
         "opt",
         OLD | {
@@ -99,6 +102,20 @@ KINDS: dict[str, tuple[str, dict]] = {
         },
     ),
     "gpt_oss": ("gpt_oss", B | EXPERTS | {"sliding_window": 32}),
+    "mpt": ("mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}),
+    "gptj": ("gptj", OLD | GPT | {"rotary_dim": 4}),
+    "codegen": ("codegen", OLD | GPT | {"rotary_dim": 4}),
+    "gpt_neo": (
+        "gpt_neo",
+        OLD | {
+            "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 7,
+        },
+    ),
+    "gpt_bigcode": ("gpt_bigcode", OLD | GPT),
+    "persimmon": ("persimmon", B),
+    "phi": ("phi", B),
+    "xglm": ("xglm", OLD | {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 128}),
+    "biogpt": ("biogpt", B),
     "bloom": ("bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "qwen3_next": ("qwen3_next", B | EXPERTS | LINEAR),
     "qwen3_5": ("qwen3_5_text", B | LINEAR),

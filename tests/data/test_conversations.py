@@ -297,5 +297,5 @@ def test_what_a_templates_code_fails_on_is_a_bad_row(tokenizer):
     with pytest.raises(ValueError, match="the chat template cannot write this conversation"):
         renderer.conversation([{**CHAT[0], "name": "me"}, CHAT[1]], "all")
     tokenizer.chat_template += "{{ 'x' + 3 }}"
-    with pytest.raises(UserError, match="the chat template cannot be used with prompt=.*model.chat_template=FILE"):
+    with pytest.raises(UserError, match=r"the chat template cannot be used with prompt=.*model.chat_template=FILE"):
         Renderer(tokenizer, PromptConfig())
