@@ -271,7 +271,7 @@ def test_another_end_token_in_the_middle_is_not_trained_on(tokenizer):
 
 def test_a_call_of_a_tool_whose_end_is_not_told_is_refused_with_the_turn(tokenizer):
     renderer = calling(tokenizer)
-    tokenizer.chat_template = CALLING.replace("<|call|>", "{% if loop.last %}<|call|>{% endif %}")
+    tokenizer.chat_template = CALLING.replace("<|call|>' }}", "' }}{% if loop.last %}<|call|>{% endif %}")
     with pytest.raises(ValueError, match=r"turn 2 \(assistant\): the chat template does not tell where its tool calls"):
         renderer.conversation([CHAT[0], CALL, {"role": "tool", "content": "3"}, CHAT[1]], "all")
 

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from mft_cli.errors import UserError
-from mft_cli.models.kernels.attention import ARGUMENT, IMPLEMENTATIONS
+from mft_cli.models.kernels.attention import ARGUMENT
+from mft_cli.models.kernels.backends import IMPLEMENTATIONS
 from mft_cli.models.kernels.cross_entropy import causal_lm
 from mft_cli.models.pretrained import plain_attention
 

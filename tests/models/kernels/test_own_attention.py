@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import torch.nn.functional as F
 
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
-from mft_cli.models.kernels.attention import packed_kwargs, register
+from mft_cli.models.kernels.attention import packed_kwargs
+from mft_cli.models.kernels.backends import register
 from mft_cli.models.kernels.cross_entropy import hidden_states, own_logits
 from mft_cli.models.kernels.own_attention import has_own_attention
 from mft_cli.models.loading import load_model
 from mft_cli.models.pretrained import read_model
 from mft_cli.models.probes import may_pack, settle
-from tests.support.tiny import mft, tiny_overrides
 
 CPU = torch.device("cpu")
 B = {
@@ -93,28 +92,3 @@ def test_hidden_positions_are_refused(tmp_path: Path):
     hidden = torch.zeros(1, 8, dtype=torch.bool)
     with pytest.raises(UserError, match=r"is run with its own attention, which cannot hide single positions"):
         hidden_states(model, input_ids=torch.zeros(1, 8, dtype=torch.long), **packed_kwargs([[8]], hidden))
-
-
-@pytest.mark.parametrize("engine", [[], ["deepspeed=zero3"]], ids=["plain", "zero3"])
-@pytest.mark.parametrize("name", ["falcon", "stablelm"])
-def test_a_run_says_it_and_records_it(
-    tmp_path: Path, tiny_model: Path, problem_file: Path, name: str, engine: list[str]
-):
-    folder = with_tokenizer(saved(name, tmp_path / "model", 600), tiny_model)
-    arguments = tiny_overrides(folder, problem_file, **{"train.max_steps": 2, "run_dir": "run"})
-    done = mft("train", *arguments, *engine, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "takes no attention for packed sequences" in done.stdout
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (facts["packing"], facts["attention"]) == (False, "sdpa")
-    refused = mft("train", *arguments, "method=masked_thought", "method.drop_attention=true", "run_dir=b", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "cannot hide single positions" in refused.stderr
-    assert not (tmp_path / "b" / "state.json").exists()
-
-
-def with_tokenizer(folder: Path, source: Path) -> Path:
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-    return folder
