@@ -274,7 +274,10 @@ logits are the model's to the bit. Not tried here: vLLM, GPUs, real weights.
 Every run asks its own model again, after all swaps, inside the engine: it runs on three short packed sequences, and
 compares hidden states (tested on plain torch, and on two ranks of ZeRO-3). Where
 a document changes with the one before it, the run lays one example into a sequence, logs it
-and records `packing: false` in run.json; where a token changes with a later one, the run is refused before the first step.
+and records `packing: false` in run.json. A model that does not run so, or is not causal so, gets its own attention back and is asked
+again (*its own attention*): it trains with one example a sequence, padded behind its end, and run.json names that attention, too. What
+hides single positions (`method.drop_attention`) is refused with it. Where a token still changes with a later one, the run is refused
+before the first step.
 
 Dropout of a model's own (GPT-2 has 0.1 in its configuration) draws from torch's generator, so its numbers do depend on
 packing, micro-batches and ranks; LoRA's dropout (`peft.dropout`) does not. Set the model's to 0 for comparisons.

@@ -67,6 +67,7 @@ class Renderer:
         bare = tokenizer("", add_special_tokens=True)["input_ids"]
         self.bos = [tokenizer.bos_token_id] if bare[:1] == [tokenizer.bos_token_id] and bare else []
         self.begins_with_blank = begins_with_blank(tokenizer)
+        self.notice: str | None = None
         self.around = "", ""  # what the chat template writes between a generation prompt, an answer, and its end token
         self.end_id = self._try_template()
         self.end_ids = sorted({i for i in (self.end_id, tokenizer.eos_token_id) if i is not None})
@@ -331,6 +332,11 @@ class Renderer:
             ends = [token for token in self.encode(after.lstrip())[:1] if token in self.special]
             if before.startswith(asked):
                 self.around = before.removeprefix(asked), after[: len(after) - len(after.lstrip())] if ends else ""
+            else:
+                self.notice = (
+                    f"the chat template asks for an answer with {asked[-30:]!r}, which it does not write before an answer of a "
+                    "conversation: responses are trained on right behind it"
+                )
             if ends:
                 return int(ends[0])
         if eos is None:

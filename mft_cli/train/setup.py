@@ -239,6 +239,8 @@ def load_tokenizers(config: ModelConfig, prompt: PromptConfig, method: Method, r
     if method.new_tokens:
         extend_tokenizer(tokenizer, new_tokens)  # they stand in the rows; one that is only put into inputs does not
     renderer = Renderer(tokenizer, prompt, tuple(method.new_tokens))
+    if renderer.notice:
+        log(renderer.notice)
     return Tokenizers(source, path, base_tokenizer, tokenizer, new_tokens, renderer)
 
 

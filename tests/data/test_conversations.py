@@ -89,6 +89,9 @@ def test_a_generation_prompt_that_the_conversation_does_not_hold_is_refused_with
         match=r"turn 2 \(assistant\): the chat template asks for it with .*<think>.*model.chat_template=FILE",
     ):
         Renderer(tokenizer, PromptConfig()).conversation(CHAT, "all")
+    assert "responses are trained on right behind it" in str(Renderer(tokenizer, PromptConfig()).notice)
+    tokenizer.chat_template = TEMPLATES["plain"]
+    assert Renderer(tokenizer, PromptConfig()).notice is None
 
 
 def test_a_turn_that_the_template_leaves_out_is_named(tokenizer):
