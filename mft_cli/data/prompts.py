@@ -16,18 +16,11 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
+from mft_cli.data.cut_conversations import CutConversation
 from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
 from mft_cli.errors import UserError, first_line
 
 Choices = dict[str, str]  # letter -> text of the option, in the order shown
-
-
-def unwritten(message: Turn, last: bool) -> list[str]:
-    """Texts besides its content that a template has to write of a turn: tools' names, and the reasoning of the last turn."""
-    calls = [call for call in message.get("tool_calls", []) if isinstance(call, dict)]
-    names = [call.get("function", call).get("name") for call in calls if isinstance(call.get("function", call), dict)]
-    reasoning = message.get("reasoning_content", "") if last else ""
-    return [text for text in (*names, reasoning.strip()) if isinstance(text, str) and text]
 
 
 class UnsafeText(ValueError):
@@ -162,34 +155,12 @@ class Renderer:
     # ---- conversations ----
 
     def conversation(self, messages: list[Turn], loss_on: str) -> list[Segment]:
-        """Segments of a conversation, cut from the text that the chat template makes of the whole of it.
-
-        Every answer is verified: the text before it is what generation would be asked with at that point, and what stands
-        between the two (an empty think block, a channel) is part of the answer, since the model has to write it. A template
-        prompt takes one question with its answer. Raises ValueError, which names the turn, where a template does otherwise.
-        """
+        """Segments of a conversation: see `CutConversation`. A template prompt takes one question with its answer. Raises ValueError."""
         if self.prompt.kind != "chat":
             return self.one_turn(messages)
         for message in messages:
             self.check(message["content"])
-        whole = self._chat(messages)
-        self._check_is_written(messages, whole)
-        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        segments: list[Segment] = []
-        done = 0  # characters of `whole` that are in segments
-        for i in answers[-1:] if loss_on == "last" else answers:
-            if messages[i].get("weight", 1) == 0:
-                continue
-            start = self._answer_start(messages, i, whole, done)
-            end = self._answer_end(messages[i], whole, start)
-            turn_end = self._turn_end(messages, i, whole, end)
-            if messages[i].get("tool_calls"):
-                end = self._calls_end(i, whole, end, turn_end)
-            segments += [Segment(whole[done:start]), Segment(whole[start:end], True), Segment(whole[end:turn_end])]
-            done = turn_end
-        if not segments:
-            raise ValueError("no answer is trained on (every assistant turn has weight 0)")
-        return segments
+        return CutConversation(messages, self._chat, self._end_token(), self.around[1]).segments(loss_on)
 
     def one_turn(self, messages: list[Turn]) -> list[Segment]:
         """A conversation of one question and its answer under a template prompt. Raises ValueError for others."""
@@ -207,65 +178,6 @@ class Renderer:
         self.check(text)
         eos = self.tokenizer.eos_token_id
         return [Segment(""), Segment(text, True, eos if eos is not None else self.end_id)]
-
-    def _check_is_written(self, messages: list[Turn], whole: str) -> None:
-        """Raises ValueError for a turn whose text the template leaves out, as some do with tools and system turns."""
-        at = 0
-        for number, message in enumerate(messages, 1):
-            content = message["content"].strip()
-            at = whole.find(content, at)
-            if at < 0:
-                raise ValueError(
-                    f"turn {number} ({message['role']}): the chat template does not write its text in its place"
-                )
-            at += len(content)
-            for part in unwritten(message, last=number == len(messages)):
-                if part not in whole:
-                    raise ValueError(
-                        f"turn {number} ({message['role']}): the chat template does not write {part[:40]!r} of its tool_calls or "
-                        "reasoning_content; take a template that does with model.chat_template=FILE, or leave the field out"
-                    )
-
-    def _answer_start(self, messages: list[Turn], i: int, whole: str, done: int) -> int:
-        """Where in `whole` the answer of turn i starts: after what generation is asked with. Raises ValueError."""
-        if i:
-            asked = self._chat(messages[:i], ask=True)
-            if whole.startswith(asked):
-                return len(asked)
-            common = next(k for k, (a, b) in enumerate(zip(whole + "\0", asked + "\1", strict=False)) if a != b)
-            raise ValueError(
-                f"turn {i + 1} (assistant): the chat template asks for it with {asked[max(0, common - 20) :][:80]!r}, and writes "
-                f"{whole[max(0, common - 20) :][:80]!r} in the whole conversation; give a template that writes the same with "
-                "model.chat_template=FILE, set model.template_options, or train on the last answer alone (loss_on: last)"
-            )
-        start = whole.find(messages[0]["content"].strip(), done)  # a greeting: nothing was asked
-        return start if start >= 0 else done
-
-    def _answer_end(self, message: Turn, whole: str, start: int) -> int:
-        """Where the text of an answer that starts at `start` ends. Raises ValueError."""
-        content = message["content"].strip()
-        # its first characters may stand in what generation is asked with (a template that opens <think>): the text that ends after it
-        end = whole.find(content, max(0, start - len(content) + 1)) + len(content) if content else start
-        if end < start:
-            raise ValueError("the chat template does not write an answer's text where it is asked for")
-        closing = self.around[1]  # Llama 2 writes a blank before its end token
-        return end + len(closing) if whole.startswith(closing + self._end_token(), end) else end
-
-    def _turn_end(self, messages: list[Turn], i: int, whole: str, end: int) -> int:
-        """Where turn i, whose text ends at `end`, ends: where a conversation up to it does, else after its end token."""
-        so_far = self._chat(messages[: i + 1])
-        if whole.startswith(so_far):
-            return len(so_far)
-        following = messages[i + 1]["content"].strip() if i + 1 < len(messages) else ""
-        stop = whole.find(following, end) if following else len(whole)
-        closing = whole.find(self._end_token(), end, stop)
-        return closing + len(self._end_token()) if closing >= 0 else end
-
-    def _calls_end(self, i: int, whole: str, end: int, turn_end: int) -> int:
-        """Where the tool calls behind the text of turn i end, with the token that the template writes behind them."""
-        if turn_end == end:
-            raise ValueError(f"turn {i + 1} (assistant): the chat template does not tell where its tool calls end")
-        return end + len(whole[end:turn_end].rstrip())
 
     def _end_token(self) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(self.end_id))
