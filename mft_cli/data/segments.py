@@ -8,6 +8,7 @@ tokenized as a whole and cut, where the part before each response has the ids th
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,27 +69,28 @@ def piece_of(segment: Segment, ids: list[int], offsets: Offsets) -> Piece:
 def in_context(tokenizer: Any, rows: Sequence[list[Segment]]) -> list[list[Piece]]:
     """The pieces of each row's segments, cut from the ids of the whole row; apart where these cannot be cut so."""
     wholes = encoded(tokenizer, ["".join(s.text for s in row) for row in rows])
-    pieces = [cut(row, *whole) for row, whole in zip(rows, wholes, strict=True)]
     asked = [list(before_responses(row)) for row in rows]
     alone = iter(ids_of(tokenizer, [text for texts in asked for text in texts]))
-    for number, (row, texts) in enumerate(zip(rows, asked, strict=True)):
-        expected = list(itertools.islice(alone, len(texts)))
-        if pieces[number] is None or list(ids_before_responses(pieces[number])) != expected:
-            pieces[number] = apart(tokenizer, [row])[0]
-    return pieces
+    result = []
+    for row, whole, texts in zip(rows, wholes, asked, strict=True):
+        pieces, expected = cut(row, *whole), list(itertools.islice(alone, len(texts)))
+        fits = pieces is not None and list(ids_before_responses(pieces)) == expected
+        result.append(pieces if pieces is not None and fits else apart(tokenizer, [row])[0])
+    return result
 
 
 def cut(segments: list[Segment], ids: list[int], offsets: Offsets) -> list[Piece] | None:
     """A row's ids as pieces; None where a token belongs to two segments."""
     result, done, start = [], 0, 0
+    starts = [a for a, _ in offsets]
     for segment in segments:
         stop = start + len(segment.text)
-        count = sum(1 for _ in itertools.takewhile(lambda span, stop=stop: span[0] < stop, offsets[done:]))
-        inside = offsets[done : done + count]
-        if any(b > stop for _, b in inside):
+        end = bisect_left(starts, stop, lo=done)
+        if any(b > stop for _, b in offsets[done:end]):
             return None
-        result.append(piece_of(segment, ids[done : done + count], [(max(a - start, 0), b - start) for a, b in inside]))
-        done, start = done + count, stop
+        inside = [(max(a - start, 0), b - start) for a, b in offsets[done:end]]
+        result.append(piece_of(segment, ids[done:end], inside))
+        done, start = end, stop
     return result
 
 
