@@ -28,6 +28,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.config.validate import build
 from mft_cli.data.examples import Examples
 from mft_cli.errors import Stopped, UserError
+from mft_cli.eval.journal import sealed, unsealed
 from mft_cli.rng import Draw
 from tests.support.tiny import mft
 
@@ -363,7 +364,9 @@ def test_dependency_goes_on_where_it_was_and_compares(
     assert (tmp_path / "b" / "examples.jsonl").read_bytes() == b"".join(journal)
     assert json.loads((tmp_path / "b" / "dependency.json").read_text()) == whole
     # what is there is used, not measured again
-    records[0]["logprob"] = -123.0
+    whole_record = unsealed(records[0])
+    assert whole_record is not None
+    records[0] = sealed({**whole_record, "logprob": -123.0})
     (tmp_path / "b" / "examples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     command([*arguments, f"out={tmp_path / 'b'}"])
     assert json.loads((tmp_path / "b" / "dependency.json").read_text())["models"][0]["logprob"]["mean"] < -20
