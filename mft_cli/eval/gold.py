@@ -61,7 +61,7 @@ def _batch(model: PreTrainedModel, examples: Sequence[Pair], hidden: Sequence[in
         both = prompt + response
         ids[row, : len(both)] = torch.tensor(both, device=device)
         mask[row, : len(both)] = 1
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.to(device)
     if hidden:
         logits[..., list(hidden)] = -torch.inf
     measured = []

@@ -320,8 +320,9 @@ class Session:
             from mft_cli.eval.engines.hf import load_model
 
             self.gold_model = load_model(
-                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter
-            )
+                self.folder.path, self.dtype, self.device, self.config.model.trust_remote_code, self.folder.adapter,
+                spread=(self.config.eval.tensor_parallel or 1) > 1,
+            )  # fmt: skip
         return self.gold_model
 
     def _read(self, plan: Plan) -> None:

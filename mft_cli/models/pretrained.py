@@ -34,7 +34,7 @@ class Settings(TypedDict, total=False):
     local_files_only: bool
     gguf_file: str
     quantization_config: BitsAndBytesConfig
-    device_map: dict[str, torch.device | None]
+    device_map: dict[str, torch.device | None] | str
 
 
 def read_model(

@@ -38,22 +38,28 @@ from mft_cli.eval.engines.base import (
 from mft_cli.eval.engines.sampling import penalised, probabilities
 from mft_cli.files import read_json
 from mft_cli.models.loading import custom_code_refusal
-from mft_cli.models.pretrained import read_adapted, read_model
+from mft_cli.models.pretrained import Settings, read_adapted, read_model
 
 REASONS = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # why a folder cannot be loaded
 
 
-def load_model(folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None) -> PreTrainedModel:
-    """A causal language model in eval mode, with a LoRA adapter on top of its weights if one is given. Raises UserError."""
+def load_model(
+    folder: Path, dtype: str, device: str, trust: bool, adapter: Path | None = None, *, spread: bool = False
+) -> PreTrainedModel:  # fmt: skip
+    """A causal language model in eval mode, with a LoRA adapter on top of its weights if one is given. Raises UserError.
+
+    `spread`: its layers are laid over all visible GPUs (accelerate), where one does not hold them.
+    """
+    placed: Settings = {"device_map": "auto"} if spread else {}
     try:
-        model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, local_files_only=True)
+        model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, local_files_only=True, **placed)
     except REASONS as error:
         if "trust_remote_code" in str(error):
             raise UserError(custom_code_refusal(str(folder))) from None
         raise UserError(f"{folder}: transformers cannot load this model ({first_line(error)})") from error
     if adapter is not None:
         model = with_adapter(model, adapter)
-    return model.to(device).eval()
+    return cast(PreTrainedModel, model.eval() if spread else model.to(device).eval())
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

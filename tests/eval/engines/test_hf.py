@@ -91,6 +91,14 @@ def test_gold_log_probabilities_without_padding_influence(model) -> None:
         assert abs(alone - value) < 1e-4
 
 
+def test_a_model_that_is_laid_over_devices_computes_the_same(model, tiny_model) -> None:
+    """As accelerate lays it: here there is one device."""
+    spread = load_model(tiny_model, "float32", "cpu", trust=False, spread=True)
+    spread.load_state_dict(model.state_dict())
+    examples = [([1, 50, 60], [70, 71, 2]), ([1], [80, 2])]
+    assert gold_logprobs(spread, examples) == gold_logprobs(model, examples)
+
+
 def test_log_probabilities_and_entropies_are_the_models_own(model, tokenizer) -> None:
     sampling = Sampling(0.9, 0.6, (), (END,), "tokens")
     requests = [Request(p, 6, seed=i) for i, p in enumerate(PROMPTS)]
