@@ -26,6 +26,7 @@ from mft_cli.errors import UserError
 from mft_cli.methods.selection import keep_largest
 from mft_cli.models.kernels.backends import IMPLEMENTATIONS, register
 from mft_cli.models.pretrained import read_model
+from mft_cli.plan.rows import rows_that_fit
 from mft_cli.rng import Draw
 
 LOSS_LIMIT, BF16_LIMIT, BYTES_LIMIT = 1e-4, 2e-2, 64e6
@@ -104,6 +105,20 @@ def attention(check: Check) -> None:
         check.limited("attention", f"{name}: gradient norm", apart([result.norm], [expected.norm]), 2 * BF16_LIMIT)
 
 
+def rows(check: Check) -> None:
+    """train.micro_batch_size=auto: from the plan, then a trial; a step of so many rows has the numbers of one row at a time."""
+    losses = []
+    for size in (1, "auto"):
+        train = {"micro_batch_size": size, "row_length": 1024, "global_batch_size": 64}
+        trainer = start(settings(check, f"rows-{size}", train=train), rows_that_fit)
+        losses.append(trainer.step(0).loss)
+        trainer.engine.close()
+    check.add(
+        Row("rows", "micro_batch_size=auto", f"{trainer.layout.micro_batch_size} rows of {trainer.layout.row_length}")
+    )
+    check.limited("rows", "loss against one row at a time", apart(losses[1:], losses[:1]), LOSS_LIMIT)
+
+
 def resume(check: Check) -> None:
     """6 steps against 3 and 3: the masters, to the bit."""
     whole = start(settings(check, "six", "masked_thought"))
@@ -152,7 +167,7 @@ def zero(check: Check) -> None:
 
 PARTS: dict[str, tuple[float, Callable[[Check], None]]] = {
     "versions": (20, versions), "numbers": (90, numbers), "attention": (40, attention),
-    "resume": (30, resume), "zero": (60, zero), "speed": (120, speed),
+    "rows": (20, rows), "resume": (30, resume), "zero": (60, zero), "speed": (120, speed),
 }  # fmt: skip
 
 

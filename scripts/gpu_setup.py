@@ -22,6 +22,7 @@ from mft_cli.config.schema.runs import TrainConfig
 from mft_cli.console import Log
 from mft_cli.run_dir import RunDir
 from mft_cli.signals import StopSignal
+from mft_cli.train.fit import Fits
 from mft_cli.train.loop import Trainer
 from mft_cli.train.setup import assemble
 
@@ -140,10 +141,10 @@ def settings(check: Check, name: str, method: str = "sft", shape: str = "tiny", 
     return train_config(values)
 
 
-def start(config: TrainConfig) -> Trainer:
+def start(config: TrainConfig, should_fit: Fits | None = None) -> Trainer:
     run = RunDir(Path(config.run_dir or ""))
     run.root.mkdir(parents=True, exist_ok=True)
-    trainer = assemble(run, config, StopSignal(), Log(run.log)).trainer
+    trainer = assemble(run, config, StopSignal(), Log(run.log), should_fit=should_fit).trainer
     trainer.engine.model.train()
     return trainer
 
