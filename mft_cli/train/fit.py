@@ -38,7 +38,9 @@ def choose_rows(trainer: Trainer, precision: Precision, should_fit: Fits | None,
     engine, ranks = trainer.engine, trainer.engine.ranks
     _, memory = torch.cuda.mem_get_info(engine.device)
     should = should_fit(trainer.config, precision, ranks.world, ranks.local_world, memory) if should_fit else 1
-    before = trainer.run.get_provenance().get("micro_batch_size") if trainer.state.step else None
+    facts = trainer.run.get_provenance()
+    same = trainer.state.step > 0 and facts.get("ranks") == ranks.world  # on fewer ranks a part of the states is larger
+    before = facts.get("micro_batch_size") if same else None
     most = min(ranks.gather(int(before or min(should, rows_of_a_step(trainer)))))
     rows = rows_by_trial(trainer, most, log) if isinstance(engine, TorchEngine) else most
     trainer.layout = replace(trainer.layout, micro_batch_size=rows)

@@ -61,7 +61,7 @@ def test_the_choice_is_of_the_plan_the_step_and_the_run_before(trainer, monkeypa
         assert rows == trainer.layout.micro_batch_size == expected
     assert asked[0] == ("bf16", 1, 1, 80 * GB)
     trainer.state.step = 3
-    monkeypatch.setattr(RunDir, "get_provenance", lambda run: {"micro_batch_size": 2})
+    monkeypatch.setattr(RunDir, "get_provenance", lambda run: {"micro_batch_size": 2, "ranks": 1})
     assert fit.choose_rows(trainer, "bf16", lambda *facts: 64, lambda line: None) == 2
 
 
