@@ -50,9 +50,11 @@ def load_model(
 
     `spread`: its layers are laid over all visible GPUs (accelerate), where one does not hold them.
     """
-    placed: Settings = {"device_map": "auto"} if spread else {}
+    settings: Settings = {"local_files_only": True}
+    if spread:
+        settings["device_map"] = "auto"
     try:
-        model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, local_files_only=True, **placed)
+        model: Any = read_model(folder, dtype=getattr(torch, dtype), trust=trust, **settings)
     except REASONS as error:
         if "trust_remote_code" in str(error):
             raise UserError(custom_code_refusal(str(folder))) from None
