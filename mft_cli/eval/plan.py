@@ -190,7 +190,7 @@ def make_plan(
         contaminated=reason(contamination(folder.facts, name, benchmark.source.derived_from), measured),
         overlap=measured,
         data_summary=data_summary,
-        warnings=context_warnings(room, benchmark.max_new_tokens),
+        warnings=context_warnings(room, benchmark.max_new_tokens) if benchmark.generates else [],
     )
 
 
