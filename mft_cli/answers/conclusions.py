@@ -54,10 +54,7 @@ INSIDE = re.compile(r"(?:\\[dt]?frac\s*\{[^{}]*\}\s*\{|\\[dt]?frac\s*\{|\\sqrt\s
 def concluded_number(text: str) -> Answer | None:
     """The number that the last conclusion ("So she has **18** eggs for 3 days.") gives, else the last number; or None."""
     last = last_number(text)
-    if last is None:
-        return None
-    concluded = _conclusion(text)
-    return last if concluded is None or concluded.text == last.text else concluded
+    return None if last is None else _conclusion(text) or last
 
 
 def last_number(text: str) -> Answer | None:

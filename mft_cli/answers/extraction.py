@@ -8,7 +8,8 @@ The order (docs/scoring.md has it in ten lines):
 3. The benchmark's markers: tags such as <answer>, then others such as "####". A marker of "#" alone is a Markdown
    heading where a box or an announcement follows it.
 4. The last \boxed{}, then the last announcement ("the answer is", "Answer:", "答案是"), each if it can be read.
-5. The last box of the thoughts. 6. What the answer type falls back to: the last number, a letter, a lone line.
+5. What the answer type falls back to: a letter, a lone line, the sentence that concludes; then the last box of the
+   thoughts, and only then the last number.
 
 Everything is linear in the text's length: every repetition is bounded, and at most MAX_TEXT characters are searched.
 """
@@ -42,6 +43,9 @@ JOINT = re.compile(  # from one box to the next of the same answer: "$x = \boxed
     rf"{BETWEEN}(?:\${{1,2}}|\\[(\[])?\s?(?:[A-Za-z](?:_\{{?\w\}}?)?\s?=\s?)?\\(?:boxed|fbox)\s{{0,3}}\{{"
 )
 BLANK = re.compile(r"[\s*_]*+")
+ENDING = re.compile(  # what a model or a chat program writes behind the end
+    r"(?:\s|<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>|[\U0001f000-\U0001faff\ufe0f\u200d])+\Z"
+)
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,30 @@ def find(
     its own format says what opens a new question, and it may end in an open <think>.
     """
     offset = max(0, len(text) - MAX_TEXT)
-    text = separate_groups(text[offset:])
+    text = plain_blanks(text[offset:])
     thoughts = thoughts_end(text, prompt)
     if thoughts is None:
         return None
     start = thoughts[1]
     visible = cut_new_turn(text[start:], markers, read, prompt)
-    answer = first_readable(visible, markers, read)
-    if answer is None and start:
-        answer = next((a for c in boxes(text[: thoughts[0]]) if (a := read(text, c)) is not None), None)
-        start = start if answer is None else 0
-    if answer is None and fallback is not None:
-        answer = fallback(visible)
+    answer = first_readable(visible, markers, read) or (fallback(visible) if fallback else None)
+    if start and (answer is None or answer.source == LAST_NUMBER):
+        boxed_thoughts = (a for c in boxes(text[: thoughts[0]]) if (a := read(text, c)) is not None)
+        if (thought := next(boxed_thoughts, None)) is not None:
+            return _moved(thought, offset)
     return _moved(answer, start + offset) if answer else None
+
+
+def plain_blanks(text: str) -> str:
+    """The text with plain blanks and line ends, digits grouped by commas, and no token or emoji behind its end.
+
+    Every character that stays has its place.
+    """
+    text = separate_groups(text).replace("\r\n", " \n")
+    if not text.isascii():
+        text = text.replace("\u00a0", " ").replace("\ufeff", " ")
+    ending = ENDING.search(text, max(0, len(text) - 200))
+    return text[: ending.start()] if ending else text
 
 
 def _moved(answer: Answer, offset: int) -> Answer:

@@ -60,7 +60,8 @@ IRRELEVANT = re.compile(
 )
 REFUSAL = re.compile(
     rf"{CANNOT}|\b(?:not\senough|insufficient|missing)\s(?:information|data|details?|context)\b"
-    r"|\bI(?:\scan(?:no|['’])t|(?:\sa|['’])m\s(?:unable|not\sable)\sto)\s(?:see|view|access|open|help|assist|comply)\b",
+    r"|\bI(?:\scan(?:no|['’])t|(?:\sa|['’])m\s(?:unable|not\sable)\sto)\s(?:see|view|access|open|help|assist|comply)\b"
+    r"|\bI\s(?:do\snot|don['’]t)\shave\saccess\b|\b(?:please|could\syou)\sprovide\b",
     re.IGNORECASE,
 )
 CONTRAST = re.compile(r"\b(?:but|so|however|although|therefore|thus)\b|=", re.IGNORECASE)

@@ -78,5 +78,6 @@ HELP = """mft score: score a file of completions again, without a model
 A line needs an id and "completion"; with "gold" on every line the benchmark's own data is not needed. The id is that of
 mft eval, the problem's place in the data from 0, or its published one ("task_id": "HumanEval/0", IFEval's "key" ...).
 "sample" counts a problem's samples from 0; where no line has one, they are numbered in order.
-Writes scores.jsonl and metrics.json into out. scores.jsonl says where each answer was read: answer_from and answer_span.
+Writes generations.jsonl (the completions by mft's ids), scores.jsonl and metrics.json into out, a folder for mft compare.
+scores.jsonl says where each answer was read: answer_from and answer_span.
 """

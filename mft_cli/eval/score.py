@@ -20,7 +20,7 @@ from mft_cli.eval.grading.graders import SCORING_VERSION, UNPARSED, grade, more_
 from mft_cli.eval.grading.perplexity import perplexity_lines
 from mft_cli.eval.group_metrics import group_lines, group_metrics
 from mft_cli.eval.journal import Record, dump, read_lines
-from mft_cli.eval.metrics_file import Metrics, write_metrics
+from mft_cli.eval.metrics_file import Metrics, read_metrics, write_metrics
 from mft_cli.files import JsonObject, file_digest, write_atomically
 from mft_cli.stats import intervals
 from mft_cli.stats import significance as stats
@@ -45,8 +45,9 @@ def score_file(
     common_samples: bool = False,
     expects_format: bool = False,
 ) -> Metrics:
-    """Score a file of completions; writes out/scores.jsonl and out/metrics.json and returns the metrics.
+    """Score a file of completions; writes scores.jsonl and metrics.json into out and returns the metrics.
 
+    The completions of another folder are kept beside them, in order and by our ids, so that pages can show them.
     A line needs an id and `completion`, and may have `sample` and `gold` (`mft_cli.eval.completions.arrange`). `extra`
     is added to the metrics and `warnings` stand first among its own; `eval_config` gives workers, time limit, seed and
     number of problems. `expects_format`: the model was trained to write critiques, so adherence to their format is
@@ -58,12 +59,13 @@ def score_file(
     if not records:
         raise UserError(f"{generations}: no completions; expected JSON lines with id, sample and completion")
     ordered, golds = arrange(generations, name, benchmark, records, gold_by_id, config, common_samples=common_samples)
+    kept = keep_completions(generations, out, ordered)
     scores = grade(ordered, benchmark, config)
     facts: JsonObject = {
         **summarise(name, ordered, scores, len(golds), config.failure_threshold),
         **group_metrics(ordered, scores, benchmark, out),
         **more_metrics(scores, benchmark),
-        "generations_digest": file_digest(generations),
+        "generations_digest": file_digest(kept),
         **(extra or {}),
     }
     texts = [record["completion"] for record in ordered]
@@ -76,6 +78,20 @@ def score_file(
     write_atomically(out / "scores.jsonl", "".join(dump(s) for s in scores))
     write_metrics(out, metrics)
     return metrics
+
+
+def keep_completions(generations: Path, out: Path, records: Sequence[Record]) -> Path:
+    """The file of completions that lies beside the scores. Raises UserError where that would replace an evaluation's."""
+    kept = out / "generations.jsonl"
+    if kept.is_file() and kept.samefile(generations):
+        return kept
+    before = read_metrics(out)
+    ours = isinstance(before, dict) and "settings_digest" not in before
+    if kept.is_file() and not (ours and file_digest(kept) == before.get("generations_digest")):
+        raise UserError(f"out={out}: holds completions of an evaluation; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, "".join(dump(record) for record in records))
+    return kept
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

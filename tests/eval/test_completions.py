@@ -13,6 +13,8 @@ from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange, group_by_problem
 from mft_cli.eval.problems import OptionNames, load_problems
 from mft_cli.eval.score import score_file
+from mft_cli.files import file_digest
+from mft_cli.report.read.runs import read_evaluation
 from tests.support.sums import write_sums
 
 NAMES = ["HumanEval/0", "HumanEval/1", "HumanEval/2"]
@@ -62,6 +64,28 @@ def test_samples_without_numbers_are_numbered_in_order(tmp_path: Path) -> None:
     assert (metrics["samples"], metrics["correct"]) == (3, 3)
     scores = [json.loads(x) for x in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert [(s["sample"], s["answer"]) for s in scores[:3]] == [(0, "1"), (1, "2"), (2, "3")]
+
+
+def test_the_completions_lie_beside_the_scores_by_our_ids(tmp_path: Path) -> None:
+    lines = [{"task_id": name, "response": f"#### {i}"} for i, name in enumerate(NAMES)]
+    made, out = benchmark(tmp_path, rows("task_id", NAMES)), tmp_path / "out"
+    for _ in range(2):  # a second time replaces its own
+        metrics = score_file(write(tmp_path, lines), "b", made, out)
+    evaluation = read_evaluation("run", "run", "", out)
+    texts = {key: row["completion"] for key, row in evaluation.completions().items()}
+    assert texts == {(s["id"], 0): f"#### {i}" for i, s in enumerate(evaluation.scores)}
+    assert metrics["generations_digest"] == file_digest(out / "generations.jsonl")
+
+
+def test_an_evaluations_completions_are_never_replaced(tmp_path: Path) -> None:
+    lines = [{"task_id": name, "completion": "#### 1"} for name in NAMES]
+    made, out = benchmark(tmp_path, rows("task_id", NAMES)), tmp_path / "out"
+    score_file(write(tmp_path, lines), "b", made, out, extra={"settings_digest": "0"})  # as mft eval does
+    before = (out / "generations.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"out=.*: holds completions of an evaluation"):
+        score_file(write(tmp_path, lines), "b", made, out)
+    assert (out / "generations.jsonl").read_bytes() == before
+    assert score_file(out / "generations.jsonl", "b", made, out)["correct"] == 1  # its own are scored again
 
 
 def test_unequal_counts_name_the_problems_and_the_common_part_is_scored(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mft_cli.answers.announcements import announced
-from mft_cli.answers.extraction import candidates, cut_new_turn, thoughts_end
+from mft_cli.answers.extraction import candidates, cut_new_turn, plain_blanks, thoughts_end
 from mft_cli.answers.find import find_answer, reader_of, without_cut_word
-from mft_cli.answers.numbers import separate_groups
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.errors import UserError
 from mft_cli.eval.completions import arrange
@@ -58,7 +57,7 @@ def _reading_steps(record: Record, benchmark: BenchmarkConfig) -> Iterator[str]:
     if thoughts[1]:
         yield f"thoughts end at character {thoughts[1]}; what follows is searched"
     read = reader_of(benchmark.answer_type, word_problem=benchmark.last_number, choices=keywords.get("choices") or {})
-    searched = separate_groups(text[thoughts[1] :])
+    searched = plain_blanks(text[thoughts[1] :])
     visible = cut_new_turn(searched, keywords["markers"], read, keywords["prompt"])
     if len(visible) < len(searched):
         yield f"cut where a new question begins: {_shown(searched[len(visible) :])}"
