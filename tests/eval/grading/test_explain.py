@@ -16,7 +16,7 @@ from mft_cli.eval.score import score_file
 BENCHMARK = BenchmarkConfig(markers=["####"], last_number=True)
 TEXTS = {
     "a": "<think>5?</think>#### Step 2: add\n\\boxed{7 \\text{ in 2 days}}",
-    "b": "So 7 remain.",
+    "b": "7 remain.",
     "c": "<think>7",
     "e": "Wait, the answer is 7? No.",
     "f": "So she has **7** eggs. This takes 9.",
