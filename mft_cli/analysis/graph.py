@@ -8,7 +8,7 @@ probability that the step's log-probability falls further for a thing that it ne
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,12 +66,15 @@ def graph(config: TrainConfig, folders: list[str], names_a_model: bool, asked: G
         "Dependence on the true graph", ("model", "AUROC", "95 % interval", "drop, needed", "drop, not needed", "pairs"),
         [line(label, facts) for label, facts in result["models"].items()], "Pairs of a step and something that it may need.",
     )  # fmt: skip
-    best = max(result["models"].items(), key=lambda item: item[1]["auroc"] or 0.0)
-    sentence = f"AUROC {decimal(best[1]['auroc'])}: {best[0]}" + (
-        ", the largest of these." if len(subjects) > 1 else "."
-    )
     source = f"{len(rows)} rows of {config.data.name or 'the data'}, seed {config.seed}"
-    return publish(out, "graph", "Dependence on the true graph", [sentence], source, result, [table], {}, READING)
+    return publish(
+        out, "graph", "Dependence on the true graph", in_short(table.rows), source, result, [table], {}, READING
+    )
+
+
+def in_short(rows: Sequence[Sequence[str]]) -> list[str]:
+    """What was found, a sentence a model."""
+    return [f"{label}: AUROC {auroc} {interval}." for label, auroc, interval, *_ in rows]
 
 
 def line(label: str, facts: JsonObject) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from mft_cli.analysis.subjects import Prepared
 from mft_cli.files import JsonObject
 from mft_cli.report.render.document import Picture, TextTable
 from mft_cli.report.render.plots import loss_lines, loss_surface
-from mft_cli.report.wording import count, one_line, significant
+from mft_cli.report.wording import count, one_line, signed, significant
 
 READING = [
     "The loss is the mean cross entropy of the response tokens of fixed examples, in fp32, on clean inputs.",
@@ -109,7 +109,7 @@ def tables(result: JsonObject) -> list[TextTable]:
             ]
             parts.append(TextTable("loss along the way", ["coordinate", "between", "loss"], rows))
         else:
-            rows = [[f"{a:+.3f}", *(number(s["loss"][i]) for s in scenes)] for i, a in enumerate(scenes[0]["axes"][0])]
+            rows = [[signed(a, 3), *(number(s["loss"][i]) for s in scenes)] for i, a in enumerate(scenes[0]["axes"][0])]
             parts.append(
                 TextTable("loss along the direction", ["coordinate", *(one_line(s["label"]) for s in scenes)], rows)
             )
@@ -143,7 +143,7 @@ def number(value: float | None) -> str:
 
 
 def coordinates(at: list[float] | None) -> str:
-    return "" if at is None else "(" + ", ".join(f"{x:+.3f}" for x in at) + ")"
+    return "" if at is None else "(" + ", ".join(signed(x, 3) for x in at) + ")"
 
 
 def plots(result: JsonObject) -> dict[str, Picture]:

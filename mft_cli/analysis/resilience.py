@@ -7,6 +7,7 @@ should recover more often. The same solutions, cut at the same places with the r
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,12 +72,13 @@ def resilience(config: TrainConfig, folders: list[str], names_a_model: bool, ask
     table = TextTable(
         "Error resilience", ("model", "recovered", "interval", "undisturbed", "interval"), rows, "One number changed."
     )
-    best = max(result["models"].items(), key=lambda item: item[1]["recovered"])
-    sentence = f"{percent(best[1]['recovered'])} recovered: {best[0]}" + (
-        ", the most of these." if len(subjects) > 1 else "."
-    )
     source = f"{len(cuts)} solutions of {config.data.name or 'the data'}, seed {config.seed}"
-    return publish(out, "resilience", "Error resilience", [sentence], source, result, [table], {}, READING)
+    return publish(out, "resilience", "Error resilience", in_short(rows), source, result, [table], {}, READING)
+
+
+def in_short(rows: Sequence[Sequence[str]]) -> list[str]:
+    """What was found, a sentence a model."""
+    return [f"{label}: {row[0]} {row[1]} recovered, {row[2]} {row[3]} undisturbed." for label, *row in rows]
 
 
 def cut(row: Row, seed: int) -> Cut | None:

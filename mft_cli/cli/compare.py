@@ -56,6 +56,7 @@ def compare(folders: list[Path], out: Path, baseline: str | None = None) -> Summ
             f"{run.label} ({', '.join(e.benchmark for e in run.evaluations) or 'none'})" for run in summary.runs
         )
         raise UserError(f"nothing to compare: no benchmark was evaluated twice; found {names}")
+    paths = write(summary, out)  # before a word is printed: what reads the words may close its end (| head)
     for notice in summary.notices:
         if notice.level != "note":
             print(f"{notice.level.upper()}: {one_line(notice.where)}: {one_line(notice.text)}")
@@ -70,7 +71,6 @@ def compare(folders: list[Path], out: Path, baseline: str | None = None) -> Summ
     for block in blocks(summary):
         print("\n".join(_block(block)))
     print("\n".join(chain.from_iterable(_flips(pair) for pair in shared[:6] if pair.generated)))
-    paths = write(summary, out)
     flips = sum(len(pair.gained) + len(pair.lost) for pair in summary.pairs if pair.generated)
     shown = sum(len(part.shown) for part in summary.flips)
     print(

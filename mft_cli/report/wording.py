@@ -73,8 +73,8 @@ def signed(value: object, digits: int) -> str:
 
 
 def decimal(value: object, digits: int = 3) -> str:
-    """A plain number."""
-    return f"{value:.{digits}f}".replace("-", MINUS) if is_number(value) else NONE
+    """A plain number; what rounds to zero has no sign."""
+    return f"{value:z.{digits}f}".replace("-", MINUS) if is_number(value) else NONE
 
 
 def decimal_interval(interval: object, digits: int = 3) -> str:

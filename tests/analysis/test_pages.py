@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mft_cli.analysis import dependency_report, landscape_report
+from mft_cli.analysis import dependency_report, graph, landscape_report, resilience
 from mft_cli.analysis.page import publish
 from mft_cli.analysis.regions import REGIONS
 from mft_cli.report.render.document import TextTable
@@ -33,6 +33,14 @@ def test_small_numbers_keep_their_digits() -> None:
     assert dependency_report.shown({"mean": 1.0, "interval": None}) == "1.000 –"  # one example has no interval
     assert landscape_report.number(0.0000031) == "0.0000031"
     assert landscape_report.number(None) == "not finite"
+    assert landscape_report.coordinates([-0.1, 0.0]) == "(−0.100, 0.000)"
+    assert dependency_report.shown({"mean": -0.00001, "interval": (-0.01, 0.01)}) == "0.000 [−0.010, 0.010]"
+
+
+def test_every_model_has_a_sentence_even_where_all_are_equal() -> None:
+    rows = [("sft", "0.0 %", "[0.0, 39.0]", "0.0 %", "[0.0, 39.0]")] * 2
+    assert resilience.in_short(rows) == ["sft: 0.0 % [0.0, 39.0] recovered, 0.0 % [0.0, 39.0] undisturbed."] * 2
+    assert graph.in_short([("sft", "0.900", "[0.880, 0.920]", "1", "0", "9")]) == ["sft: AUROC 0.900 [0.880, 0.920]."]
 
 
 def test_landscape_says_its_barrier_and_its_lowest_loss() -> None:

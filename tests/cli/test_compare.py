@@ -52,6 +52,16 @@ def test_output_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert agreement.same == pytest.approx(15 / 40)
 
 
+def test_the_report_is_there_where_nobody_reads_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*words: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)  # mft compare ... | head
+    with pytest.raises(BrokenPipeError):
+        compare(two(tmp_path), tmp_path / "out")
+    assert (tmp_path / "out/report.html").is_file()
+
+
 def test_consistency_by_hand(tmp_path: Path) -> None:
     (one,) = summarise(read_compared(two(tmp_path))).consistency
     assert one.gains == pytest.approx([15 / 40, 9 / 40])
