@@ -24,6 +24,8 @@ CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 IN_TOTAL = re.compile(r"(?:\s[^\W\d]{1,20}){0,2}\s(?:in\stotal|altogether|all\stogether|in\sall)\b", re.IGNORECASE)
+TOTAL_OF = re.compile(r"(?<!\bof\sa\s)(?<!\bof\sthe\s)\btotal\sof\s$", re.IGNORECASE)
+PART_OF = re.compile(r"(?<!\btotal\s)(?<!\bsum\s)\bof\s(?:the\s|all\s)?$", re.IGNORECASE)
 GOES_ON = re.compile(
     rf"{DRESS}(?:then|next|now|after|afterwards|later|but|step|second|(?:this|that|which)\s(?:leaves|gives|makes|means|brings|adds))\b",
     re.IGNORECASE,
@@ -35,7 +37,7 @@ CHECK = re.compile(
 )
 CHECKING = re.compile(rf"^{DRESS}(?:(?:double|sanity)[- ])?(?:check|verification)[\s*:：]{{0,6}}$", re.I | re.M)
 ADJUNCT = re.compile(
-    r"\b(?P<word>in|after|for|over|during|per|every|each|within|from|than|at|on|before|until|since|by|among|between|across|out\sof|the|those"
+    r"\b(?P<word>in|after|for|over|during|per|every|each|within|from(?:\s[$€£]?[\d.,]{1,12}\sto)?|than|at|on|before|until|since|by|among|between(?:\s[$€£]?[\d.,]{1,12}\sand)?|across|out\sof|the|those"
     r"|these|all|both|next|first|last|another|nach|für|pour|sur|après|dans|durante|para|después\sde|en)\s"
     r"(?:(?:the|all|these|those|every|each|next|first|last|about|only|only|los|las|les|den|die)\s){0,2}$",
     re.IGNORECASE,
@@ -150,9 +152,13 @@ def _plain(text: str, start: int, end: int) -> Answer | None:
 
 
 def _total(text: str, start: int, end: int) -> re.Match[str] | None:
-    """The number of "$25 in total" and "8 apples altogether", but not of "of 20 in total"."""
-    numbers = (m for m in ANY_NUMBER.finditer(text, start, end) if IN_TOTAL.match(text, m.end(), end))
-    return next((m for m in numbers if not _is_adjunct(text, start, m)), None)
+    """The number of "$25 in total" and "a total of 8 apples", but not of "of 20 in total"."""
+    for number in ANY_NUMBER.finditer(text, start, end):
+        if IN_TOTAL.match(text, number.end(), end) and not _is_adjunct(text, start, number):
+            return number
+        if TOTAL_OF.search(text, max(start, number.start() - 20), number.start()):
+            return number
+    return None
 
 
 def _after_equals(text: str, start: int, end: int) -> Answer | None:
@@ -163,7 +169,10 @@ def _after_equals(text: str, start: int, end: int) -> Answer | None:
         return None
     reading = number_at(text[numbers[0].start() : end])
     readable = reading is not None and parse_number(reading[0]) is not None
-    alone = all(m.group() == numbers[0].group() or _is_adjunct(text, start, m) for m in numbers[1:])
+    alone = all(
+        m.group() == numbers[0].group() or _is_adjunct(text, start, m) or PART_OF.search(text, start, m.start())
+        for m in numbers[1:]
+    )
     return _number(text, numbers[0], CONCLUSION) if readable and alone else None
 
 

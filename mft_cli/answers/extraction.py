@@ -28,7 +28,10 @@ MARKER, BOX, ANNOUNCEMENT, CONCLUSION, LAST_NUMBER, CHOICE, WHOLE = (
 )  # fmt: skip
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has
 TRIES = 20  # candidates of a kind, from the last one on
-THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought)>", re.IGNORECASE)
+THOUGHT = re.compile(  # a group holds what closes one: of Qwen and R1, Kimi, OpenThinker, gpt-oss
+    r"<(/?)(?:think|thinking|thought)>|◁(/?)think▷|<\|(?:begin|(end))_of_thought\|>|<\|channel\|>(?:analysis|(final))<\|message\|>",
+    re.IGNORECASE,
+)
 NEW_TURN = re.compile(
     r"^[ \t>*]{0,8}(?:(?:#{1,4} ?)?"
     r"(?P<header>Question|Problem|Instruction|Input|User|Human|Q|Example|Exercise)\b ?\d{0,4} ?(?:\*\*)?[:.]"
@@ -36,7 +39,7 @@ NEW_TURN = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{|\\[{}]|[{}]")
-LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})")
+LOOSE_BOX = re.compile(r"\\boxed\s{1,3}(\\?[\w.]{1,40})|<\|begin_of_box\|>([^|]{1,1000})<\|end_of_box\|>")  # GLM's too
 BETWEEN = r"(?:\s|\\[ ,;:]|\\q?quad\b){0,8}"
 JOINT = re.compile(  # from one box to the next of the same answer: "$x = \boxed{-2}$ and $x = \boxed{3}$"
     rf"\}}(?:\${{1,2}}|\\[)\]])?{BETWEEN}(?:[,;]?{BETWEEN}(?:\b(?:and|or|und|oder|et|ou|y|o|e)\b|\\text\{{\s?(?:and|or)\s?\}}|[和或与])|[,;])"
@@ -147,12 +150,12 @@ def thoughts_end(text: str, prompt: str | None = None) -> tuple[int, int] | None
     A prompt that ends in <think> has opened one.
     """
     last = None
-    if "<" in text:
+    if "<" in text or "◁" in text:
         for last in THOUGHT.finditer(text):  # noqa: B007
             pass
     if last is None:
         return None if _opens_thought(prompt) else (0, 0)
-    return last.span() if last[1] else None
+    return last.span() if any(last.groups()) else None
 
 
 def without_thoughts(text: str, prompt: str | None = None) -> str:
@@ -164,7 +167,7 @@ def without_thoughts(text: str, prompt: str | None = None) -> str:
 
 
 def _opens_thought(prompt: str | None) -> bool:
-    return prompt is not None and prompt[-40:].rstrip().endswith(("<think>", "<thinking>", "<thought>"))
+    return prompt is not None and prompt[-40:].rstrip().endswith(("<think>", "<thinking>", "<thought>", "◁think▷"))
 
 
 def cut_new_turn(text: str, markers: Sequence[str], read: Reader, prompt: str | None = None) -> str:
@@ -257,7 +260,7 @@ def boxes(text: str) -> Iterator[Candidate]:
 
     Boxes that a sentence joins are one: "$\boxed{1}$ or $\boxed{2}$".
     """
-    if "boxed" not in text and "fbox" not in text:
+    if not any(word in text for word in ("boxed", "fbox", "begin_of_box")):
         return
     stack: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -273,7 +276,7 @@ def boxes(text: str) -> Iterator[Candidate]:
             stack.append(-1)
         elif token[-1] == "{" and len(token) > 2:
             stack.append(match.end())
-    spans += [match.span(1) for match in LOOSE_BOX.finditer(text)][-TRIES:]
+    spans += [match.span(match.lastindex or 0) for match in LOOSE_BOX.finditer(text)][-TRIES:]
     joined: list[tuple[int, int]] = []
     for start, end in sorted((span for span in spans if text[slice(*span)].strip()), reverse=True)[:TRIES]:
         if joined and JOINT.fullmatch(text, end, joined[-1][0]):

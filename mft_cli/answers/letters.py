@@ -33,7 +33,7 @@ AFFIRMED = re.compile(  # the letter, then that it is right
 CHOSEN = re.compile(  # that something is right, then the letter
     rf"(?:(?i:\b{GOOD}\s(?:\w{{1,20}}\s)?(?:answer|option|choice|one|candidate|statement|antwort|buchstabe|réponse|respuesta|opción|opção|risposta)?\s*(?::|{BE})?\s*{SURELY})"
     rf"|(?i:\b(?:is\sfor\ssure|must\sbe|go(?:ing)?\s(?:with|for)|choose|chose|pick|select|(?:my|final)\s(?:choice|pick|selection)\s?(?:is|:)|opt\sfor|settle\son|conclude|(?:it|this|that|which)(?:['’]s|\s{BE})\s{SURELY}"
-    rf"|(?:so|therefore|thus|hence|leaving|leaves|then|but)(?:\sonly|\sus\swith)?,?\s(?:it['’]?s\s|it\sis\s)?|ich\swähle|je\schois(?:is)?|elijo|escolho|scelgo|выбираю)\s?)"
+    rf"|(?:so|therefore|thus|hence|leaving|leaves|then|but)(?:\sonly|\sus\swith)?[,:]?\s(?:it['’]?s\s|it\sis\s)?|ich\swähle|je\schois(?:is)?|elijo|escolho|scelgo|выбираю)\s?)"
     rf"|(?:正确(?:选项|答案)?(?:为|是)|故选|应选|應選|选择|選擇|选|選|答え?は)\s*[:：]?){LETTER}"
 )
 ENDS = re.compile(

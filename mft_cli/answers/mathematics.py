@@ -31,7 +31,7 @@ VALUE_AT_END = re.compile(rf"(?:\b(?:is|are|equals|be)|=|:)\s+((?:\*\*)?(?:{FORM
 QED = re.compile(r"[\s.]*(?:\$?\s*\\(?:blacksquare|square|Box|qed)\s*\$?|[∎■□◼]|Q\.?E\.?D\.?)[\s.]*$")
 SAME = re.compile(r"(.{1,100}?),?\s(?:or|that is,?|i\.e\.,?)\s(.{1,100})", re.DOTALL)
 VERDICT = re.compile(  # "Yes, Tom tells the truth", but not "yes, no, yes"
-    r"\**((?:yes|no|true|false|valid|invalid)\b)\**\s*[,;:—–-]\s(?!.*\b(?:yes|no|true|false)\b)",
+    r"[*\"“]*((?:yes|no|true|false|valid|invalid)\b)[*\"”]*\s*[,;:—–-]\s(?!.*\b(?:yes|no|true|false)\b)",
     re.IGNORECASE | re.DOTALL,
 )
 REMARK = re.compile(
