@@ -28,8 +28,8 @@ MARKER, BOX, ANNOUNCEMENT, CONCLUSION, LAST_NUMBER, CHOICE, WHOLE = (
 )  # fmt: skip
 MAX_TEXT = 200_000  # characters from the end that are searched; far more than a completion ever has
 TRIES = 20  # candidates of a kind, from the last one on
-THOUGHT = re.compile(  # a group holds what closes one: of Qwen and R1, Kimi, OpenThinker, gpt-oss
-    r"<(/?)(?:think|thinking|thought)>|◁(/?)think▷|<\|(?:begin|(end))_of_thought\|>|<\|channel\|>(?:analysis|(final))<\|message\|>",
+THOUGHT = re.compile(  # a group holds what closes one: of Qwen and R1, OpenThinker, gpt-oss
+    r"<(?:(/?)(?:think|thinking|thought)>|\|(?:begin|(end))_of_thought\|>|\|channel\|>(?:analysis|(final))<\|message\|>)",
     re.IGNORECASE,
 )
 NEW_TURN = re.compile(
@@ -68,7 +68,7 @@ class Candidate:
 
     def content(self, text: str) -> str:
         part = text[self.start : self.end]
-        part = JOINT.sub(" and ", part) if self.source == BOX else part
+        part = JOINT.sub(" and ", part) if "box" in part and self.source == BOX else part
         return part.replace("\\\\", "\\") if self.escaped else part
 
 
@@ -129,6 +129,8 @@ def plain_blanks(text: str) -> str:
     text = separate_groups(text).replace("\r\n", " \n")
     if not text.isascii():
         text = text.replace("\u00a0", " ").replace("\ufeff", " ")
+    if text[-1:].isalnum() or text[-1:] in (".", "}", "$", "*", ")"):
+        return text  # most do
     ending = ENDING.search(text, max(0, len(text) - 200))
     return text[: ending.start()] if ending else text
 
@@ -150,7 +152,9 @@ def thoughts_end(text: str, prompt: str | None = None) -> tuple[int, int] | None
     A prompt that ends in <think> has opened one.
     """
     last = None
-    if "<" in text or "◁" in text:
+    if "◁" in text:  # Kimi's
+        text = text.replace("◁think▷", "<think>").replace("◁/think▷", "</think>")
+    if "<" in text:
         for last in THOUGHT.finditer(text):  # noqa: B007
             pass
     if last is None:
