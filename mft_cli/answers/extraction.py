@@ -154,7 +154,8 @@ def thoughts_end(text: str, prompt: str | None = None) -> tuple[int, int] | None
     last = None
     if "◁" in text:  # Kimi's
         text = text.replace("◁think▷", "<think>").replace("◁/think▷", "</think>")
-    if "<" in text:
+    low = text.lower()
+    if "<" in text and any(word in low for word in ("think", "thought", "channel")):
         for last in THOUGHT.finditer(text):  # noqa: B007
             pass
     if last is None:
@@ -264,7 +265,7 @@ def boxes(text: str) -> Iterator[Candidate]:
 
     Boxes that a sentence joins are one: "$\boxed{1}$ or $\boxed{2}$".
     """
-    if not any(word in text for word in ("boxed", "fbox", "begin_of_box")):
+    if "box" not in text:
         return
     stack: list[int] = []
     spans: list[tuple[int, int]] = []
