@@ -78,6 +78,9 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = without_emoji(separate_groups(text)).translate(PLAIN_CHARS)
     text = text.strip()
+    if "\\" not in text and "~" not in text and "{,}" not in text:  # most are no LaTeX
+        text = MATH_UNIT.sub("", _unwrap(_unwrap(_unwrap(text)))).translate(VULGAR)
+        return re.sub(r" {2,}", " ", text).strip()
     text = re.sub(r"\{,\}|\\!", lambda m: "," if m.group() == "{,}" else "", text)
     text = re.sub(r"(?<=\d)\\,(?=\d{3}(?!\d))", ",", text)
     text = re.sub(r"\\[,;: ]|~|\\q?quad\b|\\left\b|\\right\b", " ", text)
@@ -101,9 +104,9 @@ def without_emoji(text: str) -> str:
 def _unwrap(text: str) -> str:
     text = text.strip()
     for opening, closing in WRAPPERS:
-        inner = text[len(opening) : -len(closing)]
-        if text.startswith(opening) and text.endswith(closing) and inner.strip() and opening not in inner:
-            text = inner.strip()
+        if text.startswith(opening) and text.endswith(closing):
+            inner = text[len(opening) : -len(closing)].strip()
+            text = inner if inner and opening not in inner else text
     return text
 
 
