@@ -261,12 +261,19 @@ def line_end(text: str, begin: int) -> int:
 
 
 def boxes(text: str) -> Iterator[Candidate]:
-    r"""The contents of the closed \boxed{}, the last first, outer ones alone; `\boxed 5`, too. One pass.
+    r"""The boxes of a text, the last first. Those that a sentence joins are one: "$\boxed{1}$ or $\boxed{2}$"."""
+    joined: list[tuple[int, int]] = []
+    for start, end in box_spans(text):
+        if joined and JOINT.fullmatch(text, end, joined[-1][0]):
+            end = joined.pop()[1]
+        joined.append((start, end))
+    yield from (Candidate(BOX, start, end, enclosed=True) for start, end in joined)
 
-    Boxes that a sentence joins are one: "$\boxed{1}$ or $\boxed{2}$".
-    """
+
+def box_spans(text: str) -> list[tuple[int, int]]:
+    r"""(start, end) of what the closed \boxed{} hold, the last first, outer ones alone; `\boxed 5`, too. One pass."""
     if "box" not in text:
-        return
+        return []
     stack: list[int] = []
     spans: list[tuple[int, int]] = []
     for match in BOX_TOKEN.finditer(text):
@@ -282,17 +289,12 @@ def boxes(text: str) -> Iterator[Candidate]:
         elif token[-1] == "{" and len(token) > 2:
             stack.append(match.end())
     spans += [match.span(match.lastindex or 0) for match in LOOSE_BOX.finditer(text)][-TRIES:]
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted((span for span in spans if text[slice(*span)].strip()), reverse=True)[:TRIES]:
-        if joined and JOINT.fullmatch(text, end, joined[-1][0]):
-            end = joined.pop()[1]
-        joined.append((start, end))
-    yield from (Candidate(BOX, start, end, enclosed=True) for start, end in joined)
+    return sorted((span for span in spans if text[slice(*span)].strip()), reverse=True)[:TRIES]
 
 
 def boxed(text: str) -> list[str]:
     r"""What the boxes of a text hold, as it stands there, the last first."""
-    return [box.content(text) for box in boxes(text)]
+    return [text[start:end] for start, end in box_spans(text)]
 
 
 def announcements(text: str, start: int, end: int) -> list[Candidate]:
