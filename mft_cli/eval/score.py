@@ -86,8 +86,8 @@ def keep_completions(generations: Path, out: Path, records: Sequence[Record]) ->
     if kept.is_file() and kept.samefile(generations):
         return kept
     before = read_metrics(out)
-    ours = isinstance(before, dict) and "settings_digest" not in before
-    if kept.is_file() and not (ours and file_digest(kept) == before.get("generations_digest")):
+    ours = None if isinstance(before, str) or "settings_digest" in before else before.get("generations_digest")
+    if kept.is_file() and file_digest(kept) != ours:
         raise UserError(f"out={out}: holds completions of an evaluation; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, "".join(dump(record) for record in records))
