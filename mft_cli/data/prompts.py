@@ -1,8 +1,8 @@
 """Prompts: one renderer for training and evaluation, straight to token ids.
 
 Prompt and response are tokenized apart and joined as ids (`segments` says when not), so the boundary is exact and the ids
-that a model is trained after are the ids that it is asked with. There is exactly one beginning-of-sequence token, and only where the tokenizer
-itself would add one or the chat template writes it.
+that a model is trained after are the ids that it is asked with. There is exactly one beginning-of-sequence token, and only
+where the tokenizer itself would add one or the chat template writes it.
 """
 
 from __future__ import annotations
