@@ -90,6 +90,14 @@ class RunDir:
             if now.get(name) != digest
         ]
 
+    def refuse_training(self) -> None:
+        """Raises UserError where a training has the folder: its config.yaml, run.json and state.json would be overwritten."""
+        if self.checkpoints.is_dir():
+            raise UserError(
+                f"{self.root} holds a training run, whose settings and state would be overwritten; name another folder with "
+                f"run_dir= (scores of the training's own command are in {self.root / 'eval'})"
+            )
+
     def hold(self) -> None:
         """From now on it is noticed if the folder is deleted or moved."""
         self.inode = inode_of(self.root)

@@ -34,6 +34,7 @@ def critique_run(config: CritiqueRunConfig) -> Path:
     """Solutions, critiques and rows. Returns the folder. Raises UserError, Stopped; what is generated is kept."""
     run = RunDir(critique_folder(config))
     with run.lock():
+        run.refuse_training()
         write_atomically(run.config, to_yaml(config))
         with run.recording_state(), stoppable():
             left = make_rows(config, run)

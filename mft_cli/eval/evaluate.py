@@ -102,6 +102,7 @@ def evaluate_run(config: EvalRunConfig) -> Path:
     """Evaluate; the folder gets the configuration, provenance and state, too. Returns it. Raises UserError, Stopped."""
     run = RunDir(eval_folder(config))
     with run.lock():
+        run.refuse_training()
         write_atomically(run.config, to_yaml(config))
         data = {name: {"where": b.source.path, "split": b.source.split} for name, b in config.eval.benchmarks.items()}
         facts = provenance({"seed": config.eval.seed}, data, digest_of(to_plain(config)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mft_cli.eval.evaluate import evaluate
+from mft_cli.errors import UserError
+from mft_cli.eval.evaluate import evaluate, evaluate_run
 from mft_cli.eval.journal import read_lines
 from tests.support.sums import on_model, sums, write_sums
 
@@ -106,3 +108,13 @@ def test_temporary_files_of_a_killed_evaluation_are_removed(whole, tmp_path: Pat
     (torn / "sums" / ".gold.jsonl.123.tmp").write_text("half")
     evaluate(asked, torn)
     assert not list(torn.rglob(".*.tmp"))
+
+
+def test_the_folder_of_a_training_is_not_overwritten(whole, tmp_path: Path) -> None:
+    """Its own command would then be refused: the settings were those of the evaluation."""
+    asked, _ = whole
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("method: {name: sft}\n")
+    with pytest.raises(UserError, match="run holds a training run, whose settings and state would be overwritten"):
+        evaluate_run(replace(asked, run_dir=str(tmp_path / "run")))
+    assert (tmp_path / "run" / "config.yaml").read_text() == "method: {name: sft}\n"
