@@ -61,6 +61,8 @@ def test_a_kernel_runs_it(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.
 
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
-    page = nbformat.from_dict(notebook(tiny_model, tmp_path / "out"))
+    page = nbformat.reads(
+        json.dumps(notebook(tiny_model, tmp_path / "out")), as_version=4
+    )  # joins the lines of a source
     NotebookClient(page, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "out/compare/report.html").is_file()
