@@ -35,6 +35,7 @@ THOUGHT = re.compile(  # a group holds what closes one: of Qwen and R1, OpenThin
 NEW_TURN = re.compile(
     r"^[ \t>*]{0,8}(?:(?:#{1,4} ?)?"
     r"(?P<header>Question|Problem|Instruction|Input|User|Human|Q|Example|Exercise)\b ?\d{0,4} ?(?:\*\*)?[:.]"
+    r"|#{1,4} ?(?P<title>Question|Problem|Exercise|Example) ?\d{0,4}[ \t]*$"
     r"|Below is an instruction\b|<\|im_start\|>\s?user|<\|user\|>|\[INST\]|<\|eot_id\|>)",
     re.MULTILINE | re.IGNORECASE,
 )
@@ -46,6 +47,9 @@ JOINT = re.compile(  # from one box to the next of the same answer: "$x = \boxed
     rf"{BETWEEN}(?:\${{1,2}}|\\[(\[])?\s?(?:[A-Za-z](?:_\{{?\w\}}?)?\s?=\s?)?\\(?:boxed|fbox)\s{{0,3}}\{{"
 )
 BLANK = re.compile(r"[\s*_]*+")
+NEXT_TURN = re.compile(  # what follows the end of a turn was not asked for
+    r"(?<=\S)\s*(?:<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id)\|>|<end_of_turn>|<｜end▁of▁sentence｜>|</s>(?=\s*(?:<s>|\[INST\]))|\[INST\])"
+)
 ENDING = re.compile(  # what a model or a chat program writes behind the end
     r"(?:\s|<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>|[\U0001f000-\U0001faff\ufe0f\u200d])+\Z"
 )
@@ -129,6 +133,8 @@ def plain_blanks(text: str) -> str:
     text = separate_groups(text).replace("\r\n", " \n")
     if not text.isascii():
         text = text.replace("\u00a0", " ").replace("\ufeff", " ")
+    if ("|>" in text or "[INST]" in text or "_turn>" in text) and (turn := NEXT_TURN.search(text)):
+        text = text[: turn.start()]
     if text[-1:].isalnum() or text[-1:] in (".", "}", "$", "*", ")"):
         return text  # most do
     ending = ENDING.search(text, max(0, len(text) - 200))
@@ -195,7 +201,7 @@ def cut_new_turn(text: str, markers: Sequence[str], read: Reader, prompt: str | 
 
 
 def _header(match: re.Match[str]) -> str:
-    return (match["header"] or match.group()).casefold()
+    return (match["header"] or match["title"] or match.group()).casefold()
 
 
 def _first_completed(text: str, markers: Sequence[str], read: Reader) -> Answer | None:

@@ -109,8 +109,11 @@ def sentence_before(text: str, start: int) -> str:
     return SENTENCE_START.split(text[max(0, start - 2 * BEFORE) : start])[-1]
 
 
+DENIED_ANSWER = re.compile(r"\banswer\s(?:is|was)(?:n['’]t|\snot)\s", re.IGNORECASE)
+
+
 def gives_up(sentence: str) -> bool:
     """Whether a sentence says that there is no answer, or supposes one."""
     refusal = REFUSAL.search(sentence)
     refused = refusal is not None and CONTRAST.search(sentence, refusal.end()) is None
-    return refused or SUPPOSED_ANSWER.search(sentence) is not None
+    return refused or any(p.search(sentence) for p in (SUPPOSED_ANSWER, DENIED_ANSWER))

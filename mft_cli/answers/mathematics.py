@@ -170,7 +170,7 @@ def _unwrapped(text: str) -> str:
 
 def _first_sentence(text: str) -> str:
     """Up to a full stop outside of brackets that ends a sentence."""
-    text = text if DISPLAY.match(text) else _line(text)
+    text = text if DISPLAY.match(text) else _line(text).split("。", 1)[0]
     for token, start, end, depth in tokens(text):
         ends = token == "." and depth <= 0 and re.match(r"(?:[*_$]{0,2})(?:\s+(?:[A-Z$]|\\[(\[])|\s*$)", text[end:])
         if ends and (end == len(text) or not re.search(r"\b[a-zA-Z]\.[a-zA-Z]$", text[:start])):  # not inside p.m.

@@ -40,6 +40,7 @@ PLAIN_CHARS = str.maketrans({
     "\u2009": " ", "\u202f": " ", "\t": " ", "\n": " ", "\r": " ",
 })  # fmt: skip
 GROUPED = re.compile(r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))")
+BLANK_GROUPED = re.compile(r"[-−]?[$€£]?[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 EMOJI = re.compile("\\s*[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d]+")
 FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf|boxed|fbox|operatorname)\s*\{([^{}]*)\}")
@@ -70,7 +71,7 @@ def parse_number(text: str) -> Number | None:
         return Number(Fraction(int(text)))
     if not text or len(text) > MAX_CHARS:
         return None
-    return _read(_right_side(clean(text)))
+    return _read(_right_side(clean(blank_groups(text))))
 
 
 def clean(text: str) -> str:
@@ -95,6 +96,12 @@ def clean(text: str) -> str:
 def separate_groups(text: str) -> str:
     """Digits grouped by no-break and thin blanks (12 345) with commas instead; the length stays."""
     return text if text.isascii() else GROUPED.sub(",", text)
+
+
+def blank_groups(text: str) -> str:
+    """A text that begins with digits in groups of three between plain blanks (10 080) with commas instead."""
+    match = BLANK_GROUPED.match(text) if " " in text else None
+    return match.group().replace(" ", ",") + text[match.end() :] if match else text
 
 
 def without_emoji(text: str) -> str:

@@ -23,7 +23,16 @@ from mft_cli.answers.extraction import (
     within,
 )
 from mft_cli.answers.hedges import is_remark
-from mft_cli.answers.numbers import CURRENCY, NOT_UNITS, SCALES, UNSIGNED, clean, number_text, parse_number
+from mft_cli.answers.numbers import (
+    CURRENCY,
+    NOT_UNITS,
+    SCALES,
+    UNSIGNED,
+    blank_groups,
+    clean,
+    number_text,
+    parse_number,
+)
 
 SENTENCE_END = re.compile(r"(?<=[\w%)}$*\]])[.!?](?:\*\*)?(?=\s+[A-Z\\]|\s*$)|\s\((?=[A-Za-z])|(?<=[A-Za-z])\s\(|;\s")
 ANY_NUMBER = re.compile(  # a minus counts only where no operand stands before it: 16-3 holds 16 and 3
@@ -33,7 +42,7 @@ ANY_NUMBER = re.compile(  # a minus counts only where no operand stands before i
 LEAD = re.compile(
     r"(?:[\s:：=*_`\"'“”‘’~≈>→-]*?(?:\\approx|\\approxeq|\\simeq)?\s*"
     r"(?:\b(?:that|therefore|thus|hence|simply|just|exactly|only|indeed|then|now|clearly|definitely|obviously|certainly"
-    r"|probably|approximately|about|around|roughly|nearly|equal\sto|given\sby|a\stotal\sof|for\ssure|going\sto\sbe)\b)?"
+    r"|probably|approximately|about|around|roughly|nearly|donc|also|daher|somit|entonces|portanto|quindi|equal\sto|given\sby|a\stotal\sof|for\ssure|going\sto\sbe)\b)?"
     r"[\s:：,*_`]*){1,4}",
     re.IGNORECASE,
 )
@@ -133,8 +142,9 @@ def _enclosed(text: str, place: Candidate, loose: bool) -> Answer | None:
     if not part or len(part) > MAX_CANDIDATE:
         return None
     lines = [line for line in part.split("\n") if line.strip()]
-    reading = number_at(part) or (number_at(lines[-1]) if len(lines) > 1 else None)
-    if reading is None and has_prose(clean(part)) and "\\" not in clean(part):
+    factorial = place.source == BOX and part.endswith("!")
+    reading = None if factorial else number_at(part) or (number_at(lines[-1]) if len(lines) > 1 else None)
+    if reading is None and not factorial and has_prose(clean(part)) and "\\" not in clean(part):
         reading = only_number(clean(part))
     return _answer(text, place.source, span, reading or (part, part))
 
@@ -188,7 +198,7 @@ def number_at(line: str) -> tuple[str, str] | None:
 
     What begins with digits and is not a plain number comes back as it stands.
     """
-    line = without_option(line)
+    line = blank_groups(without_option(line))
     if (number := parse_number(line)) is not None:
         return number_text(number), line
     if (formula := FORMULA.match(line)) is not None and (number := parse_number(formula.group())) is not None:
