@@ -36,9 +36,9 @@ class Piece:
 
 
 def begins_with_blank(tokenizer: Any) -> bool:
-    """Whether the tokenizer writes a blank before a text that has none."""
-    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])[:1]
-    return bool(first) and first[0].startswith(("▁", "Ġ"))
+    """Whether the tokenizer writes a blank before a text that has none; an endpoint's messages have no tokens."""
+    ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return bool(ids) and tokenizer.convert_ids_to_tokens(ids)[0].startswith(("▁", "Ġ"))
 
 
 def ids_of(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
