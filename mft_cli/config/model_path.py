@@ -9,6 +9,7 @@ from mft_cli.config.laboratory import PREFIX, lab_export
 from mft_cli.errors import UserError
 
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 Kind = Literal["model", "adapter", "run", "other"]
 
 
@@ -50,3 +51,9 @@ def with_model_paths(values: dict[str, Any]) -> dict[str, Any]:
     ):
         changed["teacher"] = {**teacher, "model": {**model, "path": model_path(model["path"], "teacher.model.path")}}
     return changed
+
+
+def no_model(path: str, folder: Path) -> UserError:
+    """What `model.path` names is a folder, and neither a model nor an adapter: the file that it lacks."""
+    missing = ADAPTER if (folder / ADAPTER_WEIGHTS).is_file() else "config.json"
+    return UserError(f"model.path={path}: a folder without {missing} is not a model (unfinished export?)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from mft_cli.config.model_path import kind_of
+from mft_cli.config.model_path import kind_of, no_model
 from mft_cli.config.schema.evaluation import BenchmarkConfig, EvalConfig
 from mft_cli.config.schema.inputs import ModelConfig, PromptConfig
 from mft_cli.config.schema.runs import EvalRunConfig
@@ -141,7 +141,7 @@ def check_model(model: ModelConfig, max_model_len: int | None) -> None:
     if kind_of(folder) == "adapter":
         return
     if kind_of(folder) != "model":
-        raise UserError(f"model.path={model.path}: a folder without config.json is not a model (unfinished export?)")
+        raise no_model(model.path, folder)
     context = context_of(read_settings(folder / "config.json", model))
     weight_files(folder, model)
     check_context(max_model_len, context)

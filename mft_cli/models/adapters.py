@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from mft_cli.config.model_path import ADAPTER
+from mft_cli.config.model_path import ADAPTER, ADAPTER_WEIGHTS
 from mft_cli.config.schema.launching import PeftConfig
 from mft_cli.data.pack import Batch
 from mft_cli.distributed.zero import gathered, partition_rest, read_inside
 from mft_cli.errors import UserError
 from mft_cli.files import read_json
-from mft_cli.models.folder import ADAPTER_WEIGHTS, adapter_rows
+from mft_cli.models.folder import adapter_rows
 from mft_cli.rng import Draw, digest64, spread
 
 NAME = "default"  # peft's name of a model's only adapter

@@ -241,9 +241,6 @@ def check_context(max_model_len: int | None, context: int | None) -> None:
         raise UserError(f"eval.max_model_len={max_model_len}, but the model has {context} positions; set it lower")
 
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
 @dataclass
 class Source:
     """The model that a run starts from, and the folder of the adapter that it goes on from, if model.path names one."""

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from mft_cli.config.model_path import kind_of
+from mft_cli.config.model_path import kind_of, no_model
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.console import Logger
 from mft_cli.data.chat_templates import read_template, settled
@@ -46,9 +46,7 @@ def locate(config: ModelConfig, log: Logger = print) -> str:
                     f"model.path={config.path}: an adapter, not a model; peft=lora trains on from it, everything else "
                     f"takes the merged model (an export of mft has it one folder up)"
                 )
-            raise UserError(
-                f"model.path={config.path}: a folder without config.json is not a model (unfinished export?)"
-            )
+            raise no_model(config.path, folder)
         if not any(folder.glob("*.safetensors")):
             raise UserError(
                 f"model.path={config.path}: no .safetensors file in it; other weight formats are not loaded"

@@ -43,6 +43,11 @@ def nothing(folder: Path) -> None:
     pass
 
 
+def adapter_without_settings(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_model.safetensors").touch()
+
+
 HF = "eval.engine=hf"
 API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
 
@@ -52,6 +57,7 @@ API = ["eval.engine=api", "eval.api.base_url=http://127.0.0.1:9/v1"]
     [
         (nothing, ["model.path={here}/nowhere", HF], "no such file or folder"),
         (nothing, ["model.path={here}", HF], "without config.json is not a model"),
+        (adapter_without_settings, [HF], "a folder without adapter_config.json is not a model"),
         (half_written, [HF], "cut off or damaged"),
         (no_weights, [HF], "no .safetensors file"),
         (one_shard_missing, [HF], "model-2.safetensors is missing"),
