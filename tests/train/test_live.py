@@ -219,7 +219,9 @@ def test_a_single_process_computes_on_the_machines_device(
 
     devices: list[torch.device] = []
     monkeypatch.setattr("mft_cli.train.run.set_up_device", lambda launch: torch.device("meta"))
-    monkeypatch.setattr("mft_cli.train.run.train_in", lambda run, config, ranks, log: devices.append(ranks.device))
+    monkeypatch.setattr(
+        "mft_cli.train.run.train_in", lambda run, config, ranks, *more, **named: devices.append(ranks.device)
+    )
     monkeypatch.setattr("mft_cli.train.run.evaluate_exports", lambda run, config, log: None)
     train(training(tiny_model, problem_file, tmp_path))
     assert devices == [torch.device("meta")]
