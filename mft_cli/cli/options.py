@@ -56,7 +56,7 @@ def refuse_misspelt(argument: str, verb: str, options: list[str], configuration:
         raise UserError(f"mft {verb} has no flag {argument}{listed(options)}")
     if not word or Path(argument).exists() or (configuration is not None and is_key(word[1], configuration, options)):
         return
-    near = [option for option in options if option.startswith(f"{word[1]}_")][:1]
+    near = sorted((option for option in options if option.startswith(word[1])), key=len)[:1]
     near = near or difflib.get_close_matches(word[1], options, n=1, cutoff=0.7 if configuration else 0.5)
     if near or configuration is None:  # Hydra and the schema look at the others
         hint = f"; did you mean {near[0]}={word[2]}?" if near else listed(options)

@@ -48,11 +48,16 @@ def given(config: schema.DeepspeedConfig) -> Values:
 
 def stage(config: schema.DeepspeedConfig) -> int:
     """ZeRO stage; 0 without DeepSpeed."""
-    return int(given(config).get("zero_optimization", {}).get("stage", 0)) if is_on(config) else 0
+    return int(zero_section(config).get("stage", 0)) if is_on(config) else 0
+
+
+def zero_section(config: schema.DeepspeedConfig) -> Values:
+    """What stands below zero_optimization; empty also where that is null."""
+    return given(config).get("zero_optimization") or {}
 
 
 def offloads(config: schema.DeepspeedConfig) -> bool:
-    zero = given(config).get("zero_optimization", {})
+    zero = zero_section(config)
     return any((zero.get(k) or {}).get("device", "none") != "none" for k in ("offload_optimizer", "offload_param"))
 
 

@@ -16,7 +16,7 @@ FORMS = {  # of a value, or of a part of it -> the environment variable to use i
     r"\b(AKIA|ASIA)[0-9A-Z]{16}\b": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     r"\bhf_[A-Za-z0-9]{20,}\b": "HF_TOKEN",
     r"\bsk-[A-Za-z0-9_-]{16,}": "a variable that eval.api.key_env names, such as OPENAI_API_KEY",
-    r"\bwandb_v\d_\w{20,}|^[0-9a-f]{40}$": "WANDB_API_KEY",
+    r"\bwandb_v\d_\w{20,}|(?<![\w/.-])[0-9a-f]{40}(?![\w/.-])": "WANDB_API_KEY",
     r"\b(gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})": "GITHUB_TOKEN",
     r"\b(AIza[\w-]{35}|glpat-[\w-]{20,}|xox[abeprs]-[\w-]{10,}|nvapi-[\w-]{20,})": "the variable of the service that it opens",
     r"://[^/\s:@]*:[^/\s@]+@": "a variable, or a credentials file (~/.netrc)",
@@ -90,7 +90,7 @@ def secrets_in(argument: str) -> Iterator[tuple[str, str]]:
         return
     key, value = override[1].split("@")[0], override[2]
     inner = [(f"{key}.{name}", text.strip()) for name, text in IN_BRACES.findall(value)]
-    for name, text in [*inner, *([] if inner else [(key, value)])]:
+    for name, text in [*inner, (key, value)]:
         if variable := instead_of_secret(name, text):
             yield name, variable
 

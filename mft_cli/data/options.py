@@ -53,10 +53,16 @@ def right_letters(row: Mapping[str, Any], config: LikelihoodConfig, location: st
     return ",".join(letters)
 
 
+# what a template or an expression of the user's may end in: jinja's own errors, and those of the Python that it runs
+TEMPLATE_FAILURES = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
+
+
 def evaluated(expression: str, row: Mapping[str, Any], location: str) -> Any:
     try:
         return environment().compile_expression(expression, undefined_to_none=False)(**row)
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except TEMPLATE_FAILURES as error:
         raise BadRow(
             f"{location}: {expression!r} cannot be evaluated ({error}); the row has {', '.join(row)}"
         ) from None
@@ -65,5 +71,5 @@ def evaluated(expression: str, row: Mapping[str, Any], location: str) -> Any:
 def rendered(template: str, values: Mapping[str, Any], location: str) -> str:
     try:
         return environment().from_string(template).render(**values)
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except TEMPLATE_FAILURES as error:
         raise BadRow(f"{location}: the template {template!r} cannot be filled ({error})") from None

@@ -218,7 +218,7 @@ class Renderer:
         """The conversation as text. Raises TemplateError; ValueError for what the template's code fails on."""
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
-        except (TypeError, AttributeError, KeyError, IndexError) as error:
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"the chat template cannot write this conversation ({first_line(error)})") from None
 
     def _try_template(self) -> int:
@@ -238,8 +238,10 @@ class Renderer:
         """The token that ends an answer: what the chat template writes after it, else the end-of-sequence token."""
         eos = self.tokenizer.eos_token_id
         if self.prompt.kind == "chat":
-            turns: list[Turn] = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "XYZZY"}]
+            turns: list[Turn] = [{"role": "user", "content": "QUUX"}, {"role": "assistant", "content": "XYZZY"}]
             whole, asked = self._chat(turns), self._chat(turns[:1], ask=True)
+            if "QUUX" not in asked:
+                raise ValueError("it does not write what the user says")
             before, _, after = whole.rpartition("XYZZY")
             ends = [token for token in self.encode(after.lstrip())[:1] if token in self.special]
             if before.startswith(asked):

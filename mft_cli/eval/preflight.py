@@ -18,7 +18,8 @@ from mft_cli.errors import UserError
 from mft_cli.eval.engines.load import choose_engine
 from mft_cli.eval.listing import location
 from mft_cli.files import JsonObject
-from mft_cli.models.folder import check_context, context_of, download, read_settings, weight_files
+from mft_cli.models.folder import check_context, context_of, download
+from mft_cli.models.weight_files import read_settings, weight_files
 
 VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # CPUAttentionBackend of vllm 0.32
 MOST_COUNTED = 32 << 20  # bytes of files whose rows are counted: larger ones take as long as torch

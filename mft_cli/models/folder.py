@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError, first_line
 from mft_cli.files import digest_of, file_digest, read_json
 from mft_cli.models.checksums import check_sums, digest
+from mft_cli.models.weight_files import read_settings, weight_files
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -167,57 +166,11 @@ def download(name: str, config: ModelConfig) -> Path:
         ) from None
 
 
-def weight_files(folder: Path, config: ModelConfig) -> list[Path]:
-    """The safetensors files, each whole, and all that an index names. Raises UserError."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(read_settings(index, config).get("weight_map", {}).values())
-        if missing := sorted(n for n in names if not (folder / n).is_file()):
-            raise UserError(f"model.path={config.path}: {missing[0]} is missing ({len(missing)} of {len(names)} files)")
-        files = sorted(folder / n for n in names)
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(
-            f"model.path={config.path}: no .safetensors file in it, model.safetensors is missing; give the folder of an exported model"
-        )
-    for file in files:
-        if not is_whole(file):
-            raise UserError(f"model.path={config.path}: {file.name} is cut off or damaged; copy or export it again")
-    return files
-
-
-def is_whole(file: Path) -> bool:
-    """Whether a safetensors file has the size that its header says (8 bytes of length, JSON, tensors)."""
-    size = file.stat().st_size
-    try:
-        with open(file, "rb") as data:
-            length = struct.unpack("<Q", data.read(8))[0]
-            header = json.loads(data.read(length)) if length <= size - 8 else None
-    except (struct.error, ValueError):
-        return False
-    if header is None:
-        return False
-    ends = [t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"]
-    return size == 8 + length + max(ends, default=0)
-
-
 def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
     """End tokens that generation_config.json names (some models list several)."""
     path = folder / "generation_config.json"
     ids = read_settings(path, config).get("eos_token_id") if path.is_file() else None
     return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
-
-
-def read_settings(path: Path, config: ModelConfig) -> dict[str, Any]:
-    """A JSON file of a model's folder. Raises UserError for one that is missing or not whole."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        raise UserError(
-            f"model.path={config.path}: {path.name} is missing or not valid JSON; export it again"
-        ) from None
-    return value if isinstance(value, dict) else {}
 
 
 FACTS = "mft.json"  # written next to the weights by the export

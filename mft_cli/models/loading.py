@@ -26,6 +26,7 @@ from mft_cli.models.new_model import make_new
 from mft_cli.models.packages import package_file
 from mft_cli.models.pretrained import Settings, read_model, read_tokenizer
 from mft_cli.models.vocabulary import table
+from mft_cli.models.weight_files import read_settings, weight_files
 
 
 def locate(config: ModelConfig, log: Logger = print) -> str:
@@ -82,7 +83,7 @@ def held_dtype(path: str, config: ModelConfig, computed: torch.dtype) -> torch.d
     if folder is None:
         return torch.float32
     names = {torch.bfloat16: "BF16", torch.float16: "F16"}
-    stored = {dtype for file in folder.glob("*.safetensors") for dtype in dtypes_in(file)}
+    stored = {dtype for file in weight_files(folder, config) for dtype in dtypes_in(file)}
     return computed if stored == {names.get(computed)} else torch.float32
 
 
@@ -107,6 +108,11 @@ def load_model(
     """A causal language model, on the CPU unless it is quantized (on `device`). One whose code takes transformers' own
     attention alone is loaded with that: models.probes.settle tells. Raises UserError.
     """
+    folder = Path(path)
+    if folder.is_dir():
+        weight_files(folder, config)
+        if (folder / "generation_config.json").is_file():  # transformers would go on without a damaged one's end tokens
+            read_settings(folder / "generation_config.json", config)
     settings: Settings = {"use_safetensors": True}
     if quantization is not None:
         settings |= {"quantization_config": quantization, "device_map": {"": device}}

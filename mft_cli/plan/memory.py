@@ -55,7 +55,7 @@ def own_stage(config: DeepspeedConfig) -> str | None:
     """The row of the table that the configuration stands in, its DeepSpeed file read; None for an offload that has none.
     Raises UserError for a file that cannot be read."""
     number, offloads = zero_settings.stage(config), zero_settings.offloads(config)
-    zero = zero_settings.given(config).get("zero_optimization", {})
+    zero = zero_settings.zero_section(config)
     if not offloads:
         return f"zero{number}" if number else "none"
     both = all((zero.get(k) or {}).get("device") == "cpu" for k in ("offload_optimizer", "offload_param"))

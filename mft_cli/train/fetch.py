@@ -10,8 +10,9 @@ from mft_cli.console import Logger
 from mft_cli.data.files import downloaded, is_url, local_files
 from mft_cli.data.sources import open_hub
 from mft_cli.errors import UserError
-from mft_cli.models.folder import download, find_source, weight_files
+from mft_cli.models.folder import download, find_source
 from mft_cli.models.loading import cached_snapshot, locate
+from mft_cli.models.weight_files import weight_files
 
 
 def fetch_model(config: ModelConfig, log: Logger) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mft_cli.config import schema
-from mft_cli.config.deepspeed import ds_config, given
+from mft_cli.config.deepspeed import check, ds_config, given
 from mft_cli.errors import UserError
 
 
@@ -44,3 +44,9 @@ def test_a_damaged_file_of_ones_own_is_a_sentence(tmp_path: Path, text: str) -> 
     (tmp_path / "ds.json").write_text(text)
     with pytest.raises(UserError, match=r"deepspeed\.config_file="):
         given(schema.DeepspeedConfig(config_file=str(tmp_path / "ds.json")))
+
+
+def test_a_section_that_is_null_lacks_its_stage() -> None:
+    config = schema.DeepspeedConfig(name="own", config={"zero_optimization": None})
+    with pytest.raises(UserError, match=r"zero_optimization\.stage is missing"):
+        check(config, schema.TrainingConfig(), compiled=False)

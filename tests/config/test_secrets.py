@@ -54,7 +54,14 @@ def test_secrets_are_refused_and_hidden(argument: str):
 
 @pytest.mark.parametrize(("value", "variable"), BY_FORM.items())
 def test_a_secrets_form_names_the_variable_to_use(value: str, variable: str):
-    for word in (f"note={value}", value):
+    for word in (
+        f"note={value}",
+        value,
+        f"note={value},x",
+        f"note=x,{value}",
+        f"note=choice({value},x)",
+        f"note=[x,{value}]",
+    ):
         with pytest.raises(UserError, match=variable):
             confidential.refuse_arguments(["seed=1", word])
     with pytest.raises(UserError, match=variable):
@@ -68,7 +75,8 @@ def test_a_secrets_form_names_the_variable_to_use(value: str, variable: str):
         "data.sources.local.keep_if.key=5", "launch.slurm.setup=[export HF_TOKEN=$(cat token)]", "eval.api.key=null",
         "launch.slurm.setup=['export WANDB_API_KEY=$KEY','module load cuda']", "model.path=https://host:80/key=a",
         "a question with a token=5", "--config-dir=keys", "max_new_token=5", "eval.benchmarks.a.max_new_token=5",
-        f"model.revision={'0123456789abcdef0123' * 2}", "data.sources.a.path=https://host/file.jsonl?download=true",
+        f"model.revision={'0123456789abcdef0123' * 2}", f"model.path=/hub/snapshots/{'0123456789abcdef0123' * 2}",
+        "data.sources.a.path=https://host/file.jsonl?download=true",
         "note=task-ThisIsASentence", "note=hf_model", "++eval.logprobs_token=true",
     ],
 )  # fmt: skip

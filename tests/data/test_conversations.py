@@ -209,6 +209,9 @@ def test_template_options_reach_the_template(tokenizer):
     [
         ("{% for m in messages %}", "Unexpected end of template"),
         ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("  ", "does not write what the user says"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_rendered_is_one_sentence(tokenizer, template: str, says: str):

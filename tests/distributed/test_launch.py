@@ -343,7 +343,9 @@ def test_srun_stopped_and_failed(tmp_path, cluster):
 
 def test_the_cause_is_the_first_failure_under_slurm_too(tmp_path, cluster):
     code = (
-        "import time; rank = int(os.environ['RANK']); time.sleep(0.3 * (rank != 2))\n"
+        "import time, pathlib; from mft_cli.slurm.srun import FAILED; rank = int(os.environ['RANK'])\n"
+        f"first = pathlib.Path({str(tmp_path / 'logs')!r}, 'rank2').with_suffix(FAILED)\n"
+        "while rank != 2 and not first.exists(): time.sleep(0.01)\n"
         "print('mft: ' + ('the disk is full' if rank == 2 else 'another rank has gone'), file=sys.stderr, flush=True)\n"
         "sys.exit(rank_exit_code(1))"
     )

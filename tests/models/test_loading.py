@@ -11,7 +11,7 @@ import torch
 
 from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
-from mft_cli.models.loading import load_model
+from mft_cli.models.loading import held_dtype, load_model
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -44,3 +44,21 @@ def test_code_of_a_model_runs_only_if_it_is_trusted(home_made: Path):
     with pytest.raises(UserError, match=r"model\.path=.*code of its own.*model\.trust_remote_code=true"):
         load(home_made, trust=False)
     assert type(load(home_made, trust=True)).__name__ == "HomeMade"
+
+
+def test_a_damaged_generation_config_is_a_sentence(tiny_model: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1,')
+    with pytest.raises(UserError, match=r"model\.path=.*generation_config\.json is missing or not valid JSON"):
+        load(folder, trust=False)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"[1]", lambda whole: b""])
+def test_weights_that_are_not_whole_are_a_sentence(tiny_model: Path, tmp_path: Path, damage):
+    folder = shutil.copytree(tiny_model, tmp_path / "damaged")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(UserError, match=r"model\.path=.*model\.safetensors is cut off or damaged"):
+        load(folder, trust=False)
+    with pytest.raises(UserError, match=r"model\.path=.*model\.safetensors is cut off or damaged"):
+        held_dtype(str(folder), ModelConfig(path=str(folder)), torch.bfloat16)
