@@ -41,7 +41,7 @@ class Preset:
         return 2 * (PROCESS_S + train) + 3 * (PROCESS_S + score + generate)
 
 
-PRESETS = [Preset(512, 100), Preset(256, 60), Preset(128, 40), Preset(64, 24), Preset(32, 16)]
+PRESETS = [Preset(512, 100), Preset(256, 60), Preset(128, 40), Preset(64, 24), Preset(32, 16), Preset(16, 8)]
 
 
 def elapsed() -> float:
