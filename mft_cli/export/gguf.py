@@ -11,6 +11,7 @@ from typing import Literal
 
 from mft_cli.config.model_path import kind_of, model_path
 from mft_cli.errors import UserError
+from mft_cli.files import replacing
 
 SCRIPT = "convert_hf_to_gguf.py"
 MAGIC = b"GGUF"
@@ -47,16 +48,11 @@ def write_gguf(export: Path, target: Path, converter: Path | None, kind: TYPES) 
     for name in BESIDES:
         if (export / name).exists():
             print(f"warning: {export / name} does not go into the file, which holds the model alone", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.partial.gguf")
-    command = [sys.executable, str(script), str(export), "--outfile", str(partial), "--outtype", kind]
-    try:
+    with replacing(target) as partial:
+        command = [sys.executable, str(script), str(export), "--outfile", str(partial), "--outtype", kind]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not is_gguf(partial):
             raise UserError(f"{script} could not convert {export}: {last_line(done.stderr or done.stdout)}")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target.stat().st_size
 
 
