@@ -53,10 +53,9 @@ def right_letters(row: Mapping[str, Any], config: LikelihoodConfig, location: st
     return ",".join(letters)
 
 
-# what a template or an expression of the user's may end in: jinja's own errors, and those of the Python that it runs
-TEMPLATE_FAILURES = (
-    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
-)  # fmt: skip
+# what the Python that a template or an expression of the user's runs may end in, and jinja's own errors with it
+CODE_FAILURES = (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+TEMPLATE_FAILURES = (TemplateError, ValueError, *CODE_FAILURES)
 
 
 def evaluated(expression: str, row: Mapping[str, Any], location: str) -> Any:

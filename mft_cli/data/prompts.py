@@ -17,6 +17,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
 from mft_cli.data.cut_conversations import CutConversation
+from mft_cli.data.options import CODE_FAILURES
 from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
 from mft_cli.errors import UserError, first_line
 
@@ -218,7 +219,7 @@ class Renderer:
         """The conversation as text. Raises TemplateError; ValueError for what the template's code fails on."""
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
-        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        except CODE_FAILURES as error:
             raise ValueError(f"the chat template cannot write this conversation ({first_line(error)})") from None
 
     def _try_template(self) -> int:
