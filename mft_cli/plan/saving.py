@@ -17,9 +17,8 @@ from mft_cli.plan.work import make_disk
 from mft_cli.slurm.srun import nodes
 
 STEP_S = 60.0  # the step that is under way
-BYTES_A_SECOND = (
-    4e8  # that a node writes and takes digests of; a slower disk needs launch.grace_s and launch.slurm.signal_s
-)
+# that a node writes and takes digests of; a slower disk needs launch.grace_s and launch.slurm.signal_s
+BYTES_A_SECOND = 4e8
 BEFORE_LIMIT_S = 30  # what is left for the end: SLURM's next signal
 
 

@@ -13,9 +13,8 @@ from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.errors import UserError
 from mft_cli.files import JsonObject, read_object
 
-FOR_CACHE = (
-    0.25  # share of the memory that vllm may take which is left for the keys and values of completions in the making
-)
+# share of the memory that vllm may take which is left for the keys and values of completions in the making
+FOR_CACHE = 0.25
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
