@@ -22,7 +22,7 @@ TOKENS_PER_EXAMPLE, NEW_TOKENS = 170, 128
 PARAMETERS = 134_515_008  # of SmolLM2-135M
 # Shares of the matrix products' speed that a training step, the scoring of gold solutions and batched generation reach, and
 # the seconds that a process needs before its first step: measured with scripts/demo.py on two cores, rounded down and up.
-TRAINING_SHARE, SCORING_SHARE, GENERATION_SHARE, PROCESS_S = 0.5, 0.4, 0.25, 22.0
+TRAINING_SHARE, SCORING_SHARE, GENERATION_SHARE, PROCESS_S = 0.5, 0.4, 0.25, 36.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mft_cli.errors import UserError
 from mft_cli.report.compare.flips import chosen
 from mft_cli.report.compare.pairs import UNDECIDED, GoldPair, Pair, correct_for_number, decide
 from mft_cli.report.read.runs import read_runs
-from mft_cli.report.render.terminal import terminal_table
+from mft_cli.report.render.terminal import GOLD_TITLE, terminal_table
 from mft_cli.report.summary import Summary, as_json, summarise
 from mft_cli.stats import significance as stats
 from tests.support.fake_runs import PROBLEMS, fake_evaluation, fake_run, write_json, write_lines
@@ -234,6 +234,18 @@ def test_terminal_table(tmp_path: Path) -> None:
     assert "25.0 % [14.2, 40.2]" in lines[2]
     assert "+37.5 [" in lines[3]
     assert lines[3].endswith("higher")
+    gold = lines[lines.index(GOLD_TITLE) + 3 :]
+    assert gold[0].endswith("–  –")
+    assert "+0.100 [+0.091, +0.109]" in gold[1]
+    assert gold[1].endswith("higher")
+
+
+def test_no_table_of_log_likelihoods_where_there_are_none(tmp_path: Path) -> None:
+    runs = two_runs(tmp_path, range(0, 10), range(5, 30))
+    for run in runs:
+        path = run / "eval" / "gsm8k" / "metrics.json"
+        write_json(path, json.loads(path.read_text()) | {"gold_logprob": None})
+    assert GOLD_TITLE not in terminal_table(runs)
 
 
 def test_time_in_steps_counts_steps_that_were_not_logged(tmp_path: Path) -> None:
