@@ -17,6 +17,9 @@ Options = TypeVar("Options")
 Config = TypeVar("Config")
 PRINTED = ("job", "hydra", "all")  # what --cfg takes
 WORD = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)  # a verb's own option has no dot, no @ and no slash
+KEY = re.compile(
+    r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL
+)  # where there is no configuration, its keys are misspelt options, too
 
 
 def read_options(
@@ -51,12 +54,13 @@ def is_required(default: object) -> bool:
 
 def refuse_misspelt(argument: str, verb: str, options: list[str], configuration: type | None) -> None:
     """A word that looks like an option and is none. Raises UserError."""
-    word = WORD.fullmatch(argument)
+    word = (WORD if configuration else KEY).fullmatch(argument)
     if configuration is None and argument.startswith("-"):
         raise UserError(f"mft {verb} has no flag {argument}{listed(options)}")
     if not word or Path(argument).exists() or (configuration is not None and is_key(word[1], configuration, options)):
         return
-    near = sorted((option for option in options if option.startswith(word[1])), key=len)[:1]
+    near = [part for part in word[1].split(".") if part in options][:1]  # model.path=: model=
+    near = near or sorted((option for option in options if option.startswith(word[1])), key=len)[:1]
     near = near or difflib.get_close_matches(word[1], options, n=1, cutoff=0.7 if configuration else 0.5)
     if near or configuration is None:  # Hydra and the schema look at the others
         hint = f"; did you mean {near[0]}={word[2]}?" if near else listed(options)
