@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ DISK_ERRORS = {
 UMASK = os.umask(0o077)  # it can only be read by being set
 os.umask(UMASK)
 FILE_MODE = 0o666 & ~UMASK
+WRITER = f"{os.uname().nodename}-"  # with a process's number: who writes a temporary file
 JsonObject = dict[str, Any]  # a parsed JSON object
 
 
@@ -39,9 +41,36 @@ def disk_problem(error: BaseException) -> str | None:
     return os.strerror(number) if number in DISK_ERRORS else None
 
 
+def disk_advice(error: OSError) -> str:
+    """What helps against one of DISK_ERRORS."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it readable and writable, or choose another one"
+    return "free space or choose another folder"
+
+
 def temporary_for(path: Path) -> Path:
     """The name next to `path` under which it is written; `remove_leftovers` knows it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{WRITER}{os.getpid()}.tmp")
+
+
+def remove_abandoned(path: Path) -> None:
+    """What killed processes of this machine left beside `path` while they wrote or replaced it; others may be writing it now."""
+    name = glob.escape(path.name)
+    for left in [*path.parent.glob(f".{name}.{WRITER}*.tmp"), *path.parent.glob(f".old-{name}-{WRITER}*")]:
+        number = left.name.removesuffix(".tmp").rpartition("-")[2]
+        if number.isdigit() and not is_alive(int(number)):
+            remove(left)
+
+
+def is_alive(number: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -51,6 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader and a kill see the old one or the new one, whole; an exception leaves the old one and removes the new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
     temporary = temporary_for(path)
     remove(temporary)
     try:
@@ -93,7 +123,7 @@ def remove(path: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Renamed first: a kill in the middle of removing leaves nothing that looks like a checkpoint."""
-    doomed = folder.with_name(f".old-{folder.name}-{os.getpid()}")
+    doomed = folder.with_name(f".old-{folder.name}-{WRITER}{os.getpid()}")
     os.replace(folder, doomed)
     remove(doomed)
 

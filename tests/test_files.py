@@ -97,6 +97,25 @@ def test_json_lines_tell_damaged_ones_and_split_at_newlines_alone(tmp_path: Path
     assert list(files.read_jsonl(tmp_path / "none.jsonl")) == []
 
 
+def test_who_writes_removes_what_a_killed_writer_left_beside_it_and_nothing_of_others(tmp_path: Path):
+    """Also where no command has the folder to itself: a sweep's records, a report, a model folder, the cache."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = os.uname().nodename
+    left = [f".m[1].{host}-{ended.pid}.tmp", f".old-m[1]-{host}-{ended.pid}"]
+    others = [f".m[1].{host}-{os.getppid()}.tmp", f".m[1].elsewhere-{ended.pid}.tmp", f".n.{host}-{ended.pid}.tmp"]
+    for name in [*left, *others]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    files.write_atomically(tmp_path / "m[1]", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "m[1]"])
+
+
+def test_what_helps_depends_on_what_the_disk_refuses():
+    assert "free space" in files.disk_advice(OSError(errno.ENOSPC, ""))
+    assert "readable" in files.disk_advice(OSError(errno.EACCES, ""))
+
+
 def test_who_takes_a_folder_removes_what_a_killed_process_left_in_it(tmp_path: Path):
     (tmp_path / ".state.json.123.tmp").write_text("half")
     with files.locked(tmp_path, "in use"):

@@ -21,7 +21,7 @@ from mft_cli.errors import (
     first_line,
     memory_problem,
 )
-from mft_cli.files import disk_problem
+from mft_cli.files import disk_advice, disk_problem
 from mft_cli.signals import ignore_stop_signals
 
 
@@ -93,7 +93,7 @@ def run(task: Callable[[], None]) -> int:
     except OSError as error:
         if disk_problem(error) is None:
             raise
-        tell(f"{error}; free space or choose another folder, then start the same command again")
+        tell(f"{error}; {disk_advice(error)}, then start the same command again")
         return EXIT_USER
     except Exception as error:
         if problem := memory_problem(error):

@@ -39,7 +39,12 @@ def hydra_sentence(error: Exception, known: Mapping[str, Sequence[str]], words: 
         if unpaired := unpaired_mark(said.partition("=")[2]):
             return f"{said}: {unpaired} has no partner; write both, or give such a text in quotes"
         quoted = said.replace("=", '="', 1) + '"' if re.match(r"[\w.@/-]+=", said) else 'key="value"'
-        return f"{said}: Hydra reads < > | {{ [ ( = : , and ' as grammar; give such a text in quotes: '{quoted}'"
+        reads = (
+            "reads < > | { [ ( = : , and ' as grammar"
+            if said.isascii()
+            else "takes letters beyond a to z in quotes alone"
+        )
+        return f"{said}: Hydra {reads}; give such a text in quotes: '{quoted}'"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "object_type" not in line]
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     said = " ".join(line for line in lines if not line.startswith("full_key"))

@@ -28,6 +28,7 @@ from mft_cli.config.schema.inputs import ModelConfig
 from mft_cli.errors import UserError
 from mft_cli.files import digest_of, read_json, replacing, write_json
 from mft_cli.methods.masked_layers import kind_of, layer_of, masked
+from mft_cli.models.checksums import write_sums
 from mft_cli.models.loading import locate
 
 FILE_NAME = "masks.mft"  # not *.safetensors: vLLM takes every such file of a folder for weights
@@ -233,6 +234,7 @@ def apply(base_path: str, masks_path: Path, out: Path) -> None:
         write_json(
             folder / "mft.json", {"mft_version": __version__, **kept, "base_model": base_path, "masks": about(masks)}
         )
+        write_sums(folder)
 
     write_folder(base, masks, out, finish)
 

@@ -92,6 +92,9 @@ class Ledger:
     def record(self, number: int) -> Path:
         return self.jobs / f"{number:04}.json"
 
+    def config(self, number: int) -> Path:
+        return self.jobs / f"{number:04}.config.json"
+
     def log(self, number: int) -> Path:
         return self.root / "logs" / f"{number:04}.log"
 
@@ -103,8 +106,21 @@ class Ledger:
         return Job(**{k: v for k, v in values.items() if k in known})
 
     def all(self) -> list[Job]:
-        """Every record as it stands, by number."""
+        """Every record as it stands, by number. Raises UserError for a damaged one, and where one is gone."""
+        if lost := self.lost():
+            raise UserError(
+                f"{self.record(lost[0])} is gone: start the sweep's command again, which enters the job anew and keeps its run; or "
+                f"delete {self.config(lost[0]).name}, too, to leave the job out"
+            )
+        return self.records()
+
+    def records(self) -> list[Job]:
         return [self.get(int(path.stem)) for path in sorted(self.jobs.glob("[0-9]*.json")) if path.stem.isdigit()]
+
+    def lost(self) -> list[int]:
+        """Jobs that have a configuration, which is written after the record, and no record."""
+        numbers = (int(path.name.partition(".")[0]) for path in sorted(self.jobs.glob("[0-9]*.config.json")))
+        return [number for number in numbers if not self.record(number).exists()]
 
     def update(self, number: int, **changes: Any) -> Job:
         """Change fields of a record."""
@@ -120,18 +136,19 @@ class Ledger:
         )
 
     def add(self, overrides: Sequence[str]) -> Job:
-        """The job with these overrides: the known one, else a new one with the next number. Needs the lock."""
-        known = self.all()
+        """The job with these overrides: the known one, else a new one with a lost or the next number. Needs the lock."""
+        known = self.records()
         for job in known:
             if job.overrides == list(overrides):
                 return job
-        job = Job(number=1 + max((j.number for j in known), default=-1), overrides=list(overrides))
+        following = 1 + max((j.number for j in known), default=-1)
+        job = Job(number=min([*self.lost(), following]), overrides=list(overrides))
         write_sealed(self.record(job.number), asdict(job))
         return job
 
     def freeze(self, number: int, values: Values) -> bool:
         """Keep a job's composed configuration. False if the same is there already."""
-        path = self.jobs / f"{number:04}.config.json"
+        path = self.config(number)
         if path.exists() and self.read(path) == values:
             return False
         write_sealed(path, values)
@@ -139,7 +156,7 @@ class Ledger:
 
     def values(self, number: int) -> Values:
         """The frozen configuration, as nested plain dicts. Raises UserError if the job was never composed."""
-        path = self.jobs / f"{number:04}.config.json"
+        path = self.config(number)
         if not path.is_file():
             raise UserError(f"job {number} of {self.root} has no configuration: {self.get(number).message}")
         return self.read(path)

@@ -14,7 +14,8 @@ from scripts.fault_injection.forks import Ended, run_mft
 from scripts.fault_injection.scenarios import BY_NAME, Workshop, differences
 from scripts.fault_injection.table import Table, traceback_in
 
-SCENARIOS = ("plain", "evaluated", "saves", "lora", "refine", "weight masks", "zero3")
+SCENARIOS = ("plain", "evaluated", "saves", "lora", "refine", "weight masks", "zero3", "sweep", "critiques", "dependency",
+             "landscape", "mask", "claim")  # fmt: skip
 
 
 def flip(data: bytes, rng: random.Random) -> bytes:
@@ -34,29 +35,39 @@ DAMAGES: dict[str, Damage] = {
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files of a run by their pattern, below the folder that holds `run` and `cache`.
+    """Files that a command writes, by their pattern, below the folder that holds `run` and `cache`.
 
-    `stages`: in which state of the run they are damaged. `readers`: the commands that come then. `promise`: what the page says.
+    `stages`: in which state they are damaged. `readers`: the commands that come then. `promise`: what the page says.
     """
 
     pattern: str
     promise: str
     stages: tuple[str, ...] = ("done",)
     readers: tuple[str, ...] = ("same", "report")
+    verb: str = "train"  # of the command
 
 
 AGAIN = "made again"
 TOLD = "refused in a sentence that names the file"
 UNREAD = "not read by mft"
 EXPORTED = ("same", "eval")
+BOTH = ("stopped", "done")
+SWEEP = ("same", "status", "sweep report")
+
+
+def of_verb(verb: str, promises: dict[str, str]) -> list[FileKind]:
+    """Pattern -> promise, of a verb whose own command is what reads its files."""
+    return [FileKind(pattern, promise, BOTH, ("same",), verb) for pattern, promise in promises.items()]
+
+
 KINDS = [
     FileKind("cache/tokenized/*/*", AGAIN, ("stopped",), ("same",)),
-    FileKind("run/config.yaml", f"{TOLD}, also by other settings", ("stopped", "done")),
-    FileKind("run/run.json", TOLD, ("stopped", "done")),
-    FileKind("run/state.json", "goes on from the newest checkpoint", ("stopped", "done")),
-    FileKind("run/metrics.jsonl", "told; whole lines are kept", ("stopped", "done")),
-    FileKind("run/samples.jsonl", "told; whole lines are kept", ("stopped", "done")),
-    FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", ("stopped", "done"),
+    FileKind("run/config.yaml", f"{TOLD}, also by other settings", BOTH),
+    FileKind("run/run.json", TOLD, BOTH),
+    FileKind("run/state.json", "goes on from the newest checkpoint", BOTH),
+    FileKind("run/metrics.jsonl", "told; whole lines are kept", BOTH),
+    FileKind("run/samples.jsonl", "told; whole lines are kept", BOTH),
+    FileKind("run/checkpoints/*/*", "passed over for the one before, said; refused where none is whole", BOTH,
              ("same",)),
     FileKind("run/training_questions.bin", AGAIN, ("done",), ("same",)),
     FileKind("run/export*/masks.mft", TOLD, readers=("same", "eval", "masks")),
@@ -81,13 +92,35 @@ KINDS = [
     FileKind("run/tensorboard/*", UNREAD, ("stopped",), ("same",)),
     FileKind("run/.lock", UNREAD, ("stopped",), ("same",)),
     FileKind("run/eval*/.lock", UNREAD, readers=("same",)),
+    FileKind("run/sweep.json", TOLD, BOTH, SWEEP),
+    FileKind("run/jobs/*.json", TOLD, BOTH, SWEEP),
+    FileKind("run/multirun.yaml", UNREAD, ("stopped",), ("same",)),
+    *of_verb("critique", {
+        "run/solutions/*.jsonl": AGAIN, "run/critiques.jsonl": AGAIN, "run/train.jsonl": AGAIN, "run/malformed.jsonl": AGAIN,
+        "run/config.yaml": AGAIN, "run/state.json": AGAIN, "run/provenance.json": AGAIN, "run/.lock": UNREAD,
+    }),
+    *of_verb("analyze", {
+        "run/examples.jsonl": AGAIN, "run/points.jsonl": AGAIN, "run/dependency*": AGAIN, "run/landscape*": AGAIN, "run/.lock": UNREAD,
+    }),
+    *of_verb("claims", {"run/tiny/jobs/*.json": TOLD, "run/tiny/sweep.json": TOLD, "run/tiny/.lock": UNREAD}),
+    FileKind("run/*", TOLD, readers=("masked",), verb="mask"),
 ]  # fmt: skip
 
 
-def kind_of(path: Path) -> FileKind | None:
-    """The first kind whose pattern fits, of a path below the folder that holds `run`."""
-    fitting = (kind for kind in KINDS if kind.pattern.count("/") + 1 == len(path.parts) and path.match(kind.pattern))
+def kind_of(path: Path, verb: str = "train") -> FileKind | None:
+    """The first kind whose pattern fits, of a path below the folder that holds `run`; the cache is everyone's."""
+    verb = "train" if path.parts[0] == "cache" else verb
+    fitting = (
+        kind
+        for kind in KINDS
+        if kind.verb == verb and kind.pattern.count("/") + 1 == len(path.parts) and path.match(kind.pattern)
+    )
     return next(fitting, None)
+
+
+def is_of_a_run_inside(path: Path) -> bool:
+    """Of a sweep's or a claim's run, whose files are those of any run."""
+    return path.parts[1] == "runs" or path.parts[1].startswith("seed-")
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -126,15 +159,18 @@ def cases(shop: Workshop, names: Sequence[str]) -> Iterator[Case]:
     for name in names:
         folder = shop.reference(BY_NAME[name])
         for path in files_of(folder):
-            kind = kind_of(path)
+            if is_of_a_run_inside(path):
+                continue
+            kind = kind_of(path, BY_NAME[name].verb)
             if kind is None:
                 raise RuntimeError(f"{name} writes {path}, which is of no kind in KINDS")
             written.add(kind)
-            if lasting_name(path) in seen:
+            if (lasting := f"{kind.verb} {lasting_name(path)}") in seen:
                 continue
-            seen.add(lasting_name(path))
+            seen.add(lasting)
             for stage in kind.stages:
-                if stage == "done" or "step-00000006" not in path.parts:
+                last_save = stage == "stopped" and "step-00000006" in path.parts
+                if (source(shop, name, stage) / path).exists() and not last_save:
                     yield from (Case(name, stage, path, kind, way) for way in DAMAGES)
     if missing := [kind.pattern for kind in KINDS if kind not in written and tuple(names) == SCENARIOS]:
         raise RuntimeError(f"no scenario writes {', '.join(missing)}")
@@ -175,13 +211,20 @@ def damage_once(shop: Workshop, table: Table, case: Case, rng: random.Random) ->
                 table.blame(group, "silent", f"{what}: {', '.join(changed[:4])}")
 
 
+def source(shop: Workshop, scenario: str, stage: str) -> Path:
+    """What a case copies: the finished command's folder, or, where it is no single training, that of a killed one."""
+    finished = shop.reference(BY_NAME[scenario])
+    trained = (finished / "run" / "checkpoints").is_dir()
+    return finished if stage == "done" or trained else shop.killed(BY_NAME[scenario])
+
+
 def begin(shop: Workshop, scenario: str, stage: str) -> Path:
-    """A copy of the finished run, or of one that was killed after step 4 of 6."""
+    """A copy of the finished command's folder, or of one that was killed: of a training after step 4 of 6."""
     folder = shop.folder / "case"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(shop.reference(BY_NAME[scenario]), folder)
-    if stage == "stopped":
-        run = folder / "run"
+    shutil.copytree(source(shop, scenario, stage), folder)
+    run = folder / "run"
+    if stage == "stopped" and (run / "checkpoints").is_dir():
         for gone in (
             *run.glob("export*"),
             *run.glob("eval*"),
@@ -193,6 +236,13 @@ def begin(shop: Workshop, scenario: str, stage: str) -> Path:
     return folder
 
 
+WORDS = {
+    "masks": ["mask", "inspect", "run/export/masks.mft"],
+    "status": ["sweep", "status", "run"],
+    "sweep report": ["sweep", "report", "run", "out=report"],
+}
+
+
 def read(shop: Workshop, scenario: str, folder: Path, reader: str) -> Ended:
     """The command that reads the folder."""
     if reader == "same":
@@ -201,9 +251,9 @@ def read(shop: Workshop, scenario: str, folder: Path, reader: str) -> Ended:
         ended = run_mft(["report", "run", "out=report"], folder)
         page = folder / "report" / "report.md"  # which tells what the terminal has no place for
         return replace(ended, output=ended.output + (page.read_text() if page.exists() else ""))
-    if reader == "masks":
-        return run_mft(["mask", "inspect", "run/export/masks.mft"], folder)
-    model = "run/export/adapter" if reader == "adapter" else "run/export"
+    if reader in WORDS:
+        return run_mft(WORDS[reader], folder)
+    model = {"adapter": "run/export/adapter", "masked": "run"}.get(reader, "run/export")
     more = ["eval.decode=verify"] if reader == "verify" else []
     return run_mft(
         ["eval", "--config-dir", str(shop.folder / "mine"), f"model.path={model}", "eval=sums", "eval.engine=hf",
@@ -245,7 +295,9 @@ UNDISTURBED: dict[tuple[str, Path], str] = {}  # what a reader makes of a whole 
 def summary_of(reader: str, folder: Path) -> str:
     if reader == "report":
         return (folder / "report" / "report.json").read_text()
-    if reader == "masks":
-        return (folder / "output.txt").read_text()
+    if reader == "sweep report":
+        return (folder / "report" / "sweep.json").read_text()
+    if reader in WORDS:
+        return re.sub(r"\d+\.\d+ s\b", "", (folder / "output.txt").read_text())
     scored = folder / "scored" / "eval" / "sums"
     return (scored / "generations.jsonl").read_text() + str(json.loads((scored / "metrics.json").read_text())["digest"])

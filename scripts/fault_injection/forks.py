@@ -201,7 +201,10 @@ def run_mft(
         os.chdir(folder)
         first()
         os.environ["MFT_CACHE_DIR"] = str(folder / "cache")
-        WATCH.roots, WATCH.fault, WATCH.notes = (str(folder / "run"), str(folder / "cache")), fault, notes
+        WATCH.roots = tuple(
+            str(folder / name) for name in ("run", "cache", ".run.")
+        )  # the last: what is renamed to run
+        WATCH.fault, WATCH.notes = fault, notes
         call_mft(words)
     if meanwhile is not None:
         meanwhile(pid)

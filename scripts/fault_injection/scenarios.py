@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,30 +13,39 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.files import file_digest, read_json
-from scripts.fault_injection.forks import Ended, import_all, run_mft
+from mft_cli.sweep.claims import design
+from scripts.fault_injection.forks import Ended, Fault, import_all, run_mft
 from tests.support.tiny import data_of, problems, tiny_overrides
 from tests.support.tiny_model import write_tiny_model
 
 TIMINGS = ("tokens_per_s", "step_s", "memory_gb", "mfu")
 COMPARED = (
     "export*/**/*.safetensors", "export*/**/*.mft", "export*/**/training_questions.bin", "export*/**/*token*.json",
-    "export*/**/config.json", "eval*/*/*.jsonl",
+    "export*/**/config.json", "eval*/*/*.jsonl", "*.safetensors", "masks.mft", "train.jsonl", "malformed.jsonl", "critiques.jsonl",
+    "solutions/*.jsonl", "examples.jsonl", "points.jsonl",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, as words after `mft`; `after` names the scenario whose finished folder it begins in."""
+    """A command, as words after `mft`; `after` names the scenario whose finished folder it begins in, or reads.
+
+    Of other verbs than train and eval `words` are all words, with {model}, {data}, {mine} and {after} for paths. `told`: what the
+    command may be refused with when it has been done already.
+    """
 
     name: str
     settings: dict[str, object] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     after: str = ""
     verb: str = "train"
+    told: str = ""
 
 
 TRAINED = {"train.max_steps": 6, "checkpoint.every_steps": 2, "data.validation.rows": 4}
+SWEPT = {**TRAINED, "run_dir": "run/seed-${seed}", "hydra.sweep.dir": "run"}
 EVALUATED = {"eval": "sums", "eval.engine": "hf", "eval.dtype": "float32"}
+ROWS = ("data=local", "data.sources.local.path={data}", "data.sources.local.response=answer")
 SCENARIOS = [
     Scenario("plain", TRAINED, ("method=masked_thought",)),
     Scenario("saves", {**TRAINED, "checkpoint.every_steps": 1, "checkpoint.keep_best": True, "log.samples_every_steps": 1,
@@ -50,12 +61,36 @@ SCENARIOS = [
     Scenario("evaluation", EVALUATED, after="evaluated", verb="eval"),
     Scenario("two ranks", {**TRAINED, "launch.processes": 2}, ("method=masked_thought",)),
     Scenario("zero3", {**TRAINED, "launch.processes": 2}, ("deepspeed=zero3",)),
+    Scenario("sweep", {**SWEPT, "seed": "1,2"}, ("-m",)),
+    Scenario("parallel sweep", {**SWEPT, "seed": "1,2", "hydra/launcher": "mft_local"}, ("-m",)),
+    Scenario("critiques", verb="critique", words=(
+        "critique", "--config-dir", "{mine}", "model.path={model}", *ROWS, "solutions.questions=3", "solutions.max_new_tokens=6",
+        "eval.engine=hf", "eval.dtype=float32", "teacher.model.path={model}", "teacher.eval.engine=hf",
+        "teacher.eval.dtype=float32", "teacher.max_new_tokens=6", "launch.threads=1", "run_dir=run")),
+    Scenario("dependency", after="plain", verb="analyze",
+             words=("analyze", "dependency", *ROWS, "launch.threads=1", "{after}", "examples=6", "near=4", "out=run")),
+    Scenario("landscape", after="plain", verb="analyze",
+             words=("analyze", "landscape", *ROWS, "launch.threads=1", "{after}", "examples=4", "points=3", "out=run")),
+    Scenario("mask", after="weight masks", verb="mask", words=("mask", "apply", "{model}", "{after}/export/masks.mft", "run"),
+             told="exists already"),
+    Scenario("claim", verb="claims", words=("claims", "run", "tiny", "runs=run")),
 ]  # fmt: skip
 BY_NAME = {s.name: s for s in SCENARIOS}
 BENCHMARK = """# @package eval.benchmarks.sums
 source: {{path: {path}, response: answer}}
 gold_marker: "####"
 max_new_tokens: 6
+"""
+CLAIM = """claim: The last step is worth nothing.
+source: {{document: "000", section: none, published: none}}
+common: [{common}]
+arms: {{whole: [train.max_steps=3], short: [train.max_steps=2]}}
+contrasts: {{gain: {{whole/gsm8k: 1, short/gsm8k: -1}}}}
+seeds: [1]
+benchmarks: [gsm8k]
+problems: 5
+smallest: 0.02
+budget_minutes: 1
 """
 
 
@@ -73,6 +108,11 @@ class Workshop:
         )
         (folder / "mine" / "eval").mkdir(parents=True)
         (folder / "mine" / "eval" / "sums.yaml").write_text(BENCHMARK.format(path=sums))
+        common = [*tiny_overrides(self.model, self.data), "eval.engine=hf", "eval.dtype=float32", "eval.benchmarks.gsm8k.max_new_tokens=6",
+                  f"eval.benchmarks.gsm8k.source={{path: {sums}, response: answer}}"]  # fmt: skip
+        design.FOLDER = folder / "mine" / "claims"  # instead of the package's
+        design.FOLDER.mkdir()
+        (design.FOLDER / "tiny.yaml").write_text(CLAIM.format(common=", ".join(map(json.dumps, common))))
         self.references: dict[str, Path] = {}
         self.operations: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = {}
@@ -83,12 +123,16 @@ class Workshop:
         if scenario.verb == "eval":
             more = {**scenario.settings, "model.path": self.references[scenario.after] / "run" / "export"}
             return ["eval", *config_dir, *(f"{k}={v}" for k, v in more.items()), "run_dir=run", "launch.threads=1"]
+        if scenario.verb != "train":
+            after = self.references[scenario.after] / "run" if scenario.after else ""
+            places = {"model": self.model, "data": self.data, "mine": self.folder / "mine", "after": after}
+            return [word.format(**places) for word in scenario.words]
         method = next((w.partition("=")[2] for w in scenario.words if w.startswith("method=")), "sft")
         source = {f"data.sources.local.{k}": v for k, v in data_of(method, self.data).items()}
         if "keep_if" in str(source):
             source["data.sources.local.keep_if"] = "{answer_match: True}"
-        settings = {**tiny_overrides_of(self.model, self.data), **source, **scenario.settings}
-        return ["train", *config_dir, *scenario.words, *(f"{k}={v}" for k, v in settings.items()), "run_dir=run"]
+        settings = {**tiny_overrides_of(self.model, self.data), **source, "run_dir": "run", **scenario.settings}
+        return ["train", *config_dir, *scenario.words, *(f"{k}={v}" for k, v in settings.items())]
 
     def fresh(self, scenario: Scenario, name: str) -> Path:
         """A folder to run the scenario in."""
@@ -115,6 +159,16 @@ class Workshop:
             import_all(done.imported())
         return self.references[scenario.name]
 
+    def killed(self, scenario: Scenario) -> Path:
+        """The folder of a command that was killed in the middle of its file operations."""
+        folder = self.folder / f"killed-{scenario.name.replace(' ', '-')}"
+        if not folder.exists():
+            self.reference(scenario)
+            middle = max(1, self.operations[scenario.name]["driver"] // 2)
+            self.fresh(scenario, folder.name)
+            self.run(scenario, folder, fault=Fault(lambda _: os.kill(os.getpid(), signal.SIGKILL), middle))
+        return folder
+
     def run(self, scenario: Scenario, folder: Path, **faults: Any) -> Ended:
         return run_mft(self.words(scenario), folder, **faults)
 
@@ -124,8 +178,18 @@ def tiny_overrides_of(model: Path, data: Path) -> dict[str, object]:
 
 
 def result(run: Path, reference: Path) -> dict[str, str]:
-    """Name -> digest of what a user keeps of a run: exports, the last checkpoint, curves, scores. Of exports of single steps, and
-    their scores, those that the reference has: a stop by a signal saves, exports and evaluates one more."""
+    """Name -> digest of what a user keeps of a run, or of the runs of a sweep or claim: exports, the last checkpoint, curves, scores,
+    jobs' states."""
+    kept = {}
+    for folder in (run, *run.glob("seed-*"), *run.glob("runs/*")):
+        name = folder.relative_to(run)
+        kept |= {f"{name}/{k}".removeprefix("./"): v for k, v in result_of_run(folder, reference / name).items()}
+    return kept | {"jobs": str(sorted(read_json(record)["state"] for record in run.rglob("jobs/????.json")))}
+
+
+def result_of_run(run: Path, reference: Path) -> dict[str, str]:
+    """Of exports of single steps, and their scores, those that the reference has: a stop by a signal saves, exports and
+    evaluates one more."""
     kept = {}
     for pattern in (*COMPARED, "eval*/*/metrics.json"):
         for path in run.glob(pattern):
@@ -153,5 +217,5 @@ def differences(run: Path, reference: Path) -> list[str]:
     """Names of what differs from the undisturbed run's result, and temporary files that are left."""
     here, there = result(run, reference), result(reference, reference)
     differing = sorted(name for name in here | there if here.get(name) != there.get(name))
-    left = [p.relative_to(run).as_posix() for p in run.rglob(".*") if p.name not in (".lock", ".mft-digests.json")]
-    return differing + left
+    left = [p for p in run.rglob(".*") if p.name not in (".lock", ".mft-digests.json")]
+    return differing + [p.relative_to(run.parent).as_posix() for p in [*left, *run.parent.glob(".*")]]

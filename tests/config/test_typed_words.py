@@ -34,6 +34,7 @@ def composed(*words: str) -> dict:
         (["method=[sft,masked_thought]"], "for a run with each of them: mft train -m method=sft,masked_thought"),
         (["seed=1,2"], "seed=1,2: several values are a sweep: add -m"),
         (["method=sft,masked_thought"], "method=sft,masked_thought: several values are a sweep: add -m"),
+        (["run_dir=übung"], "run_dir=übung: Hydra takes letters beyond a to z in quotes alone"),
         (["note=lr=1e-4"], "note=lr=1e-4: Hydra reads"),
         (["seed=3", "data.sources.a.path=/x/[1]/y"], "data.sources.a.path=/x/[1]/y: Hydra reads"),
         (["run_dir=a b(c)"], "give such a text in quotes: 'run_dir=\"a b(c)\"'"),

@@ -14,6 +14,7 @@ from mft_cli.cli import mask_tables as report_masks
 from mft_cli.cli.mask import main as mask_verb
 from mft_cli.errors import UserError
 from mft_cli.methods import weight_masks as masks
+from mft_cli.models.checksums import check_sums
 from tests.support.tiny import mft
 
 NAMES = {
@@ -57,6 +58,17 @@ def test_apply_removes_what_the_masks_say_and_nothing_else(tiny_model, tmp_path,
     assert not model.model.layers[0].mlp.up_proj.weight[~packed["model.layers.0.mlp.up_proj.weight"]].any()
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
     assert masks.read(tmp_path / "out").facts["base_model"] == "tiny"
+
+
+def test_a_flipped_bit_in_the_folder_that_apply_writes_is_told(tiny_model, tmp_path):
+    masks.write(tmp_path / "m.mft", some_masks(tiny_model))
+    mask_verb(["apply", str(tiny_model), str(tmp_path / "m.mft"), str(tmp_path / "out")])
+    check_sums(tmp_path / "out", "out")
+    weights = bytearray((tmp_path / "out" / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (tmp_path / "out" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match=r"model\.safetensors is not as it was exported"):
+        check_sums(tmp_path / "out", "out")
 
 
 def test_masks_fit_their_own_base_model_only(tiny_model, tmp_path):

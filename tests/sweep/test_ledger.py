@@ -9,7 +9,7 @@ import pytest
 
 from mft_cli.errors import UserError
 from mft_cli.files import read_sealed, write_json, write_sealed
-from mft_cli.sweep.command import retry
+from mft_cli.sweep.command import retry, status
 from mft_cli.sweep.ledger import Ledger
 
 DAMAGES = {
@@ -63,3 +63,17 @@ def test_a_ledger_of_before_digests_is_read(ledger: Ledger):
 def test_a_job_that_is_deleted_is_made_again(ledger: Ledger):
     ledger.record(0).unlink()
     assert ledger.add(["seed=1"]).number == 0
+
+
+def test_a_record_that_is_gone_is_told_and_entered_again_under_its_number(ledger: Ledger):
+    """Status and report would show one job less."""
+    for seed in (2, 3):
+        job = ledger.add([f"seed={seed}"])
+        ledger.freeze(job.number, {"seed": seed})
+    ledger.record(1).unlink()
+    for read in (lambda: status(ledger), lambda: retry(ledger, 1)):
+        with pytest.raises(UserError, match=r"0001\.json is gone"):
+            read()
+    assert ledger.add(["seed=2"]).number == 1
+    assert [job.overrides for job in ledger.all()] == [["seed=1"], ["seed=2"], ["seed=3"]]
+    assert ledger.add(["seed=4"]).number == 3

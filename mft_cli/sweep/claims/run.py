@@ -11,7 +11,7 @@ from mft_cli.config.compose import compose_values
 from mft_cli.config.laboratory import PREFIX
 from mft_cli.config.schema.base import Values
 from mft_cli.errors import UserError
-from mft_cli.files import read_json, write_json
+from mft_cli.files import write_sealed
 from mft_cli.sweep.claims.design import FOLDER, Claim, overrides_of
 from mft_cli.sweep.jobs import is_finished
 from mft_cli.sweep.ledger import Ledger
@@ -24,7 +24,7 @@ def run(name: str, claim: Claim, out: Path, train: Task, make: Callable[[str], N
     """Run what is not done; `make` makes a model of the laboratory. Raises UserError, Stopped."""
     ledger = Ledger(out / name)
     with ledger.lock():
-        write_json(ledger.facts, noted(ledger, name, claim))
+        write_sealed(ledger.facts, noted(ledger, name, claim))
         numbers = []
         for seed in claim.seeds:  # all arms of a seed: what is stopped early has whole pairs
             for arm in claim.arms:
@@ -60,7 +60,7 @@ def composed(words: list[str], make: Callable[[str], None]) -> Values:
 def noted(ledger: Ledger, name: str, claim: Claim) -> Values:
     """sweep.json: with the designs that ran, and whether each was committed as it is when it first ran."""
     facts: Values = (
-        read_json(ledger.facts)
+        ledger.read(ledger.facts)
         if ledger.facts.is_file()
         else {"command": ["mft", "claims", "run", name], "launcher": {}}
     )

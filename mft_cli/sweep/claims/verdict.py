@@ -112,9 +112,7 @@ def machine(jobs: Mapping[tuple[str, int], Job]) -> str:
 
 
 def history(ledger: Ledger) -> list[Values]:
-    from mft_cli.files import read_json
-
-    return list(read_json(ledger.facts).get("designs", [])) if ledger.facts.is_file() else []
+    return list(ledger.read(ledger.facts).get("designs", [])) if ledger.facts.is_file() else []
 
 
 def cells(claim: Claim, jobs: Mapping[tuple[str, int], Job]) -> dict[str, Table]:

@@ -12,6 +12,7 @@ import pytest
 from mft_cli.config.compose import compose_values
 from mft_cli.config.load import train_config
 from mft_cli.errors import UserError
+from mft_cli.files import write_sealed
 from mft_cli.sweep.claims import design, page
 from mft_cli.sweep.claims.design import Assumed, Claim, ClaimSource
 from mft_cli.sweep.claims.run import noted
@@ -102,6 +103,21 @@ def test_a_design_that_changed_after_a_run_says_so(tmp_path: Path):
     assert f"CHANGED: earlier runs had another design ({CLAIM.digest}; now {stricter.digest})" in page.page(
         [state], tmp_path
     )
+
+
+def test_a_damaged_sweep_file_of_a_claim_is_told_by_its_name(tmp_path: Path):
+    ran(tmp_path, CLAIM, {"a/chains": 0.2, "b/chains": 0.5})
+    facts = tmp_path / "made_up" / "sweep.json"
+    write_sealed(facts, noted(Ledger(facts.parent), "made_up", CLAIM))
+    assert state_of("made_up", CLAIM, tmp_path).verdict == HOLDS
+    for damaged in (facts.read_text().replace("made_up", "made_uq"), facts.read_text()[:40], ""):
+        facts.write_text(damaged)
+        for read in (
+            lambda: state_of("made_up", CLAIM, tmp_path),
+            lambda: noted(Ledger(facts.parent), "made_up", CLAIM),
+        ):
+            with pytest.raises(UserError, match=r"made_up/sweep\.json is damaged"):
+                read()
 
 
 def test_a_claim_has_a_verdict_where_others_made_its_runs(tmp_path: Path):
