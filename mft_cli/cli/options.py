@@ -17,9 +17,8 @@ Options = TypeVar("Options")
 Config = TypeVar("Config")
 PRINTED = ("job", "hydra", "all")  # what --cfg takes
 WORD = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)  # a verb's own option has no dot, no @ and no slash
-KEY = re.compile(
-    r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL
-)  # where there is no configuration, its keys are misspelt options, too
+# where there is no configuration, its keys are misspelt options, too
+KEY = re.compile(r"([A-Za-z_][\w.-]*)=(.*)", re.DOTALL)
 
 
 def read_options(
