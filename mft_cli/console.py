@@ -12,6 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from mft_cli.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OURS,
+    EXIT_STOPPED,
+    EXIT_USER,
+    RankFailed,
+    Stopped,
+    UserError,
+    first_line,
+    memory_problem,
+)
+from mft_cli.files import disk_advice, disk_problem
+
 CLEAR = "\r\x1b[K"
 FIRST_S, TERMINAL_S, PLAIN_S = 4.0, 1.0, 30.0  # the first line, then how often
 
@@ -189,3 +202,20 @@ def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _numbers(cells: Sequence[str]) -> bool:
     written = [cell for cell in cells if cell not in UNKNOWN]
     return bool(written) and all(NUMBER.match(cell) for cell in written)
+
+
+def outcome_of(error: BaseException) -> tuple[int, str] | None:
+    """(exit code, sentence); None for a defect of mft, which is shown as a traceback."""
+    if isinstance(error, UserError):
+        return EXIT_USER, str(error)
+    if isinstance(error, Stopped):
+        return EXIT_STOPPED, f"{error}; start the same command again to go on"
+    if isinstance(error, RankFailed):
+        return EXIT_OURS, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted"
+    if isinstance(error, OSError) and disk_problem(error):
+        return EXIT_USER, f"{error}; {disk_advice(error)}, then start the same command again"
+    if problem := memory_problem(error):
+        return EXIT_USER, f"{problem} ({first_line(error)}); a smaller model, batch or length needs less"
+    return None

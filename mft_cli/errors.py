@@ -6,12 +6,13 @@ EXIT_DONE = 0
 EXIT_OURS = 1  # a defect of mft: a traceback is shown
 EXIT_USER = 2  # the user's mistake: one clear sentence, no traceback
 EXIT_STOPPED = 75  # stopped by a signal after saving; start the same command again to go on (sysexits' EX_TEMPFAIL)
+EXIT_INTERRUPTED = 130  # a Ctrl-C before or after what can be saved; shells say 128 + SIGINT
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)  # finish the step, save, stop
 
 
-def first_line(error: Exception, most: int = 300) -> str:
+def first_line(error: BaseException, most: int = 300) -> str:
     """What a library says in its first line, at most so many characters; its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 

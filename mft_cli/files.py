@@ -97,7 +97,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
             with contextlib.suppress(PermissionError):  # a file system that knows no modes
                 written.chmod(FILE_MODE)  # safetensors makes files that only their owner can read
         flush(written)
-    if path.is_dir():
+    if path.is_dir() or (temporary.is_dir() and path.exists()):
         discard(path)
     os.replace(temporary, path)
     flush(path.parent)
@@ -121,10 +121,10 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def discard(folder: Path) -> None:
-    """Renamed first: a kill in the middle of removing leaves nothing that looks like a checkpoint."""
-    doomed = folder.with_name(f".old-{folder.name}-{WRITER}{os.getpid()}")
-    os.replace(folder, doomed)
+def discard(path: Path) -> None:
+    """A folder, or a file in its place. Renamed first: a kill in the middle of removing leaves nothing that looks like a checkpoint."""
+    doomed = path.with_name(f".old-{path.name}-{WRITER}{os.getpid()}")
+    os.replace(path, doomed)
     remove(doomed)
 
 

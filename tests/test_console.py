@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mft_cli import console
-from mft_cli.console import Log, Progress, StepProgress, TokenProgress
+from mft_cli.console import Log, Progress, StepProgress, TokenProgress, outcome_of
+from mft_cli.errors import RankFailed, Stopped, UserError
 
 
 class Terminal(io.StringIO):
@@ -113,3 +115,20 @@ def test_characters_that_a_terminal_has_not_are_escaped():
         [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONIOENCODING": "ascii"}
     )
     assert (done.returncode, done.stdout) == (0, "f\\xfcnf \\ud800\n")
+
+
+def test_only_a_defect_of_mft_has_no_outcome():
+    full = OSError(errno.ENOSPC, "No space left on device", "run/state.json")
+    expected = {
+        UserError("no"): 2,
+        Stopped("saved"): 75,
+        RankFailed("rank 1"): 1,
+        KeyboardInterrupt(): 130,
+        full: 2,
+        MemoryError(): 2,
+    }
+    outcomes = {error: outcome_of(error) for error in expected}
+    assert {error: outcome[0] for error, outcome in outcomes.items() if outcome} == expected
+    assert "run/state.json" in outcomes[full][1]
+    assert outcome_of(ValueError("x")) is None
+    assert outcome_of(FileNotFoundError(errno.ENOENT, "x")) is None

@@ -9,19 +9,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
-from mft_cli.console import mend_streams, write
-from mft_cli.errors import (
-    EXIT_DONE,
-    EXIT_OURS,
-    EXIT_STOPPED,
-    EXIT_USER,
-    RankFailed,
-    Stopped,
-    UserError,
-    first_line,
-    memory_problem,
-)
-from mft_cli.files import disk_advice, disk_problem
+from mft_cli.console import mend_streams, outcome_of, write
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
 from mft_cli.signals import ignore_stop_signals
 
 
@@ -75,34 +64,18 @@ def end(code: int) -> NoReturn:
 def run(task: Callable[[], None]) -> int:
     try:
         task()
-    except UserError as error:
-        tell(str(error))
-        return EXIT_USER
-    except Stopped as stopped:
-        tell(f"{stopped}; start the same command again to go on")
-        return EXIT_STOPPED
-    except RankFailed as failed:
-        tell(str(failed))
-        return EXIT_OURS
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return 130
     except BrokenPipeError:  # `mft ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except OSError as error:
-        if disk_problem(error) is None:
-            raise
-        tell(f"{error}; {disk_advice(error)}, then start the same command again")
-        return EXIT_USER
-    except Exception as error:
-        if problem := memory_problem(error):
-            tell(f"{problem} ({first_line(error)}); a smaller model, batch or length needs less")
-            return EXIT_USER
-        import traceback
+    except (Exception, KeyboardInterrupt) as error:
+        outcome = outcome_of(error)
+        if outcome is None:
+            import traceback
 
-        traceback.print_exc()
-        return EXIT_OURS
+            traceback.print_exc()
+            return EXIT_OURS
+        tell(outcome[1])
+        return outcome[0]
     return EXIT_DONE
 
 

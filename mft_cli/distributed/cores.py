@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from mft_cli.distributed.placed import number
+
 
 def cores_here() -> int:
     """Cores that this process may run on."""
@@ -26,4 +28,4 @@ def threads_of_rank(environment: Mapping[str, str], cores: int | None = None) ->
             return min(cores, int(per_task))
         if cores < int(environment.get("SLURM_CPUS_ON_NODE", "0")):
             return cores
-    return max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // max(1, number(environment, "LOCAL_WORLD_SIZE", 1)))

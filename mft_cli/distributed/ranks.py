@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from mft_cli.distributed.placed import number
 from mft_cli.distributed.rendezvous import meet
 from mft_cli.distributed.watch import Watch
 from mft_cli.errors import UserError
@@ -105,10 +106,15 @@ def join(device: torch.device, minutes: float = 20.0) -> Ranks:
     Forms the process group: gloo on CPU, NCCL (with gloo for objects on the CPU) on GPUs. `minutes`: how long ranks wait for
     each other, to come and within a step. Raises UserError if they do not come.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = number(os.environ, "WORLD_SIZE", 1)
     if world == 1:
         return Ranks(device=device)
-    rank, patience = int(os.environ["RANK"]), datetime.timedelta(minutes=minutes)
+    if "RANK" not in os.environ:
+        raise UserError(
+            f"WORLD_SIZE={world} is set in the environment, RANK is not: unset WORLD_SIZE to train in this process alone, or let "
+            f"launch.gpus=N start the ranks"
+        )
+    rank, patience = number(os.environ, "RANK", 0), datetime.timedelta(minutes=minutes)
     store = meet(rank, world, minutes)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)

@@ -19,6 +19,7 @@ import torch
 
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.distributed.cores import threads_of_rank
+from mft_cli.distributed.placed import number
 from mft_cli.errors import UserError
 
 Precision = Literal["bf16", "fp16", "fp32"]
@@ -130,7 +131,7 @@ def choose_device(launch: LaunchConfig, visible_gpus: int, environment: Mapping[
         raise UserError("launch.device=cuda, but torch sees no GPU; set launch.device=auto or cpu")
     if launch.device == "cpu" or not visible_gpus:
         return torch.device("cpu")
-    local_rank = int(environment.get("LOCAL_RANK", "0")) if visible_gpus > 1 else 0
+    local_rank = number(environment, "LOCAL_RANK", 0) if visible_gpus > 1 else 0
     if local_rank >= visible_gpus:
         raise UserError(
             f"local rank {local_rank} has no GPU of its own: {visible_gpus} are visible to it; start at most "

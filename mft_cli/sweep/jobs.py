@@ -10,7 +10,8 @@ import traceback
 from pathlib import Path
 
 from mft_cli.config.schema.runs import TrainConfig
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, EXIT_USER, Stopped, UserError
+from mft_cli.console import outcome_of
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_STOPPED, Stopped, UserError
 from mft_cli.report.read.runs import read_run
 from mft_cli.sweep.ledger import Job, Ledger, here
 from mft_cli.sweep.objective import reached
@@ -38,15 +39,16 @@ def run_job(ledger: Ledger, number: int, task: Task) -> Job:
         folder = verb.folder(config)
         ledger.update(number, run=os.path.relpath(folder, ledger.root))
         task(config)
-    except UserError as error:
-        print(f"mft: {error}", file=sys.stderr, flush=True)
-        return end(ledger, number, "failed", EXIT_USER, str(error))
     except (Stopped, KeyboardInterrupt) as stopped:
         end(ledger, number, "stopped", EXIT_STOPPED, str(stopped) or "interrupted")
         raise
     except Exception as error:
-        traceback.print_exc()
-        return end(ledger, number, "failed", EXIT_OURS, f"{type(error).__name__}: {error}")
+        outcome = outcome_of(error)
+        if outcome is None:
+            traceback.print_exc()
+            return end(ledger, number, "failed", EXIT_OURS, f"{type(error).__name__}: {error}")
+        print(f"mft: {outcome[1]}", file=sys.stderr, flush=True)
+        return end(ledger, number, "failed", *outcome)
     finally:
         gc.collect()  # the next job of this process needs the memory
     return ledger.update(number, **done(folder, config.sweep.objective if isinstance(config, TrainConfig) else None))

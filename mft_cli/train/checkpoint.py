@@ -181,6 +181,8 @@ def verify(folder: Path) -> str | None:
         manifest = read_json(folder / MANIFEST)
         if manifest.get("digest", digest_of(manifest["files"])) != digest_of(manifest["files"]):
             return f"{MANIFEST} does not have the digest that was written"
+        if (step := manifest.get("step")) is not None and folder.name != step_folder(folder, step).name:
+            return f"it is the checkpoint of step {step} under another name"
         for name, facts in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != facts["bytes"]:

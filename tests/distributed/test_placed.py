@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mft_cli.config.schema.launching import LaunchConfig
 from mft_cli.distributed.placed import drives_node, is_placed, with_place
+from mft_cli.distributed.ranks import join
 from mft_cli.errors import UserError
 from tests.support.tiny import ROOT, mft, tiny_overrides
 
@@ -50,6 +52,22 @@ def test_the_first_process_of_a_node_drives_it():
 def test_places_that_cannot_be_used(launch: LaunchConfig, environment: dict[str, str], message: str):
     with pytest.raises(UserError, match=message):
         with_place(launch, environment, gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "3"}, "WORLD_SIZE=3 is set in the environment, RANK is not"),
+        ({"WORLD_SIZE": "three"}, "WORLD_SIZE=three: expected a whole number"),
+        ({"WORLD_SIZE": "3", "RANK": "first"}, "RANK=first: expected a whole number"),
+    ],
+)
+def test_what_other_programs_left_in_the_environment_is_told(monkeypatch, environment: dict[str, str], message: str):
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        join(torch.device("cpu"))
 
 
 def losses(run: Path) -> list[float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mft_cli.errors import UserError
+from mft_cli.errors import RankFailed, UserError
 from mft_cli.files import read_sealed, write_json, write_sealed
+from mft_cli.sweep import jobs
 from mft_cli.sweep.command import retry, status
 from mft_cli.sweep.ledger import Ledger
 
@@ -77,3 +80,26 @@ def test_a_record_that_is_gone_is_told_and_entered_again_under_its_number(ledger
     assert ledger.add(["seed=2"]).number == 1
     assert [job.overrides for job in ledger.all()] == [["seed=1"], ["seed=2"], ["seed=3"]]
     assert ledger.add(["seed=4"]).number == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RankFailed("run: rank 1 was killed"), 1),
+        (OSError(errno.ENOSPC, "no space"), 2),
+        (MemoryError(), 2),
+        (UserError("lr"), 2),
+    ],
+)
+def test_a_job_that_fails_by_no_defect_of_mft_shows_no_traceback(ledger: Ledger, monkeypatch, capsys, error, code: int):
+    verb = SimpleNamespace(read=lambda values: values, folder=lambda config: ledger.root / "run")
+    monkeypatch.setattr(jobs, "VERBS", {"train": verb})
+
+    def fail(config: object) -> None:
+        raise error
+
+    job = jobs.run_job(ledger, 0, fail)
+    assert (job.state, job.exit_code) == ("failed", code)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert job.message in told

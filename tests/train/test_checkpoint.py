@@ -57,6 +57,20 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str):
     assert "damaged" in said[0]
 
 
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path):
+    save(tmp_path, 1, one(1))
+    save(tmp_path, 2, one(2)).rename(tmp_path / "step-00000005")
+    assert "step 2 under another name" in str(checkpoint.verify(tmp_path / "step-00000005"))
+    assert checkpoint.verify(tmp_path / "step-00000001") is None
+
+
+def test_a_file_in_a_checkpoints_place_is_passed_over_and_replaced(tmp_path: Path):
+    (tmp_path / "step-00000002").write_text("no folder")
+    assert checkpoint.verify(tmp_path / "step-00000002")
+    assert checkpoint.verify(save(tmp_path, 2, one(2))) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
 def test_leftovers_of_killed_runs_are_no_checkpoints(tmp_path: Path):
     (tmp_path / ".tmp-step-00000009-123").mkdir(parents=True)
     (tmp_path / ".old-step-00000001-123").mkdir()
