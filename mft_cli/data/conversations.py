@@ -59,6 +59,31 @@ def from_json(text: str, location: str) -> Any:
         ) from None
 
 
+def tools_of(value: Any, location: str) -> list[dict[str, Any]]:
+    """Tools in OpenAI's form, of a list or its JSON text; functions by themselves get their envelope. Raises BadRow."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadRow(f"{location} is text that is not JSON, expected a list of tools") from None
+    if not value:
+        return []
+    if not isinstance(value, list):
+        raise BadRow(f"{location} is {type(value).__name__}, expected a list of tools")
+    result = [t if isinstance(t, dict) and "function" in t else {"type": "function", "function": t} for t in value]
+    for number, tool in enumerate(result, 1):
+        function = tool["function"]
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRow(f"{location}, tool {number}: expected an object with a name (OpenAI's form)")
+    return result
+
+
+def tools_of_turns(turns: Any) -> Any:
+    """The tools that a turn itself names, as some data sets write them into the system turn; None where none does."""
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return next((turn[key] for turn in turns for key in ("tools", "functions") if turn.get(key)), None)
+
+
 def as_turn(turn: Any, location: str) -> Turn:
     if not isinstance(turn, dict):
         raise BadRow(f"{location}: expected an object, found {type(turn).__name__}")

@@ -30,7 +30,7 @@ ROWS_A_PROCESS = 8192  # fewer are not worth the start of a process
 class Block:
     """Tokenized rows, their questions' digests, and the rows that could not be encoded with the reason."""
 
-    ids: np.ndarray  # int64, of each row that is in
+    ids: np.ndarray  # int64, each example's row
     keys: np.ndarray  # bytes
     lengths: np.ndarray  # int64
     labels: np.ndarray  # int64
@@ -105,21 +105,24 @@ def encode_block(source: SourceConfig, rows: list[Row], renderer: Renderer) -> B
     usable, segments, bad = [], [], []
     for row in rows:
         try:
-            segments.append(segments_of(source, row, renderer))
-            check_spans(segments[-1], row.spans)
-            usable.append(row)
+            examples = examples_of(source, row, renderer)
+            for example in examples:
+                check_spans(example, row.spans)
         except (UnsafeText, ValueError, TemplateError) as problem:
-            del segments[len(usable) :]
             bad.append(f"{row.key}: {problem}")
+            continue
+        segments += examples
+        usable += [row] * len(examples)
     return to_arrays(source, usable, renderer.tokenized(segments), bad)
 
 
-def segments_of(source: SourceConfig, row: Row, renderer: Renderer) -> list[Segment]:
+def examples_of(source: SourceConfig, row: Row, renderer: Renderer) -> list[list[Segment]]:
+    """The segments of a row's examples: one, and more where a conversation's answers cannot stand in one text."""
     if row.messages is not None:
-        return renderer.conversation(row.messages, source.loss_on)
+        return renderer.conversation(row.messages, source.loss_on, row.tools)
     if source.layout == "text":
-        return renderer.plain(row.response)
-    return renderer.segments(row.question, row.response, row.answer, row.system, row.choices)
+        return [renderer.plain(row.response)]
+    return [renderer.segments(row.question, row.response, row.answer, row.system, row.choices)]
 
 
 def to_arrays(source: SourceConfig, rows: list[Row], pieces: list[list[Piece]], bad: list[str]) -> Block:

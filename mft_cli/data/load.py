@@ -85,7 +85,12 @@ def split(train: Examples, asked: ValidationConfig, seed: int) -> tuple[Examples
             f"{len(train) - rows} train; expected at least one of each, so take more rows or another share"
         )
     chosen = draw(train, rows, "validation", seed)
-    return train.take(np.setdiff1d(np.arange(len(train)), chosen)), train.take(chosen)
+    others = ~np.isin(train.ids, train.ids[chosen])  # a conversation may be several examples: none of them trains, too
+    if not others.any():
+        raise UserError(
+            f"data.validation: the {rows} examples that would validate are of all rows; take fewer, or more rows"
+        )
+    return train.take(np.flatnonzero(others)), train.take(chosen)
 
 
 def validation_size(fraction: float, rows: int) -> int:

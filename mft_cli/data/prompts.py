@@ -8,15 +8,17 @@ where the tokenizer itself would add one or the chat template writes it.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from mft_cli.config.schema.inputs import PromptConfig
 from mft_cli.data.conversations import Turn
-from mft_cli.data.cut_conversations import CutConversation
+from mft_cli.data.cut_conversations import THOUGHT, THOUGHT_END, CutConversation
 from mft_cli.data.options import CODE_FAILURES
 from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
 from mft_cli.errors import UserError, first_line
@@ -63,6 +65,7 @@ class Renderer:
         self.begins_with_blank = begins_with_blank(tokenizer)
         self.notice: str | None = None
         self.around = "", ""  # what the chat template writes between a generation prompt, an answer, and its end token
+        self.opened = ""  # the thought that the generation prompt opens, and a conversation does not hold
         self.end_id = self._try_template()
         self.end_ids = sorted({i for i in (self.end_id, tokenizer.eos_token_id) if i is not None})
         self.stop = list(prompt.stop)
@@ -87,12 +90,18 @@ class Renderer:
                 f"the row has a system turn, and prompt={prompt.name} has no {{system}} in its template; add it, take "
                 "prompt=chat, or leave the field out with system=null"
             )
-        asked = self.asked(question, choices or {}, instruction, system if prompt.kind == "template" else None)
-        if prompt.kind == "template":
-            shots = [prompt.template.replace("{question}", s.question) + s.response for s in prompt.shots]
-            return prompt.shot_separator.join([*shots, asked])
-        opening = self._opening(system if system is not None else prompt.system)
-        return self._chat([*opening, {"role": "user", "content": asked}], ask=True)
+        if prompt.kind == "chat":
+            return self._chat(self._asking(question, system, choices, instruction), ask=True)
+        asked = self.asked(question, choices or {}, instruction, system)
+        shots = [prompt.template.replace("{question}", s.question) + s.response for s in prompt.shots]
+        return prompt.shot_separator.join([*shots, asked])
+
+    def _asking(
+        self, question: str, system: str | None, choices: Choices | None, instruction: str | None = None
+    ) -> list[Turn]:
+        """The turns that ask a question."""
+        opening = self._opening(system if system is not None else self.prompt.system)
+        return [*opening, {"role": "user", "content": self.asked(question, choices or {}, instruction)}]
 
     def _opening(self, system: str | None) -> list[Turn]:
         """The turns before a question: the system's, and the prompt's shots."""
@@ -150,21 +159,51 @@ class Renderer:
     def segments(
         self, question: str, response: str, answer: str | None, system: str | None, choices: Choices | None = None
     ) -> list[Segment]:
-        """A question with its response."""
-        return [Segment(self.prompt_text(question, system, choices)), self.response_segment(response, answer)]
+        """A question with its response. Raises ValueError for a response without the thought that the prompt opens."""
+        segments = [Segment(self.prompt_text(question, system, choices)), self.response_segment(response, answer)]
+        opening = self.around[0]
+        if self.allowed or not (
+            self.opened or (THOUGHT in opening + segments[0].text[-20:] and THOUGHT_END in response)
+        ):
+            return segments
+        text = segments[1].text.removeprefix(opening)  # the template knows thoughts: the row's is no second one
+        answered: Turn = {"role": "assistant", "content": text}
+        return self.cut([*self._asking(question, system, choices), answered]).examples("last")[0]
 
     # ---- conversations ----
 
-    def conversation(self, messages: list[Turn], loss_on: str) -> list[Segment]:
-        """Segments of a conversation: see `CutConversation`. A template prompt takes one question with its answer. Raises ValueError."""
+    def conversation(
+        self, messages: list[Turn], loss_on: str, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[list[Segment]]:
+        """A conversation's examples: see `CutConversation`; `tools` in OpenAI's form. A template prompt takes one question
+        with its answer. Raises ValueError.
+        """
         if self.prompt.kind != "chat":
-            return self.one_turn(messages)
+            return [self.one_turn(messages, tools)]
         for message in messages:
             self.check(message["content"])
-        return CutConversation(messages, self._chat, self._end_token(), self.around[1]).segments(loss_on)
+        if tools:
+            self.check(json.dumps(tools, ensure_ascii=False))
+        return self.cut(messages, tools).examples(loss_on)
 
-    def one_turn(self, messages: list[Turn]) -> list[Segment]:
+    def cut(self, messages: list[Turn], tools: Sequence[dict[str, Any]] = ()) -> CutConversation:
+        """A conversation under the chat template. Raises ValueError where the template does not write the tools."""
+        chat = partial(self._chat, tools=tools)
+        result = CutConversation(messages, chat, self._end_token(), self.around[1], self.opened)
+        if tools and result.whole == self._chat(messages):
+            raise ValueError(
+                f"the row has {len(tools)} tools, and the chat template does not write them; take a template that does with "
+                "model.chat_template=FILE, or leave them out with tools=null of the data source"
+            )
+        return result
+
+    def one_turn(self, messages: list[Turn], tools: Sequence[dict[str, Any]] = ()) -> list[Segment]:
         """A conversation of one question and its answer under a template prompt. Raises ValueError for others."""
+        if tools:
+            raise ValueError(
+                f"the row has {len(tools)} tools, and prompt={self.prompt.name} has no room for them; take prompt=chat, or leave "
+                "them out with tools=null of the data source"
+            )
         system = next((m["content"] for m in messages if m["role"] in ("system", "developer")), None)
         turns = [m for m in messages if m["role"] not in ("system", "developer")]
         if [m["role"] for m in turns] != ["user", "assistant"]:
@@ -215,10 +254,11 @@ class Renderer:
         if self.control and (match := self.control.search(text)):
             raise UnsafeText(f"the text holds the control token {match.group()!r}")
 
-    def _chat(self, messages: list[Turn], ask: bool = False) -> str:
+    def _chat(self, messages: list[Turn], ask: bool = False, tools: Sequence[dict[str, Any]] = ()) -> str:
         """The conversation as text. Raises TemplateError; ValueError for what the template's code fails on."""
+        given = {"tools": list(tools)} if tools else {}
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, **given))
         except CODE_FAILURES as error:
             raise ValueError(f"the chat template cannot write this conversation ({first_line(error)})") from None
 
@@ -245,8 +285,11 @@ class Renderer:
                 raise ValueError("it does not write what the user says")
             before, _, after = whole.rpartition("XYZZY")
             ends = [token for token in self.encode(after.lstrip())[:1] if token in self.special]
+            closing = after[: len(after) - len(after.lstrip())] if ends else ""
             if before.startswith(asked):
-                self.around = before.removeprefix(asked), after[: len(after) - len(after.lstrip())] if ends else ""
+                self.around = before.removeprefix(asked), closing
+            elif asked.startswith(before) and THOUGHT in asked.removeprefix(before):
+                self.around, self.opened = ("", closing), asked.removeprefix(before)
             else:
                 self.notice = (
                     f"the chat template asks for an answer with {asked[-30:]!r}, which it does not write before an answer of a "

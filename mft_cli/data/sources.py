@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mft_cli.config.schema.inputs import SourceConfig, expand
-from mft_cli.data.conversations import Turn, conversation
+from mft_cli.data.conversations import Turn, conversation, tools_of, tools_of_turns
 from mft_cli.data.files import BadRow, HugeInteger, Raw, downloaded, is_url, local_files, local_hint, read_files
 from mft_cli.data.generated import generate
 from mft_cli.data.layouts import resolve
@@ -36,6 +36,7 @@ class Row:
     system: str | None = None
     rewritten: bool = False  # whether `rewrite` changed the response
     messages: list[Turn] | None = None
+    tools: list[dict[str, Any]] = field(default_factory=list)  # of a conversation, in OpenAI's form
     spans: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -278,12 +279,14 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
         )
         response = get(values, source.response or "completion", location)
         row.messages += conversation(response, f"{location}: field {source.response!r}")
+        row.tools = read_tools(source, values, get(values, source.question, location), location)
         return row
     if source.layout != "question_response":
         turns = get(values, source.messages, location)
         row.messages = conversation(
             turns, f"{location}: field {source.messages!r}", split=source.layout == "text_turns"
         )
+        row.tools = read_tools(source, values, turns, location)
         return row
     row.question = without(source.remove_question, text(values, source.question, location))
     given = without(source.remove, text(values, source.response, location)) if source.response else ""
@@ -298,6 +301,15 @@ def make_row(source: SourceConfig, values: dict[str, Any], id: int, location: st
     row.system = text(values, source.system, location, empty=True) or None if source.system else None
     row.spans = {n: p if p.startswith("/") else text(values, p, location) for n, p in source.spans.items()}
     return row
+
+
+def read_tools(source: SourceConfig, values: dict[str, Any], turns: Any, location: str) -> list[dict[str, Any]]:
+    """A conversation's tools; only a field that the user has named must be there."""
+    if source.tools is None:
+        return []
+    usual = source.tools == SourceConfig().tools and not any(name in values for name in source.tools.split("|"))
+    value = tools_of_turns(turns) if usual else get(values, source.tools, location)
+    return tools_of(value, f"{location}: field {source.tools!r}")
 
 
 def without(pattern: str | None, text: str) -> str:

@@ -44,7 +44,8 @@ def conversation(tmp_path: Path, turns, **more):
 def trained_texts(renderer: Renderer, turns, loss_on: str = "all") -> list[str]:
     return [
         renderer.tokenizer.decode(p.ids)
-        for p in renderer.tokenized([renderer.conversation(turns, loss_on)])[0]
+        for pieces in renderer.tokenized(renderer.conversation(turns, loss_on))
+        for p in pieces
         if p.loss_mask
     ]
 
@@ -54,7 +55,7 @@ def trained_texts(renderer: Renderer, turns, loss_on: str = "all") -> list[str]:
 def test_every_answer_with_its_end_token_is_trained_on_and_stands_where_it_is_asked(tokenizer, name: str, turns):
     tokenizer.chat_template = TEMPLATES[name]
     renderer = Renderer(tokenizer, PromptConfig())
-    pieces = renderer.tokenized([renderer.conversation(turns, "all")])[0]
+    pieces = renderer.tokenized(renderer.conversation(turns, "all"))[0]
     answers = [p for p in pieces if p.loss_mask]
     assert len(answers) == len(turns) // 2
     for piece, turn in zip(answers, turns[1::2], strict=True):
@@ -83,10 +84,10 @@ def test_an_answer_that_is_a_word_of_the_turns_header(tokenizer):
 
 
 def test_a_generation_prompt_that_the_conversation_does_not_hold_is_refused_with_the_turn(tokenizer):
-    tokenizer.chat_template = TEMPLATES["plain"] + "{% if add_generation_prompt %}<think>{% endif %}"
+    tokenizer.chat_template = TEMPLATES["plain"] + "{% if add_generation_prompt %}<final>{% endif %}"
     with pytest.raises(
         ValueError,
-        match=r"turn 2 \(assistant\): the chat template asks for it with .*<think>.*model.chat_template=FILE",
+        match=r"turn 2 \(assistant\): the chat template asks for it with .*<final>.*model.chat_template=FILE",
     ):
         Renderer(tokenizer, PromptConfig()).conversation(CHAT, "all")
     assert "responses are trained on right behind it" in str(Renderer(tokenizer, PromptConfig()).notice)
@@ -111,7 +112,7 @@ def test_an_end_token_that_only_tokenizer_json_calls_special_ends_answers_and_is
     end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     assert renderer.end_id == end
     assert end in renderer.end_ids
-    assert [p.ids[-1] for p in renderer.tokenized([renderer.conversation(CHAT, "all")])[0] if p.loss_mask] == [end, end]
+    assert [p.ids[-1] for p in renderer.tokenized(renderer.conversation(CHAT, "all"))[0] if p.loss_mask] == [end, end]
     with pytest.raises(UnsafeText, match="<end_of_turn>"):
         renderer.segments("Hi<end_of_turn>\n<|im_start|>", "ok", None, None)
 
@@ -124,9 +125,9 @@ def test_turns_with_weight_0_are_not_trained_on(tokenizer):
 def test_one_question_and_answer_train_under_a_template_prompt_and_more_say_why_not(tokenizer):
     prompt = PromptConfig(name="alpaca", kind="template", template="### Q: {question}\n### A: ")
     renderer = Renderer(tokenizer, prompt)
-    assert renderer.conversation(CHAT[:2], "all") == renderer.segments(
-        CHAT[0]["content"], CHAT[1]["content"], None, None
-    )
+    assert renderer.conversation(CHAT[:2], "all") == [
+        renderer.segments(CHAT[0]["content"], CHAT[1]["content"], None, None)
+    ]
     with pytest.raises(ValueError, match="4 turns, and prompt=alpaca is a text around one question"):
         renderer.conversation(CHAT, "all")
 
@@ -137,7 +138,7 @@ def test_a_system_turn_under_a_template_prompt_is_in_the_text_or_an_error(tokeni
     with pytest.raises(ValueError, match=r"no \{system\} in its template"):
         Renderer(tokenizer, bare).conversation([system, *CHAT[:2]], "all")
     placed = PromptConfig(name="placed", kind="template", template="{system}\nQ: {question}")
-    segments = Renderer(tokenizer, placed).conversation([system, *CHAT[:2]], "all")
+    (segments,) = Renderer(tokenizer, placed).conversation([system, *CHAT[:2]], "all")
     assert segments[0].text.endswith("Be {question} brief.\nQ: What is 1 plus 2?")
 
 
@@ -241,7 +242,8 @@ def test_what_the_template_writes_beside_the_text_is_taken(tokenizer):
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     turns = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]
-    answers = [s.text for s in Renderer(tokenizer, PromptConfig()).conversation(turns, "all") if s.loss_mask]
+    (segments,) = Renderer(tokenizer, PromptConfig()).conversation(turns, "all")
+    answers = [s.text for s in segments if s.loss_mask]
     assert answers == [f"(hm){CHAT[1]['content']}"]
 
 
@@ -285,16 +287,6 @@ def test_a_call_of_a_tool_whose_end_is_not_told_is_refused_with_the_turn(tokeniz
 def test_an_end_token_is_learnt_where_the_template_writes_none(tokenizer):
     tokenizer.chat_template = TEMPLATES["plain"].replace("<|im_end|>", "")
     assert trained_texts(Renderer(tokenizer, PromptConfig()), CHAT) == ["It is 3.", "4<|im_end|>"]
-
-
-def test_a_template_that_opens_the_thought_of_the_last_answer_alone_trains_on_the_last_answer(tokenizer):
-    tokenizer.chat_template = TEMPLATES["empty think in the last turn"].replace(ASK, "") + (
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
-    )
-    renderer = Renderer(tokenizer, PromptConfig())
-    with pytest.raises(ValueError, match=r"turn 2 .*train on the last answer alone \(loss_on: last\)"):
-        renderer.conversation(CHAT, "all")
-    assert trained_texts(renderer, CHAT, "last") == ["4<|im_end|>"]
 
 
 def test_what_a_templates_code_fails_on_is_a_bad_row(tokenizer):

@@ -47,7 +47,7 @@ def chat_ids(renderer: Renderer, turns: list[Turn], ask: bool = False) -> list[i
 @pytest.mark.parametrize("form", FORMS)
 def test_a_conversation_has_the_ids_of_its_text_and_follows_what_is_asked(form: str, template: str):
     renderer = renderer_of(form, template)
-    (pieces,) = renderer.tokenized([renderer.conversation(CHAT, "all")])
+    (pieces,) = renderer.tokenized(renderer.conversation(CHAT, "all"))
     whole, done = chat_ids(renderer, CHAT), []
     answers = iter((1, 3))
     for piece in pieces:
@@ -66,7 +66,7 @@ def test_a_question_with_its_response_has_the_ids_of_the_conversation(form: str,
     renderer = renderer_of(form, template)
     question, response = CHAT[0]["content"], CHAT[1]["content"]
     as_row, as_turns = renderer.tokenized(
-        [renderer.segments(question, response, None, None), renderer.conversation(CHAT[:2], "all")]
+        [renderer.segments(question, response, None, None), *renderer.conversation(CHAT[:2], "all")]
     )
     assert [i for p in as_row for i in p.ids] == [i for p in as_turns for i in p.ids]
     assert [len(p.ids) for p in as_row if p.loss_mask] == [len(p.ids) for p in as_turns if p.loss_mask]
@@ -74,7 +74,7 @@ def test_a_question_with_its_response_has_the_ids_of_the_conversation(form: str,
 
 def test_offsets_of_a_response_are_those_of_its_own_text():
     renderer = renderer_of("SentencePiece", "a line end before the answer")
-    (pieces,) = renderer.tokenized([renderer.conversation(CHAT, "all")])
+    (pieces,) = renderer.tokenized(renderer.conversation(CHAT, "all"))
     first = next(p for p in pieces if p.loss_mask)
     assert first.offsets is not None
     assert first.text.startswith("It is 3.")

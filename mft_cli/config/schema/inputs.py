@@ -146,6 +146,10 @@ class SourceConfig:
     )
     system: str | None = key(None, "Field with a system turn.")
     messages: str = key("messages", "Field with the conversation (layouts other than question_response).")
+    tools: str | None = key(
+        "tools|functions",
+        "Field with a conversation's tools, as OpenAI's list or JSON text of it, for the chat template; null: not read.",
+    )
     loss_on: Literal["all", "last", "everything"] = key(
         "all",
         "Assistant turns that are trained on: all, or the last; everything: all tokens, those of prompts, too.",
