@@ -97,7 +97,7 @@ def conversation() -> list[dict[str, str]]:
 )
 def test_conversation_pieces_are_the_templates_text(tokenizer, loss_on: str, loss_mask: list[str]):
     renderer = Renderer(tokenizer, preset("chat"))
-    pieces = renderer.tokenized([renderer.conversation(conversation(), loss_on)])[0]
+    pieces = renderer.tokenized(renderer.conversation(conversation(), loss_on))[0]
     whole = tokenizer.apply_chat_template(conversation(), tokenize=False)
     assert "".join(tokenizer.decode(p.ids) for p in pieces) + "\n" == whole
     assert [tokenizer.decode(p.ids) for p in pieces if p.loss_mask] == loss_mask
