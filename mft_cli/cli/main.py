@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from mft_cli.console import mend_streams, outcome_of, write
-from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER
+from mft_cli.errors import EXIT_DONE, EXIT_OURS, EXIT_USER, UserError
 from mft_cli.signals import ignore_stop_signals
 
 
@@ -51,6 +51,10 @@ def main() -> None:
 def do(verb: str, arguments: list[str]) -> None:
     from mft_cli.config.secrets import refuse_arguments
 
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the folder that this command was started in has been deleted: change to another one") from None
     refuse_arguments(arguments)  # before a ledger or a run folder could keep them
     module_of(verb).main(arguments)
 

@@ -21,6 +21,7 @@ from mft_cli.config import schema
 from mft_cli.config.schema.aliases import ALIASES
 from mft_cli.config.schema.base import MOST, Values
 from mft_cli.errors import UserError
+from mft_cli.files import flatten
 
 Config = typing.TypeVar("Config")
 Hint = object  # an annotation: a class, or one of typing's forms
@@ -74,6 +75,8 @@ def describe(cls: type, item: ErrorDetails, prefix: str, shown: Callable[[object
     """One of pydantic's findings as our sentence: the key, the value, what was expected, the nearest valid one."""
     path, owner, annotation = real_path(cls, item["loc"])
     name, value, kind, context = prefix + ".".join(path), item["input"], item["type"], item.get("ctx", {})
+    if kind == "json_invalid" and (bad := not_utf8(json.loads(str(value)))):
+        return f"{prefix}{bad}: a text that is no UTF-8: rename the file, or set LANG=C.UTF-8 where the terminal's letters are lost"
     if (
         kind == "unexpected_keyword_argument"
         and owner is schema.EvalConfig
@@ -102,6 +105,16 @@ def describe(cls: type, item: ErrorDetails, prefix: str, shown: Callable[[object
     options = re.findall(r"'([^']+)'", str(context["expected"])) if kind == "literal_error" else []
     hint = did_you_mean(str(value), options)
     return f"{name}={shown(value)}: expected {expected(annotation, all_bounds=kind.startswith('less'))}{hint}"
+
+
+def not_utf8(values: object) -> str | None:
+    """key=value of the first value with bytes of a file name, or of a terminal, that are no UTF-8; JSON cannot hold them."""
+    for name, value in flatten(values).items():
+        try:
+            show(value).encode()
+        except UnicodeEncodeError:
+            return f"{name}={json.dumps(value)}"
+    return None
 
 
 def show(value: object) -> str:

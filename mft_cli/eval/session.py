@@ -34,7 +34,7 @@ from mft_cli.eval.reading import Reading
 from mft_cli.eval.score import score_file
 from mft_cli.eval.second_pass import context_needed, first_pass_metrics, second_plan, second_prompt
 from mft_cli.files import JsonObject
-from mft_cli.models.folder import check_context, open_endpoint, open_model
+from mft_cli.models.folder import FileStamps, check_context, file_stamps, open_endpoint, open_model
 from mft_cli.models.loading import load_tokenizer
 
 
@@ -73,6 +73,7 @@ class Session:
         self.load_s = 0.0
         self.devices: list[str | None] = [None]
         self.device = self.dtype = ""
+        self.files: FileStamps | None = None  # None: no folder is loaded
         if loaded is not None:
             self.subject, self.engine, self.engine_facts = loaded.subject, loaded.engine, loaded.subject.engine
             self.gold_model = loaded.model
@@ -91,6 +92,7 @@ class Session:
     def _open_folder(self, name: str, version: str) -> None:
         self.device, self.dtype = device_and_dtype(self.config)
         folder = open_model(self.config.model)
+        self.files = file_stamps(folder.path)
         wide = tensor_parallel(self.config.eval, name, folder.path, self.dtype, self.device)
         config = self.config = replace(self.config, eval=replace(self.config.eval, tensor_parallel=wide))
         self.devices = replica_devices(config.eval, config.launch, self.device, wide)
@@ -218,7 +220,16 @@ class Session:
             )
         else:
             self.engine = load_engine(loading, self.subject.tokenizer, self.config.eval)
+        self.check_unchanged()
         self.load_s = time.perf_counter() - start
+
+    def check_unchanged(self) -> None:
+        """Raises UserError where the folder was replaced since its weights were digested: scores would be kept for others."""
+        if self.files is not None and file_stamps(self.folder.path) != self.files:
+            raise UserError(
+                f"model.path={self.config.model.path} was replaced or changed while it was evaluated (by a training that exports into "
+                f"it?); start the same command again when nothing writes there"
+            )
 
     def _context(self, plans: list[Plan]) -> int:
         generating = [plan for plan in plans if plan.benchmark.generates or not self.in_engine]
@@ -246,6 +257,7 @@ class Session:
         if not plan.benchmark.generates:
             self._read(plan)
         gold = self._gold_logprob(plan)
+        self.check_unchanged()
         prompt = plan.renderer.prompt
         extra = {
             "gold_logprob": gold,

@@ -78,6 +78,18 @@ def weights_now(folder: Path) -> str | None:
         return None
 
 
+FileStamps = list[tuple[str, int, int, int]]
+
+
+def file_stamps(folder: Path) -> FileStamps:
+    """(name, inode, bytes, time of change in ns) of what a model is loaded from: tells a folder that was replaced meanwhile."""
+    paths = {
+        path for pattern in (*WEIGHT_FILES, "*.bin") for path in folder.glob(pattern) if not path.name.startswith(".")
+    }
+    facts = {path.name: path.stat() for path in sorted(paths)}
+    return [(name, f.st_ino, f.st_size, f.st_mtime_ns) for name, f in facts.items()]
+
+
 def context_of(settings: Mapping[str, object]) -> int | None:
     """Positions that a model has by its config.json; None if it does not say."""
     inner = settings.get("text_config")

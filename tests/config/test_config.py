@@ -1,5 +1,6 @@
 """Configuration errors are told before torch is imported, name the key, and offer the nearest valid one."""
 
+import os
 import subprocess
 import sys
 import time
@@ -223,3 +224,9 @@ def test_presets_know_what_they_are_made_from(data: str, benchmark: str, contami
     facts = {"derived_from": all_derived_from(built.data.sources.values())}
     reason = contamination(facts, benchmark, built.eval.benchmarks[benchmark].source.derived_from)
     assert (reason is not None) == contaminated
+
+
+def test_a_name_that_is_no_utf8_is_told_with_its_key():
+    values = {"model": {"path": os.fsdecode(b"/m\xffdel")}}
+    with pytest.raises(UserError, match=r'^model\.path="/m\\udcffdel": a text that is no UTF-8'):
+        validate.build(schema.TrainConfig, values)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mft_cli.errors import UserError
+from mft_cli.eval import session
 from mft_cli.eval.evaluate import evaluate, evaluate_run
 from mft_cli.eval.journal import read_lines
 from tests.support.sums import on_model, sums, write_sums
@@ -108,6 +109,24 @@ def test_temporary_files_of_a_killed_evaluation_are_removed(whole, tmp_path: Pat
     (torn / "sums" / ".gold.jsonl.123.tmp").write_text("half")
     evaluate(asked, torn)
     assert not list(torn.rglob(".*.tmp"))
+
+
+def test_a_model_that_is_replaced_while_it_is_evaluated_is_told(whole, tmp_path: Path, monkeypatch) -> None:
+    """Its scores would be kept under the digest of the weights before."""
+    asked, _ = whole
+    model = shutil.copytree(asked.model.path, tmp_path / "model")
+
+    def load_after_an_export(*arguments: object) -> object:
+        for file in ("config.json", "model.safetensors"):
+            (model / file).with_name("new").write_bytes((model / file).read_bytes())
+            (model / "new").replace(model / file)
+        return load_engine(*arguments)
+
+    load_engine = session.load_engine
+    monkeypatch.setattr(session, "load_engine", load_after_an_export)
+    with pytest.raises(UserError, match="was replaced or changed while it was evaluated"):
+        evaluate(replace(asked, model=replace(asked.model, path=str(model))), tmp_path / "eval")
+    assert not (tmp_path / "eval" / "sums" / "metrics.json").exists()
 
 
 def test_the_folder_of_a_training_is_not_overwritten(whole, tmp_path: Path) -> None:
