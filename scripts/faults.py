@@ -62,7 +62,7 @@ def main() -> int:
         except KeyboardInterrupt:
             forks.kill_children()
             print("stopped: not all faults were tried")
-    print(table.render())
+    print("\n".join([*table.told, table.render()]))
     for kind, meaning in MEANING.items():
         print(f"{kind}: {meaning}")
     print(f"{table.seconds:.0f} s")

@@ -33,48 +33,48 @@ class Line:
 
 
 @dataclass
+class Case:
+    """What one case came to."""
+
+    counted: dict[str, int]  # faults by group
+    blamed: list[list[str]]  # (group, kind, what happened) of those that were not borne
+    seconds: float
+
+
+@dataclass
 class Table:
-    """All rows; `told` are the faults that were not borne. `journal`: a file that keeps each case that was tried, so that a
-    stopped script goes on; cases that were not borne are tried again."""
+    """All cases. `journal`: a file that keeps each one that was tried, so that a stopped script goes on; cases that were not borne
+    are tried again, and stay in the table until they are."""
 
     journal: Path | None = None
     part: tuple[int, int] = (1, 1)  # which of how many parts of the cases are this script's
-    lines: dict[str, Line] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
-    seconds: float = 0.0  # of all cases, those of before included
+    cases: dict[str, Case] = field(default_factory=dict)  # by the case's name; the latest try counts
     counted: dict[str, int] = field(default_factory=dict)  # of the case that is tried now, as is `blamed`
     blamed: list[list[str]] = field(default_factory=list)
-    tried: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)  # not borne in an earlier start, not tried since
 
     def __post_init__(self) -> None:
-        kept = {row["case"]: row for _, _, row in read_jsonl(self.journal) if row} if self.journal else {}
-        for case, row in kept.items():
-            if not row["blamed"]:
-                self.take(case, row["counted"], [], row["seconds"])
+        for row in (row for _, _, row in read_jsonl(self.journal) if row) if self.journal else ():
+            self.cases[row["case"]] = Case(row["counted"], row["blamed"], row["seconds"])
+        self.again = {name for name, case in self.cases.items() if case.blamed}
 
     def untried(self, cases: Iterable[CaseT], group: str) -> Iterator[CaseT]:
-        """Those that the journal has not, by their text; what a case came to is kept when the next one is asked for."""
+        """Those that the journal has not, or has as not borne; what a case came to is kept when the next one is asked for."""
         part, parts = self.part
         for case in itertools.islice(cases, part - 1, None, parts):
-            if (name := f"{group} {case}") in self.tried:
+            name = f"{group} {case}"
+            if name in self.again:
+                self.again.remove(name)
+                del self.cases[name]
+            if name in self.cases:
                 continue
             self.counted, self.blamed = {}, []
             start = time.monotonic()
             yield case
-            row = {"counted": self.counted, "blamed": self.blamed, "seconds": round(time.monotonic() - start, 2)}
-            self.take(name, **row)
+            self.cases[name] = Case(self.counted, self.blamed, round(time.monotonic() - start, 2))
             if self.journal:
                 with open(self.journal, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"case": name, **row}) + "\n")
-
-    def take(self, name: str, counted: dict[str, int], blamed: list[list[str]], seconds: float) -> None:
-        self.tried.add(name)
-        self.seconds += seconds
-        for group, faults in counted.items():
-            self.lines.setdefault(group, Line()).faults += faults
-        for group, kind, what in blamed:
-            self.lines.setdefault(group, Line()).faulty[kind] += 1
-            self.told.append(f"{kind}: {group}: {what}")
+                    file.write(json.dumps({"case": name, **vars(self.cases[name])}) + "\n")
 
     def count(self, group: str, faults: int = 1) -> None:
         self.counted[group] = self.counted.get(group, 0) + faults
@@ -86,7 +86,27 @@ class Table:
 
     def faults(self, start: str) -> int:
         """How many were counted in groups whose names begin so."""
-        return sum(line.faults for group, line in self.lines.items() if group.startswith(start))
+        return sum(n for case in self.cases.values() for group, n in case.counted.items() if group.startswith(start))
+
+    @property
+    def seconds(self) -> float:
+        """Of all cases, those of earlier starts included."""
+        return sum(case.seconds for case in self.cases.values())
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        lines: dict[str, Line] = {}
+        for case in self.cases.values():
+            for group, faults in case.counted.items():
+                lines.setdefault(group, Line()).faults += faults
+            for group, kind, _ in case.blamed:
+                lines.setdefault(group, Line()).faulty[kind] += 1
+        return lines
+
+    @property
+    def told(self) -> list[str]:
+        """The faults that were not borne."""
+        return [f"{kind}: {group}: {what}" for case in self.cases.values() for group, kind, what in case.blamed]
 
     def render(self) -> str:
         """Markdown."""

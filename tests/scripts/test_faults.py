@@ -90,3 +90,18 @@ def test_a_stopped_script_goes_on_and_tries_again_what_was_not_borne(tmp_path: P
     table = attempt([0, 1, 2, 3])
     assert tried == [0, 1, 2, 1, 3]
     assert (table.clean, table.faults("kill")) == (True, 4)
+
+
+def test_what_was_not_borne_stays_in_the_table_until_it_is_tried_again(tmp_path: Path):
+    journal = tmp_path / "journal.jsonl"
+    for _ in (table := Table(journal)).untried([5], "kills"):
+        table.count("kill -9: plain", 3)
+        table.blame("kill -9: plain", "traceback", "left a process")
+    again = Table(journal)
+    assert not again.clean
+    assert "| kill -9: plain | 3 | 0 | 1 | 0 |" in again.render()
+    for _ in again.untried([5], "kills"):
+        assert again.faults("kill") == 0  # so that its place among the n is its own
+        again.count("kill -9: plain", 2)
+    assert again.clean
+    assert "| kill -9: plain | 2 | 0 | 0 | 0 |" in again.render()
