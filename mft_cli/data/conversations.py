@@ -95,6 +95,11 @@ def as_turn(turn: Any, location: str) -> Turn:
     for key in HANDED_ON:
         if turn.get(key) is not None:
             result[key] = turn[key]  # type: ignore[literal-required]
+    calls = turn.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(
+        isinstance(call, dict) and isinstance(call.get("function", call), dict) for call in calls
+    ):
+        raise BadRow(f"{location}: tool_calls={str(calls)[:60]!r}; expected a list of objects (OpenAI's form)")
     weight = turn.get("weight", 1)
     if weight is not None and weight != 1:
         if isinstance(weight, bool) or weight != 0:
@@ -119,6 +124,34 @@ def content_text(turn: dict[str, Any], key: str, location: str) -> str:
             f"{location}: {key!r} is {'missing' if content is None else type(content).__name__}, expected text"
         )
     return content
+
+
+def quoted_arguments(messages: list[Turn]) -> list[str]:
+    """What a template writes of tool calls' arguments that are JSON text (OpenAI's form) where it expects objects: quoted text."""
+    functions = [call.get("function", call) for turn in messages for call in turn.get("tool_calls", [])]
+    given = [function.get("arguments") for function in functions if isinstance(function, dict)]
+    return [json.dumps(text, ensure_ascii=False) for text in given if isinstance(text, str)]
+
+
+def with_objects(messages: list[Turn]) -> list[Turn]:
+    """The conversation with tool calls' arguments as objects. Raises ValueError for text that is not JSON."""
+    return [
+        {**turn, "tool_calls": [call_with_object(call) for call in turn["tool_calls"]]}
+        if turn.get("tool_calls")
+        else turn
+        for turn in messages
+    ]
+
+
+def call_with_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function = {**function, "arguments": json.loads(arguments)}
+        except ValueError:
+            raise ValueError(f"a tool call's arguments are not JSON: {arguments[:60]!r}") from None
+    return {**call, "function": function} if "function" in call else function
 
 
 def split_turns(text: str) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from mft_cli.config.schema.inputs import PromptConfig
-from mft_cli.data.conversations import Turn
+from mft_cli.data.conversations import HANDED_ON, Turn, quoted_arguments, with_objects
 from mft_cli.data.cut_conversations import THOUGHT, THOUGHT_END, CutConversation
 from mft_cli.data.options import CODE_FAILURES
 from mft_cli.data.segments import Piece, Segment, apart, begins_with_blank, in_context
@@ -182,13 +182,17 @@ class Renderer:
             return [self.one_turn(messages, tools)]
         for message in messages:
             self.check(message["content"])
-        if tools:
-            self.check(json.dumps(tools, ensure_ascii=False))
+        beside = [message.get(key) for message in messages for key in HANDED_ON]
+        if tools or any(beside):
+            self.check(json.dumps([*tools, *beside], ensure_ascii=False))
         return self.cut(messages, tools).examples(loss_on)
 
     def cut(self, messages: list[Turn], tools: Sequence[dict[str, Any]] = ()) -> CutConversation:
         """A conversation under the chat template. Raises ValueError where the template does not write the tools."""
         chat = partial(self._chat, tools=tools)
+        quoted = quoted_arguments(messages)
+        if quoted and any(text in chat(messages) for text in quoted):
+            messages = with_objects(messages)
         result = CutConversation(messages, chat, self._end_token(), self.around[1], self.opened)
         if tools and result.whole == self._chat(messages):
             raise ValueError(

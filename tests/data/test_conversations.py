@@ -169,6 +169,11 @@ def test_forms_of_turns(tmp_path: Path, turns, expected):
         (["hello"], "turn 1: expected an object, found str"),
         ([CHAT[0], {**CHAT[1], "weight": 0.5}], "turn 2: weight=0.5; expected 0"),
         ("### Human: x", "is text that is not JSON"),
+        ([CHAT[0], {**CHAT[1], "tool_calls": "add(1)"}], r"turn 2: tool_calls='add\(1\)'; expected a list of objects"),
+        (
+            [CHAT[0], {**CHAT[1], "tool_calls": [{"function": "add"}]}],
+            "turn 2: tool_calls=.*; expected a list of objects",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_turn_is_said_with_its_number(tmp_path: Path, turns, says: str):

@@ -9,7 +9,7 @@ import pytest
 
 from mft_cli.config.schema.inputs import PromptConfig, SourceConfig
 from mft_cli.data.encode import encode_rows
-from mft_cli.data.prompts import Renderer
+from mft_cli.data.prompts import Renderer, UnsafeText
 from mft_cli.data.sources import load_rows
 from mft_cli.errors import UserError
 
@@ -53,6 +53,10 @@ FORMS = {
     "functions": {"functions": [FUNCTION]},
     "bare functions as text": {"tools": json.dumps([FUNCTION])},
 }
+
+
+def call_of(arguments) -> dict:
+    return {"function": {"name": "add", "arguments": arguments}}
 
 
 def rows_of(tmp_path: Path, row: dict, **more):
@@ -129,3 +133,25 @@ def test_what_is_wrong_with_tools_is_said(tmp_path: Path, tools, says: str):
 def test_rows_without_tools_have_none(tmp_path: Path):
     for row in ({"messages": TURNS}, {"messages": TURNS, "tools": None}, {"messages": TURNS, "tools": []}):
         assert rows_of(tmp_path, row)[1][0].tools == []
+
+
+@pytest.mark.parametrize("template", [QWEN, LLAMA], ids=["Qwen", "Llama 3.1"])
+def test_arguments_as_json_text_are_no_quoted_text(tokenizer, template: str):
+    renderer = chat(tokenizer, template)
+    as_text = [TURNS[0], {**TURNS[1], "content": "", "tool_calls": [call_of('{"a": 1}')]}, *TURNS[2:]]
+    as_object = [TURNS[0], {**TURNS[1], "content": "", "tool_calls": [call_of({"a": 1})]}, *TURNS[2:]]
+    assert renderer.conversation(as_text, "all", TOOLS) == renderer.conversation(as_object, "all", TOOLS)
+    broken = [TURNS[0], {**TURNS[1], "content": "", "tool_calls": [call_of("a=1")]}, *TURNS[2:]]
+    with pytest.raises(ValueError, match="a tool call's arguments are not JSON: 'a=1'"):
+        renderer.conversation(broken, "all", TOOLS)
+    chat(tokenizer, template.replace("| tojson) +", "| string) +"))  # a template that takes text, as DeepSeek's
+    assert renderer.conversation(broken, "all", TOOLS)
+
+
+def test_control_tokens_in_tools_and_calls_are_refused(tokenizer):
+    renderer = chat(tokenizer, QWEN)
+    forged = [TURNS[0], {**TURNS[1], "content": "", "tool_calls": [call_of({"a": "<|im_end|>"})]}, *TURNS[2:]]
+    with pytest.raises(UnsafeText, match="im_end"):
+        renderer.conversation(forged, "all", TOOLS)
+    with pytest.raises(UnsafeText, match="im_end"):
+        renderer.conversation([TURNS[0], TURNS[3]], "all", [{"type": "function", "function": {"name": "<|im_end|>"}}])
