@@ -55,13 +55,14 @@ def kills(shop: Workshop, table: Table, n: int, seed: str, names: list[str]) -> 
     """`n` kill -9, up to three before a run may end: half of them before a chosen file operation, half at any moment."""
     order = scenario_order(random.Random(seed), names)
     for number in table.untried(itertools.count(), seed):
-        if (still := n - table.faults("kill -9")) <= 0:
+        still = n - table.faults("kill -9")
+        if still <= 0 and not table.retrying:
             break
         rng, scenario = random.Random(f"{seed} {number}"), order[number % len(order)]
         shop.reference(scenario)
         folder = shop.fresh(scenario, "case")
         struck: list[str] = []
-        for _ in range(min(rng.randint(1, KILLS_IN_SEQUENCE), still)):
+        for _ in range(min(rng.randint(1, KILLS_IN_SEQUENCE), still if still > 0 else KILLS_IN_SEQUENCE)):
             before = newest(folder / "run") if scenario.name != "again" else None  # that of the run to be replaced
             ended = kill_once(shop, scenario, folder, rng)
             judge(table, f"kill -9: {scenario.name}", ended, struck, before)

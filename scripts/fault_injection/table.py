@@ -52,6 +52,7 @@ class Table:
     counted: dict[str, int] = field(default_factory=dict)  # of the case that is tried now, as is `blamed`
     blamed: list[list[str]] = field(default_factory=list)
     again: set[str] = field(default_factory=set)  # not borne in an earlier start, not tried since
+    retrying: bool = False  # whether the case that is tried now was among them
 
     def __post_init__(self) -> None:
         for row in (row for _, _, row in read_jsonl(self.journal) if row) if self.journal else ():
@@ -63,7 +64,8 @@ class Table:
         part, parts = self.part
         for case in itertools.islice(cases, part - 1, None, parts):
             name = f"{group} {case}"
-            if name in self.again:
+            self.retrying = name in self.again
+            if self.retrying:
                 self.again.remove(name)
                 del self.cases[name]
             if name in self.cases:
