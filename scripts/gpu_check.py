@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from gpu_liger import liger
 from gpu_setup import METHODS, Check, Row, apart, make_model, make_rows, on, settings, start
 from gpu_speed import speed
 
@@ -167,7 +168,7 @@ def zero(check: Check) -> None:
 
 PARTS: dict[str, tuple[float, Callable[[Check], None]]] = {
     "versions": (20, versions), "numbers": (90, numbers), "attention": (40, attention),
-    "rows": (20, rows), "resume": (30, resume), "zero": (60, zero), "speed": (120, speed),
+    "rows": (20, rows), "resume": (30, resume), "zero": (60, zero), "liger": (15, liger), "speed": (120, speed),
 }  # fmt: skip
 
 

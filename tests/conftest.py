@@ -22,7 +22,7 @@ SLOW = {
     "analysis", "cli/test_lab.py", "critique", "distributed", "export", "scripts", "slurm", "eval/engines", "eval/grading/test_sandbox.py",
     "eval/test_run.py", "eval/test_generate.py", "eval/test_second_pass.py", "eval/test_structure.py", "methods/test_contract.py",
     "answers/test_values.py", "models/test_adapters.py", "plan/test_plan.py", "sweep/test_sweep.py", "sweep/test_eval_sweep.py",
-    "train/test_train.py",
+    "train/test_train.py", "train/test_beside.py",
     "train/test_nvme.py", "train/test_own_attention.py", "train/test_teardown.py", "train/test_loading.py", "train/test_waits.py",
     "train/test_fp16_deepspeed.py", "test_signals.py", "test_docs.py", "cli/test_init.py",
 }  # fmt: skip

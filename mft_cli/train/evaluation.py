@@ -56,13 +56,18 @@ def failure_of(code: int, folder: Path) -> Exception:
     """What the evaluating process has not said itself, by its exit code (negative: the signal that ended it)."""
     if code == EXIT_STOPPED:
         return Stopped(f"the evaluation of {folder} was stopped by a signal; the completions that it has are kept")
-    how = f"failed (exit code {code})" if code > 0 else f"was ended by {signal.Signals(-code).name}"
-    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
     kind = UserError if code == EXIT_USER else RankFailed
     return kind(
-        f"the evaluation of {folder} {how}{memory}; the trained model is safe, the completions that it has are kept: the same "
+        f"the evaluation of {folder} {how_it_ended(code)}; the trained model is safe, the completions that it has are kept: the same "
         f"command goes on with them"
     )
+
+
+def how_it_ended(code: int) -> str:
+    """A child's exit code in words (negative: the signal that ended it)."""
+    if code > 0:
+        return f"failed (exit code {code})"
+    return f"was ended by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
 
 
 def move_stale_evaluations(run: RunDir, which: str, log: Log) -> None:

@@ -48,12 +48,15 @@ def write_exports(ready: Assembly, log: Log) -> None:
         log(f"exported step {step} to {folder}")
 
 
-def write_export(ready: Assembly, folder: Path, step: int) -> None:
-    """The checkpoint of one step as a Hugging Face folder, with digests of the training questions. All ranks have to call."""
+def write_export(ready: Assembly, folder: Path, step: int, root: Path | None = None) -> None:
+    """The checkpoint of one step as a Hugging Face folder, with digests of the training questions. All ranks have to call.
+
+    `root` is the folder of the checkpoint; None: the run's.
+    """
     trainer, config = ready.trainer, ready.trainer.config
     model = trainer.engine.model
     trainer.engine.ranks.barrier()  # the checkpoint is there for every rank
-    stored = checkpoints.Stored(checkpoints.step_folder(trainer.run.checkpoints, step))
+    stored = checkpoints.Stored(checkpoints.step_folder(root or trainer.run.checkpoints, step))
     keep = ready.method.keep_new_tokens
     derived_from = sorted({*inherited(ready.start), *ready.loaded.derived_from})
     settings = ExportSettings(

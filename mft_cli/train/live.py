@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,7 @@ class LiveEvaluation:
             files.discard(out)
         with generating(self.model):
             metrics = evaluate_session(Session(self.config, out, loaded=self.loaded(step)), out)
-        scores: Row = {}
-        for name, measured in metrics.items():
-            low, high = measured["interval"]
-            scores |= {name: measured["accuracy"], f"{name}/low": low, f"{name}/high": high, f"{name}/n": measured["n"]}
-            if read := measured.get("perplexity"):
-                scores[f"{name}/perplexity"] = read["token"]["perplexity"]
-        return {**scores, "seconds": time.monotonic() - started}
+        return {**scores_of(metrics), "seconds": time.monotonic() - started}
 
     def loaded(self, step: int) -> LoadedModel:
         tokenizer: Any = self.renderer.tokenizer
@@ -87,11 +81,27 @@ class LiveEvaluation:
         return LoadedModel(Subject(folder, tokenizer, facts), engine, self.model)
 
 
+def scores_of(metrics: Mapping[str, Mapping[str, Any]]) -> Row:
+    """A row of metrics.jsonl from every benchmark's metrics."""
+    scores: Row = {}
+    for name, measured in metrics.items():
+        low, high = measured["interval"]
+        scores |= {name: measured["accuracy"], f"{name}/low": low, f"{name}/high": high, f"{name}/n": measured["n"]}
+        if read := measured.get("perplexity"):
+            scores[f"{name}/perplexity"] = read["token"]["perplexity"]
+    return scores
+
+
 def inside(config: EvalConfig) -> EvalConfig:
     """The evaluation's settings as far as they go inside of a training: this process, plain decoding, fewer problems."""
+    return replace(fewer_problems(config), engine="hf", decode="plain", replicas=None, gold_logprob=False)
+
+
+def fewer_problems(config: EvalConfig) -> EvalConfig:
+    """At most eval.every_limit of every benchmark."""
     most = config.every_limit
     benchmarks = {
         name: replace(b, limit=min(most, b.limit or config.limit or most) if most else b.limit)
         for name, b in config.benchmarks.items()
     }
-    return replace(config, benchmarks=benchmarks, engine="hf", decode="plain", replicas=None, gold_logprob=False)
+    return replace(config, benchmarks=benchmarks)

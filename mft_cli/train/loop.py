@@ -90,7 +90,7 @@ class Trainer:
     flops_per_token: float
     peak_flops: float | None = None
     sample: Callable[[int], None] | None = None
-    benchmarks: Callable[[int], Row] | None = None  # of the first rank: scores of the weights as they are
+    benchmarks: Callable[[int], Row] | None = None  # scores of the weights as they are, of the first rank; see evaluate
     hardware: Mapping[str, object] = field(default_factory=dict)  # kept in checkpoints
     before_forward: Callable[[Batch], None] = lambda batch: None  # gets every training batch before its forward pass
 

@@ -25,6 +25,7 @@ from mft_cli.run_dir import RunDir, State
 from mft_cli.signals import StopSignal
 from mft_cli.slurm.srun import place_from_slurm
 from mft_cli.train import restart
+from mft_cli.train.beside import BesideEvaluation
 from mft_cli.train.evaluation import evaluate_exports
 from mft_cli.train.exports import write_exports
 from mft_cli.train.fetch import fetch_for_ranks
@@ -154,6 +155,8 @@ def set_up_and_train(
         run.set_state("running", **run.progress())
     ready = assemble(run, config, stop, log, ranks, should_fit)
     trainer, state = ready.trainer, ready.trainer.state
+    if config.eval.every_steps and config.eval.live == "beside":
+        trainer.benchmarks = BesideEvaluation(ready)
     log(f"{state.total_steps - state.step} of {state.total_steps} steps to go, {describe(trainer)}")
     if ranks.world > 1:
         log(idle_notice(balance_of(trainer.order, trainer.layout), trainer.layout, config.train.global_batch_size))

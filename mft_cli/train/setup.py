@@ -154,7 +154,7 @@ def assemble(
         cut_back(run.samples, state.step, log)
         trainer.metrics = Metrics(run, config.log, state.step, to_plain(config), log)
         tell_changed_logs(run, state.step, log)
-        if config.eval.every_steps:
+        if config.eval.every_steps and config.eval.live == "inside":
             hidden = [] if method.keep_new_tokens else weights.new_ids
             trainer.benchmarks = LiveEvaluation(
                 run.live, Path(tokenizers.path), config, model, tokenizers.renderer, loaded.derived_from, hidden

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.tiny import ROOT
 
-PARTS = ("versions", "numbers", "attention", "rows", "resume", "zero", "speed")
+PARTS = ("versions", "numbers", "attention", "rows", "resume", "zero", "liger", "speed")
 
 
 def gpu_check(*words: str) -> subprocess.CompletedProcess[str]:

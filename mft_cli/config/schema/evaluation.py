@@ -149,7 +149,13 @@ class EvalConfig:
     )
     every_steps: Count = key(
         0,
-        "mft train: evaluate also every this many steps, inside of the training by plain transformers; 0: only at its end.",
+        "mft train: evaluate also every this many steps (eval.live says where); 0: only at its end.",
+    )
+    live: Literal["inside", "beside"] = key(
+        "inside",
+        "Where eval.every_steps evaluates. inside: in the training's process by plain transformers; beside: that step's export by "
+        "eval.engine in a process of its own, on the GPUs without a rank, while the training waits.",
+        needs="every_steps",
     )
     every_limit: AtLeastOne | None = key(
         None,
