@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from mft_cli.cli import data, generate, mask, report, score, sweep
 from mft_cli.cli import eval as eval_verb
+from mft_cli.cli.main import do
 from mft_cli.cli.options import print_only, read_options
 from mft_cli.config.schema.base import STRICT, AtLeastOne, key
 from mft_cli.config.schema.runs import TrainConfig
@@ -128,3 +130,12 @@ OPTIONS = [
 def test_every_option_has_a_type_in_words(options: type):
     for name in names(options):
         assert expected(hints(options)[name]) != "any value", name
+
+
+def test_a_working_folder_that_was_deleted_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    with pytest.raises(UserError, match="has been deleted: change to another one"):
+        do("eval", ["list"])
