@@ -97,7 +97,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
             with contextlib.suppress(PermissionError):  # a file system that knows no modes
                 written.chmod(FILE_MODE)  # safetensors makes files that only their owner can read
         flush(written)
-    if path.is_dir() or (temporary.is_dir() and path.exists()):
+    if path.is_dir() or (temporary.is_dir() and os.path.lexists(path)):
         discard(path)
     os.replace(temporary, path)
     flush(path.parent)
@@ -114,7 +114,7 @@ def flush(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """A file or a folder that may be there; what cannot be removed stays."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

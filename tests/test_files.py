@@ -38,6 +38,25 @@ def test_a_folder_takes_the_place_of_another(tmp_path: Path):
     assert os.listdir(tmp_path) == ["export"]
 
 
+@pytest.mark.parametrize("there", ["file", "link to a folder", "link to nothing", "link to itself"])
+def test_a_folder_takes_the_place_of_what_is_none(tmp_path: Path, there: str):
+    """What a link points to stays."""
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "export"
+    if there == "file":
+        path.write_text("x")
+    else:
+        path.symlink_to(
+            {"link to a folder": "elsewhere", "link to nothing": "nowhere", "link to itself": "export"}[there]
+        )
+    with files.replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert (path / "new").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "export"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path):
     program = """
 import os, signal, sys
