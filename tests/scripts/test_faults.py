@@ -25,7 +25,7 @@ def faults(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("group", "n", "scenarios"),
-    [("kills", 5, "plain,evaluated,critiques"), ("signals", 3, "evaluation,lora"), ("disks", 3, "plain,again"), ("files", 6, "evaluated"),
+    [("kills", 4, "plain,evaluated"), ("signals", 3, "evaluation,lora"), ("disks", 3, "plain,again"), ("files", 6, "evaluated"),
      ("values", 1, "")],
 )  # fmt: skip
 def test_a_few_faults_are_borne(tmp_path: Path, group: str, n: int, scenarios: str):
