@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from mft_cli.errors import STOP_SIGNALS, Stopped
+from mft_cli.errors import EXIT_STOPPED, STOP_SIGNALS, Stopped
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object]
 Handlers: TypeAlias = Mapping[int, "Handler | int | None"]
@@ -50,6 +52,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.parent = os.getppid()
         self.before = install(self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -57,6 +60,22 @@ class StopSignal:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+
+    @contextlib.contextmanager
+    def ending_with_parent(self) -> Iterator[None]:
+        """Inside, the process ends at once where its parent has: for waits that a noted signal does not end, with nothing to save."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                if os.getppid() != self.parent:
+                    os._exit(EXIT_STOPPED)
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def release(self) -> None:
         """The handlers of before: what comes from now on is no longer noted here. Look at `name` afterwards."""

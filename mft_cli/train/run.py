@@ -110,7 +110,8 @@ def train_rank(frozen: Path, folder: Path, stop: StopSignal, should_fit: Fits | 
     config: TrainConfig = build(TrainConfig, read_json(frozen))
     run = RunDir(folder)
     minutes = config.launch.timeout_minutes
-    ranks = join(set_up_device(config.launch), minutes)
+    with stop.ending_with_parent():  # another rank may never come, and the driver ends the ranks
+        ranks = join(set_up_device(config.launch), minutes)
     try:
         train_in(run, config, ranks, Log(run.log if ranks.rank == 0 else None), stop, should_fit)
     except RuntimeError as error:

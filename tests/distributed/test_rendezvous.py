@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -142,3 +143,34 @@ def test_the_names_in_the_environment_win(monkeypatch: pytest.MonkeyPatch, tmp_p
     (environment,) = launch.local_environments(LaunchConfig(processes=1), tmp_path / "meeting")
     assert environment["GLOO_SOCKET_IFNAME"] == "eth7"
     assert environment["NCCL_SOCKET_IFNAME"] == "lo"
+
+
+DRIVER = """
+import subprocess, sys, time
+from mft_cli.distributed.processes import die_with
+import os
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], preexec_fn=die_with(os.getpid()))
+print(rank.pid, flush=True)
+time.sleep(60)
+"""
+WAITING_RANK = """
+from mft_cli.signals import StopSignal
+stop = StopSignal()
+from mft_cli.distributed.rendezvous import meet
+with stop.ending_with_parent():
+    print("meeting", flush=True)
+    meet(1, 2, 20.0)
+"""
+
+
+def test_a_rank_that_waits_for_others_ends_with_the_driver(tmp_path: Path) -> None:
+    """It notes the TERM that it gets for it, and would wait until launch.timeout_minutes."""
+    environment = {**os.environ, MEETING: str(tmp_path / "meeting")}
+    command = [sys.executable, "-c", DRIVER, WAITING_RANK]
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    rank = psutil.Process(int(driver.stdout.readline()))
+    assert driver.stdout.readline() == "meeting\n"
+    driver.kill()
+    driver.wait()
+    rank.wait(20)
