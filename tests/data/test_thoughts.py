@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from mft_cli.config.schema.inputs import PromptConfig
+from mft_cli.config.schema.inputs import PromptConfig, ValidationConfig
 from mft_cli.data.conversations import Turn
+from mft_cli.data.examples import Examples
+from mft_cli.data.load import split
 from mft_cli.data.prompts import Renderer
+from mft_cli.errors import UserError
 
 USER = "{%- if m.role != 'assistant' %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 FOR = "{%- for m in messages %}"
@@ -123,3 +127,14 @@ def test_a_thought_that_only_a_later_turn_repeats_is_not_taken_for_it(tokenizer)
     answers = trained(renderer, turns)
     assert len(answers) == 2
     assert all(text.count("<|im_end|>") == 1 for _, text in answers)
+
+
+def test_a_conversation_of_several_examples_validates_or_trains_as_a_whole():
+    ones = np.ones(8, dtype=np.int64)
+    rows = Examples.of(np.array([7, 7, 9, 9]), [2, 2, 2, 2], ones.astype(np.int32), ones.astype(bool))
+    train, validation = split(rows, ValidationConfig(rows=1), seed=1)
+    assert len(validation) == 1
+    assert len(train) == 2
+    assert not set(train.ids) & set(validation.ids)
+    with pytest.raises(UserError, match="the 3 examples that would validate are of all rows"):
+        split(rows, ValidationConfig(rows=3), seed=1)
