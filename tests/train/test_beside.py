@@ -32,7 +32,7 @@ def run(model: Path, data: Path, folder: Path, live: str) -> None:
         "gold_marker": "####", "limit": 5,
     }  # fmt: skip
     evaluation = {
-        "benchmarks": {"sums": benchmark}, "engine": "hf", "every_steps": 2, "every_limit": 3, "live": live
+        "benchmarks": {"sums": benchmark}, "engine": "hf", "every_steps": 2, "every_limit": 3, "live": live, "dtype": "float32"
     }  # fmt: skip
     settings: dict[str, Any] = {
         "eval": evaluation, "method": {"name": "masked_thought"}, "train": {"max_steps": 2},
