@@ -252,7 +252,7 @@ def nearest_key(root: type, owner: type | None, path: list[str]) -> str:
     if meant := aliases(path, everywhere):
         return f"; did you mean {' or '.join(meant)}?"
     if ends := [k for k in everywhere if k.rsplit(".", 1)[-1] == path[-1]]:
-        return f"; did you mean {ends[0]}?"
+        return f"; did you mean {min(ends, key=lambda k: k.count('.'))}?"
     siblings = names(owner) if owner else []
     if near := difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6):
         return f"; did you mean {'.'.join([*path[:-1], near[0]])}?"

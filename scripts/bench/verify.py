@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,14 +37,17 @@ QUESTIONS = [
 ]
 
 
-def timed(engine: HfEngine, requests: list[Request], ends: tuple[int, ...]) -> tuple[dict[int, Completion], float]:
-    """Completions and seconds, the model's first touch not counted."""
+def timed(
+    make: Callable[[], HfEngine], requests: list[Request], ends: tuple[int, ...]
+) -> tuple[HfEngine, dict[int, Completion], float]:
+    """An engine, its completions and seconds. Another engine touches the model first: it is neither timed nor counted."""
     sampling = Sampling(0.0, 1.0, (), ends)
-    engine.generate(requests[:1], set(), sampling, lambda i, c: None, lambda n: None)
+    make().generate(requests[:1], set(), sampling, lambda i, c: None, lambda n: None)
+    engine = make()
     completions: dict[int, Completion] = {}
     start = time.perf_counter()
     engine.generate(requests, set(), sampling, completions.__setitem__, lambda n: None)
-    return completions, time.perf_counter() - start
+    return engine, completions, time.perf_counter() - start
 
 
 def trained(folder: str) -> Path:
@@ -77,12 +82,14 @@ def compare(export: Path, count: int, tokens: int) -> None:
     requests = [Request(tuple(tokenizer(p)["input_ids"]), tokens) for p in prompts]
     ends = (int(tokenizer.eos_token_id),)
     loading = Loading("verify", str(export), None, str(export), "float32", "cpu", 2048, False)
-    plain, plain_s = timed(HfEngine(load_model(export, "float32", "cpu", False), tokenizer, 1), requests, ends)
+    model = load_model(export, "float32", "cpu", False)
+    _, plain, plain_s = timed(lambda: HfEngine(model, tokenizer, 1), requests, ends)
     made = sum(c.tokens for c in plain.values())
     print(f"plain: {made} tokens in {made} passes, {plain_s:.2f} s")
     for steps in (None, 0):
-        engine = DecoderEngine(loading, tokenizer, 1, DecoderSettings(steps=steps))
-        verified, seconds = timed(engine, requests, ends)
+        settings = DecoderSettings(steps=steps)
+        engine, verified, seconds = timed(partial(DecoderEngine, loading, tokenizer, 1, settings), requests, ends)
+        assert isinstance(engine, DecoderEngine)
         same = sum(verified[i].text == plain[i].text for i in plain)
         label = "verify" if steps is None else "verify, refine_steps=0"
         print(f"{label}: {seconds:.2f} s, {plain_s / seconds:.2f} times as fast, {same} of {len(plain)} texts equal")

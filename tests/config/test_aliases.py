@@ -46,7 +46,13 @@ def test_what_is_meant(typed: str, meant: str):
 
 
 def test_an_evaluation_means_its_own_keys():
-    for typed, meant in (("batch_size", "eval.batch_size"), ("dtype", "eval.dtype"), ("bf16", "eval.dtype=bfloat16")):
+    means = (
+        ("batch_size", "eval.batch_size"),
+        ("dtype", "eval.dtype"),
+        ("bf16", "eval.dtype=bfloat16"),
+        ("seed", "eval.seed"),
+    )
+    for typed, meant in means:
         with pytest.raises(UserError, match=f"did you mean {meant}\\?"):
             build(schema.EvalRunConfig, {typed: 1})
 
