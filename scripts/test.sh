@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scripts/test.sh          ruff, mypy and the whole test suite, two files at a time
-# scripts/test.sh --fast   without the tests that start processes, train or compile: under five minutes on two cores
+# scripts/test.sh --fast   without the tests that start processes, train or compile: minutes on two cores
 # scripts/test.sh ...      arguments go to pytest, one process: scripts/test.sh tests/test_rng.py -k nest
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -24,7 +24,10 @@ SLOW = {
     "answers/test_values.py", "models/test_adapters.py", "plan/test_plan.py", "sweep/test_sweep.py", "sweep/test_eval_sweep.py",
     "train/test_train.py", "train/test_beside.py",
     "train/test_nvme.py", "train/test_own_attention.py", "train/test_teardown.py", "train/test_loading.py", "train/test_waits.py",
-    "train/test_fp16_deepspeed.py", "test_signals.py", "test_docs.py", "cli/test_init.py",
+    "train/test_fp16_deepspeed.py", "train/test_recovery.py", "train/test_live.py", "train/test_wandb.py", "methods/test_mask_finetune.py",
+    "methods/test_noise.py", "methods/test_masked_critique.py", "methods/test_collators.py", "methods/test_weight_masks.py",
+    "config/test_experiments.py", "config/test_secrets.py", "eval/test_benchmarks.py", "eval/grading/test_golds.py",
+    "report/read/test_damage.py", "api/test_public.py", "test_signals.py", "test_docs.py", "cli/test_init.py",
 }  # fmt: skip
 
 
