@@ -49,6 +49,7 @@ class CutConversation:
 
     def __post_init__(self) -> None:
         self.whole = self.chat(self.messages)
+        self.asked: dict[int, str] = {}  # see _asked: a template is slow, and each answer is looked at more than once
         self._check_is_written()
 
     def examples(self, loss_on: str) -> list[list[Segment]]:
@@ -111,7 +112,9 @@ class CutConversation:
 
     def _asked(self, i: int) -> str:
         """What generation is asked with for turn i."""
-        return self.chat(self.messages[:i], ask=True)
+        if i not in self.asked:
+            self.asked[i] = self.chat(self.messages[:i], ask=True)
+        return self.asked[i]
 
     def _stands(self, i: int) -> bool:
         """Whether the whole text holds the answer of turn i with its thought, behind what generation is asked with."""

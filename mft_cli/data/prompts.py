@@ -190,9 +190,10 @@ class Renderer:
     def cut(self, messages: list[Turn], tools: Sequence[dict[str, Any]] = ()) -> CutConversation:
         """A conversation under the chat template. Raises ValueError where the template does not write the tools."""
         chat = partial(self._chat, tools=tools)
-        quoted = quoted_arguments(messages)
-        if quoted and any(text in chat(messages) for text in quoted):
-            messages = with_objects(messages)
+        if quoted := quoted_arguments(messages):
+            written = chat(messages)
+            if any(text in written for text in quoted):
+                messages = with_objects(messages)
         result = CutConversation(messages, chat, self._end_token(), self.around[1], self.opened)
         if tools and result.whole == self._chat(messages):
             raise ValueError(
