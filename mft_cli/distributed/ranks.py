@@ -121,8 +121,8 @@ def join(device: torch.device, minutes: float = 20.0) -> Ranks:
     watch = Watch(store, rank, world, 60 * minutes)
     watch.start()
     ranks = Ranks(
-        rank=rank, world=world, local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        local_world=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))), device=device,
+        rank=rank, world=world, local_rank=number(os.environ, "LOCAL_RANK", 0),
+        local_world=number(os.environ, "LOCAL_WORLD_SIZE", world), device=device,
         patient=dist.new_group(backend="gloo", timeout=PREPARING), watch=watch,
     )  # fmt: skip
     if device.type == "cuda":
